@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+#ifndef CHAPPE_AUTH_H
+#define CHAPPE_AUTH_H
+/*
+ * Who is asking: access tokens of the database, application services, Matrix Authentication Service.
+ * Source: Synapse 1.157 api/auth/{base,internal,mas}.py; reference auth-http-ops.md section 1.
+ * An infrastructure failure never becomes a 401: the request is held, or answered 503.
+ */
+#include "chappe/httpd.h"
+#include "chappe/feed.h"
+#include "chappe/map.h"
+
+/* Immutable, counted. */
+struct requester {
+    uint32_t refs;
+    struct str user_id;    /* effective user */
+    struct str device_id;  /* absent if none */
+    struct str owner_id;   /* authenticated entity: differs for puppet tokens */
+    int64_t token_id;      /* access_tokens.id; 0 if none */
+    bool is_guest, is_admin, is_app_service, shadow_banned;
+    uint64_t token_key[4]; /* SHA-256 of the token */
+};
+struct requester *requester_ref(struct requester *r);
+void requester_unref(struct requester **r);
+
+/* An error to be sent to the client. */
+struct auth_error {
+    int status;
+    const char *errcode;
+    struct str error;
+    int soft_logout; /* -1: no such member; 0, 1 */
+    bool limit;      /* M_RESOURCE_LIMIT_EXCEEDED: admin_contact and limit_type are present */
+    struct str admin_contact, limit_type;
+};
+void auth_reply_error(struct http_req **req, const struct auth_error *e);
+
+struct auth;
+int auth_start(struct auth **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg, struct httpc *httpc, struct feed *feed, struct err *e) NODISCARD;
+/* r (a count is handed over) or e, exactly once; may be called before auth_request returns when everything is cached. */
+typedef void auth_done_fn(void *arg, struct requester *r, const struct auth_error *e);
+/* Sends USER_IP as Synapse does. Also does the check_auth_blocking part when blocking is true (hs_disabled, MAU). */
+void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_done_fn *done, void *arg);
+/* hs_disabled / MAU limit: 0 pass, or fills e. Asynchronous for the MAU rows. */
+void auth_check_blocking(struct auth *a, struct requester *r, void (*done)(void *arg, const struct auth_error *e), void *arg);
+
+/* While a request is parked, a watch ends it when its token stops being good. */
+struct auth_watch {
+    struct list by_user;
+    struct requester *r;
+    int64_t expires_ms; /* wall clock; 0 = never */
+    void (*revoked)(struct auth_watch *w, const struct auth_error *e); /* w is already removed */
+    bool checking, active;
+    struct auth *auth;
+};
+void auth_watch_add(struct auth *a, struct auth_watch *w, struct requester *r);
+void auth_watch_del(struct auth_watch *w);
+
+/* Rows of the caches stream; rules of auth-http-ops 1.15. Unknown functions are ignored. */
+void auth_on_cache(struct auth *a, struct str func, const struct str *keys, size_t n, bool all);
+void auth_flush(struct auth *a); /* a gap in caches: drop everything cached, re-check all watches */
+void auth_stop(struct auth **a);
+#endif

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+#ifndef CHAPPE_HTTPD_H
+#define CHAPPE_HTTPD_H
+/*
+ * The HTTP/1.1 server: fronts own sockets and parsing, the hub owns what is answered.
+ *
+ * A front accepts, parses, holds idle connections, enforces limits, answers OPTIONS, /health, malformed requests
+ * and 404/405 by itself, adds CORS and the common headers, writes the access log. Everything else becomes a struct
+ * http_req handed to the hub's handler. With front_threads 0 the only front lives on the hub's loop; otherwise each
+ * front has a thread and loop of its own, and requests and replies cross in batches through mailboxes.
+ * Handlers, and all functions here, run on the hub thread unless said otherwise.
+ */
+#include "chappe/blob.h"
+#include "chappe/config.h"
+
+struct uv_loop_s;
+struct httpd;
+
+enum http_method { HTTP_M_GET, HTTP_M_HEAD, HTTP_M_POST, HTTP_M_PUT, HTTP_M_DELETE, HTTP_M_OTHER };
+
+/* A complete request. Its slices live until http_reply(). */
+struct http_req {
+    enum http_method method;
+    struct str path;          /* raw, not percent-decoded */
+    struct str query;         /* raw, without '?'; absent when there is none */
+    struct str authorization; /* value of the Authorization header; absent if none */
+    int authorization_count;  /* how many such header lines */
+    struct str user_agent;    /* last User-Agent; empty if none; non-ASCII bytes as U+FFFD */
+    struct str client_ip;     /* after x_forwarded rules; empty when unknown */
+    struct str content_type;
+    struct str body;
+    struct str request_id;    /* "GET-17" */
+    int64_t received_ms;      /* monotonic */
+    struct arena *arena;      /* free for the handler's use until http_reply() */
+    const char *requester;    /* handler may set (in arena): user id for the access log */
+    /* Called once if the client goes away first; the handler must still http_reply() or http_drop(), then or later. */
+    void (*on_gone)(struct http_req *req);
+    void *user;               /* the handler's own */
+    bool gone;                /* the client is no longer there */
+};
+
+struct http_res {
+    int status;
+    const char *content_type; /* static; NULL = application/json */
+    struct rope body;
+    bool close;               /* close the connection after it */
+    int retry_after_s;        /* 0 = no header */
+};
+void http_res_init(struct http_res *res, int status);
+/* {"errcode":…,"error":…} canonical JSON (sorted keys, raw UTF-8); extra, if given, is more members in a
+ * ready-made canonical form that sort between/after: pass NULL or a struct json object of scalars. */
+struct json;
+void http_res_error(struct http_res *res, int status, const char *errcode, struct str error, const struct json *extra);
+/* Sends res (moved out, left finished) and releases req. Exactly once per request. */
+void http_reply(struct http_req **req, struct http_res *res);
+/* Shorthand: error reply. */
+void http_reply_error(struct http_req **req, int status, const char *errcode, const char *error);
+
+/* First value of a query parameter, percent-decoded ('+' is a space) into req->arena; absent if there is none. Splits at '&'. */
+struct str http_query(struct http_req *req, struct str name);
+bool http_query_has(const struct http_req *req, struct str name);
+/* Percent-decodes into a. Malformed escapes stay as they are. */
+struct str url_decode(struct arena *a, struct str s, bool plus_is_space);
+/* Everything but unreserved characters is escaped (path arguments of the replication API). */
+void url_encode(struct buf *b, struct str s);
+
+typedef void http_handler_fn(void *arg, struct http_req *req);
+
+struct httpd_routes {
+    /* Said on the front for each request: 0 = hand to handler, or 404 / 405. Must be pure and thread-safe. */
+    int (*route)(enum http_method m, struct str path);
+    http_handler_fn *handler;
+    void *arg;
+};
+/* Opens every listener of cfg. -ERR_x with text in e on failure. */
+int httpd_start(struct httpd **out, struct uv_loop_s *loop, const struct config *cfg, const struct httpd_routes *routes, struct err *e) NODISCARD;
+/* "uring" or "uv", and why. */
+const char *httpd_transport(const struct httpd *h);
+/* Stops accepting; /health turns 503; keep-alive connections are closed after their next response, idle ones at once. */
+void httpd_drain(struct httpd *h);
+size_t httpd_in_flight(const struct httpd *h); /* requests handed out and not yet replied or not yet written */
+/* Closes whatever is left; on return no thread of httpd runs. All requests must have been replied to. */
+void httpd_stop(struct httpd **h);
+#endif

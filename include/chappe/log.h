@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+#ifndef CHAPPE_LOG_H
+#define CHAPPE_LOG_H
+/*
+ * One line per message on standard error, in Synapse's default shape
+ *   2026-07-22 12:00:00,123 - chappe.feed - INFO - text
+ * Control bytes in arguments are escaped. Never pass tokens, passwords, pushkeys or message contents.
+ */
+#include "chappe/err.h"
+enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARNING, LOG_ERROR };
+extern enum log_level log_level; /* messages below it are dropped */
+void log_write(enum log_level level, const char *logger, const char *fmt, ...) PRINTF_LIKE(3, 4);
+#define log_debug(logger, ...) (log_level <= LOG_DEBUG ? log_write(LOG_DEBUG, logger, __VA_ARGS__) : (void)0)
+#define log_info(logger, ...) (log_level <= LOG_INFO ? log_write(LOG_INFO, logger, __VA_ARGS__) : (void)0)
+#define log_warning(logger, ...) log_write(LOG_WARNING, logger, __VA_ARGS__)
+#define log_error(logger, ...) log_write(LOG_ERROR, logger, __VA_ARGS__)
+#endif

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+#ifndef CHAPPE_PG_H
+#define CHAPPE_PG_H
+/*
+ * PostgreSQL: a small pool of libpq connections in pipeline mode on the hub's loop. Every SQL statement of the
+ * program is a row of tbl/sql.def, prepared once per connection on first use.
+ *
+ * Reads are retried on another connection when theirs is lost, without limit of tries while the pool is reconnecting
+ * (jittered backoff): callers see DB_DOWN only at shutdown or when the queue is full. Writes (SQLW) are retried too:
+ * they are all idempotent. A statement that the server refuses ends with -ERR_DB and is logged with its name.
+ */
+#include "chappe/mem.h"
+#include "chappe/config.h"
+
+enum pg_stmt {
+#define SQL(name, store, why, text) SQL_##name,
+#define SQLW(name, store, why, text) SQL_##name,
+#include "chappe/tbl/sql.def"
+#undef SQL
+#undef SQLW
+    SQL_COUNT
+};
+const char *pg_stmt_name(enum pg_stmt s);
+
+/* Arguments in text form; arrays as array literals. Built, then consumed by pg_exec. */
+struct pg_args;
+struct pg_args *pg_args_new(void);
+void pg_args_text(struct pg_args *a, struct str s); /* absent = NULL */
+void pg_args_i64(struct pg_args *a, int64_t v);
+void pg_args_text_array(struct pg_args *a, const struct str *v, size_t n);
+void pg_args_i64_array(struct pg_args *a, const int64_t *v, size_t n);
+
+struct pg_result;
+int pg_rows(const struct pg_result *r);
+struct str pg_str(const struct pg_result *r, int row, int col); /* absent when NULL; NUL-terminated; borrowed for the callback */
+int64_t pg_i64(const struct pg_result *r, int row, int col);    /* 0 when NULL; booleans: t = 1, f = 0 */
+bool pg_null(const struct pg_result *r, int row, int col);
+
+struct uv_loop_s;
+struct pg;
+/* err 0 with a result (NULL for none), or -ERR_x with r == NULL. Called once, never before pg_exec returns. */
+typedef void pg_done_fn(void *arg, int err, const struct pg_result *r);
+/* Connects lazily and keeps trying; pg_ready tells. */
+int pg_start(struct pg **out, struct uv_loop_s *loop, const struct config *cfg, struct err *e) NODISCARD;
+void pg_exec(struct pg *pg, enum pg_stmt stmt, struct pg_args *args, pg_done_fn *done, void *arg);
+bool pg_up(const struct pg *pg);
+/* fn is called on the hub whenever pg_up changes. */
+void pg_on_change(struct pg *pg, void (*fn)(void *arg, bool up), void *arg);
+void pg_stop(struct pg **pg); /* pending statements end with -ERR_SHUTDOWN */
+
+/* Synchronous use at start-up, before the loop runs (schema check, --check-config): opens one connection, runs fn. */
+struct pg_sync;
+int pg_sync_open(struct pg_sync **out, const struct config *cfg, struct str store, struct err *e) NODISCARD;
+int pg_sync_exec(struct pg_sync *c, const char *sql, struct pg_args *args, const struct pg_result **out, struct err *e) NODISCARD;
+void pg_sync_close(struct pg_sync **c);
+/* Synapse's schema: version, compat, token arity. Refuses what is not known (synapse-replication 8.3). */
+struct pg_schema {
+    int version, compat, token_arity;
+};
+int pg_schema_check(const struct config *cfg, struct pg_schema *out, struct err *e) NODISCARD;
+#endif

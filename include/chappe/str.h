@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+#ifndef CHAPPE_STR_H
+#define CHAPPE_STR_H
+/*
+ * Borrowed byte slices. A struct str never owns what it points to; whoever hands one out says how long
+ * the bytes live. Not NUL-terminated. The empty slice may have p == NULL; "absent" is {NULL, 0} and is
+ * told from "present but empty" by str_absent().
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+struct str {
+    const char *p;
+    size_t n;
+};
+
+#define STR(lit) ((struct str){"" lit, sizeof(lit) - 1})
+#define STR_ABSENT ((struct str){NULL, 0})
+/* For printf: "%.*s", STR_ARG(s) */
+#define STR_ARG(s) (int)(s).n, (s).p ? (s).p : ""
+
+static inline struct str str_of(const char *z) { return (struct str){z, z ? strlen(z) : 0}; }
+static inline struct str str_n(const char *p, size_t n) { return (struct str){p, n}; }
+static inline bool str_absent(struct str s) { return s.p == NULL; }
+static inline bool str_eq(struct str a, struct str b) { return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0); }
+static inline bool str_starts(struct str s, struct str prefix) { return s.n >= prefix.n && (prefix.n == 0 || memcmp(s.p, prefix.p, prefix.n) == 0); }
+static inline bool str_ends(struct str s, struct str suffix) { return s.n >= suffix.n && (suffix.n == 0 || memcmp(s.p + s.n - suffix.n, suffix.p, suffix.n) == 0); }
+/* <0, 0, >0 in byte order (the order of Synapse's sorted JSON keys). */
+int str_cmp(struct str a, struct str b);
+/* Index of the first c, or -1. */
+ptrdiff_t str_find(struct str s, char c);
+/* Splits at the first sep: head gets what stands before it, rest what follows. Without a sep head is all of s,
+ * rest is absent and the result is false. */
+bool str_cut(struct str s, char sep, struct str *head, struct str *rest);
+struct str str_trim(struct str s); /* surrounding spaces, tabs, CR, LF */
+/* Strict decimal: optional '-', digits, nothing else, no overflow. 0 or -ERR_PARSE. */
+int str_to_i64(struct str s, int64_t *out);
+/* Comparison whose time depends on lengths only; for secrets. */
+bool str_eq_const_time(struct str a, struct str b);
+/* Keyed hash (SipHash-1-3, key random per process): safe for peer-chosen keys. */
+uint64_t str_hash(struct str s);
+#endif
