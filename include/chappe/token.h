@@ -61,7 +61,7 @@ void token_arity_set(int fields);
 int token_arity(void);
 /* 0 or -ERR_PARSE. Fewer fields are padded with 0. known_writer says whether an id is in instance_map (NULL: all). */
 int token_parse(struct str text, bool (*known_writer)(writer_id), struct stream_token *out) NODISCARD;
-enum { TOKEN_TEXT_MAX = 2048 };
+enum { TOKEN_TEXT_MAX = 2560 };
 /* Writes at most TOKEN_TEXT_MAX bytes (no NUL) and returns how many. */
 size_t token_format(const struct stream_token *t, char *out);
 bool token_le(const struct stream_token *a, const struct stream_token *b);    /* all fields but typing, groups */
