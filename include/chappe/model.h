@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+#ifndef CHAPPE_MODEL_H
+#define CHAPPE_MODEL_H
+/*
+ * The homeserver in memory: a cache of rows of Synapse's tables with known horizons (design D2), fed by replication
+ * and extended from PostgreSQL on demand (design D3).
+ *
+ * Reading. Every accessor answers HAVE (known), ABSENT (known not to be there) or LACK (unknown: the want has been
+ * noted, try again after model_load's callback). Readers go on after a LACK to note everything they can foresee; the
+ * loader merges the wants of all readers and fetches them in one pipelined batch. Nothing is ever guessed.
+ *
+ * Horizons. An object that lives in memory absorbs every replication row that concerns it from the moment it was made;
+ * what lies before that moment is loaded on demand. So rows loaded are always of the past and cannot race with rows
+ * absorbed; where a table keeps only the newest row (state, account data), an absorbed row marks the copy stale by
+ * raising its generation, and a load that was under way when that happened is thrown away and repeated.
+ *
+ * Everything lives on the hub thread. Pointers returned are good until the hub returns to its loop.
+ */
+#include "chappe/event.h"
+#include "chappe/feed.h"
+#include "chappe/filter.h"
+#include "chappe/map.h"
+
+enum have { HAVE, ABSENT, LACK };
+
+/* ---- events ------------------------------------------------------------------------------------------------------ */
+
+enum load_state { LOAD_NONE, LOAD_QUEUED, LOAD_BUSY, LOAD_DONE };
+struct redaction_ref {
+    struct evrec *by;
+    bool recheck;
+};
+/* One event id. Kept while pinned (by rings, state, members) or while its event is in memory. */
+struct evrec {
+    struct str id;
+    struct event *ev;           /* NULL unless loaded */
+    uint8_t load;               /* enum load_state of ev and redactions; LOAD_DONE and ev == NULL: not stored, or odd */
+    bool stale;                 /* a row said that it changed: load again before use */
+    bool resolving;             /* guards against redaction cycles */
+    bool pushed;                /* scratch of the loader */
+    uint32_t pins;
+    uint32_t gen;
+    VEC(struct redaction_ref) redactions;
+    struct list lru;
+};
+
+/* ---- state groups ------------------------------------------------------------------------------------------------- */
+
+/* State after an event: immutable. Its own map plus, where prev is set, what prev says for keys it does not hold. */
+struct sg {
+    int64_t id;
+    struct room *room;
+    struct sg *prev;
+    struct smap map;        /* "type\0state_key" -> struct sg_entry */
+    uint8_t delta;          /* enum load_state of the delta and edge */
+    bool nonmembers, all;   /* the map holds every non-member key / every key */
+    bool want_nonmembers, want_all;
+};
+struct sg_entry {
+    struct str key;         /* type NUL state_key */
+    struct str type, state_key;
+    struct evrec *rec;      /* NULL: known not to be set */
+};
+
+/* ---- rooms -------------------------------------------------------------------------------------------------------- */
+
+struct tl_entry {
+    int64_t stream, topological;
+    writer_id writer;
+    struct evrec *rec; /* pinned */
+};
+struct state_entry {
+    struct str key, type, state_key;
+    struct evrec *rec;
+};
+struct member {
+    struct str user_id;
+    struct evrec *rec;
+    enum membership membership;
+    int64_t stream; /* event_stream_ordering */
+};
+struct receipt {
+    int64_t stream;
+    writer_id writer;
+    struct str type, user_id, event_id, thread_id; /* thread absent: unthreaded */
+    struct str data;                               /* JSON text */
+    char *mem;
+};
+struct room {
+    struct str room_id;
+    struct mpos since_events, since_receipts; /* absorbed completely from here on */
+    /* timeline: non-outlier events, ascending by stream ordering. Complete above since_events, or, once
+     * tl_horizon_known, for every stream ordering > tl_horizon. Topologically complete for (topological, stream) >=
+     * (topo_t, topo_s) when topo_known. */
+    VEC(struct tl_entry) tl;
+    bool tl_horizon_known, topo_known;
+    int64_t tl_horizon, topo_t, topo_s;
+    uint8_t tl_load, topo_load;
+    int64_t tl_want_lo;
+    int tl_want_n, topo_want_n;
+    /* timeline gaps, ascending */
+    VEC(int64_t) gaps;
+    uint8_t gaps_load;
+    uint32_t gaps_gen;
+    int64_t last_event; /* greatest stream ordering absorbed or known here; 0: none since since_events */
+    /* current state: state holds non-member keys, members the others */
+    uint8_t state_load;
+    uint32_t state_gen;
+    bool state_stale;
+    struct smap state;   /* "type\0state_key" -> struct state_entry */
+    struct smap members; /* user_id -> struct member */
+    int64_t joined_count, invited_count;
+    bool summary_valid;
+    struct member *summary_first[6]; /* by (join, invite, leave, other), then stream: heroes */
+    int summary_first_count;
+    /* receipts: newest per (type, user, thread); complete above since_receipts, or above rc_horizon when known */
+    VEC(struct receipt) receipts; /* ascending by stream */
+    bool rc_horizon_known;
+    int64_t rc_horizon, rc_want_lo;
+    uint8_t rc_load;
+    int64_t last_receipt;
+    /* typing: ephemeral */
+    int64_t typing_serial; /* 0: nothing known */
+    VEC(struct str) typing;
+    /* state groups seen here, by id */
+    struct imap groups;
+    /* users with a waiting or recent request who are joined here: whom a change here wakes */
+    VEC(struct user *) active;
+    uint32_t redaction_gen; /* raised when an event here is redacted: unread counters reload */
+    bool touched;           /* scratch: in the burst being applied */
+    bool partial;           /* partial state (faster joins) */
+    struct list lru;
+};
+
+/* ---- users and devices -------------------------------------------------------------------------------------------- */
+
+struct membership_row { /* local_current_membership */
+    struct room *room;
+    struct str room_id, sender;
+    struct evrec *rec;
+    enum membership membership;
+    int64_t stream;
+    writer_id writer;
+    bool forgotten;
+    bool known_version;
+};
+struct own_event { /* a membership event of the user */
+    struct evrec *rec;
+    struct room *room;
+    int64_t stream;
+    writer_id writer;
+};
+struct account_datum {
+    struct str key;  /* type, or room NUL type */
+    struct str room_id, type;
+    struct str content; /* JSON text */
+    int64_t stream;
+    char *mem;
+};
+struct room_tags {
+    struct str room_id;
+    struct str content;   /* {"tags":{…}} as JSON text */
+    bool any;             /* at least one tag */
+    int64_t revision;
+    char *mem;
+};
+struct unread_thread {
+    struct str thread_id; /* "main" or a root */
+    int64_t receipt;      /* r(t): positions at or below are read */
+    int64_t notify, highlight, unread;
+};
+struct unread { /* of one user in one room */
+    struct str room_id;
+    struct user *user;
+    struct room *room;
+    uint8_t load;
+    bool stale;
+    uint32_t gen;
+    uint32_t redaction_gen;
+    int64_t loaded_upto; /* push actions of events at or below are included by the load */
+    int64_t base;
+    VEC(struct unread_thread) threads;
+};
+struct to_device_msg {
+    int64_t stream;
+    struct blob *json;
+};
+struct device {
+    struct str device_id;
+    struct user *user;
+    /* undelivered messages: complete in (td_lo, td_hi] when td_known */
+    VEC(struct to_device_msg) td;
+    bool td_known;
+    int64_t td_lo, td_hi, td_want_lo;
+    uint8_t td_load;
+    int64_t td_deleted_upto; /* rows at or below are deleted, or being deleted; -1: never done here */
+    int64_t td_seen_upto;    /* rows may exist up to here */
+    /* key counts */
+    uint8_t keys_load;
+    uint32_t keys_gen;
+    bool keys_stale;
+    struct blob *otk_json;      /* {"signed_curve25519":50} */
+    struct blob *fallback_json; /* ["signed_curve25519"] */
+    /* lazy-loaded members sent: user_id -> event id (sync-v3 4.2) */
+    struct smap ll;
+    struct list ll_lru;
+    int64_t ll_expires_ms;
+    bool hidden_unused;
+};
+struct presence {
+    struct str user_id, state, status_msg;
+    int64_t last_active_ts, stream;
+    bool currently_active;
+};
+struct user {
+    struct str user_id;
+    bool local;
+    struct mpos since_events;       /* own membership events absorbed from here on */
+    uint8_t rooms_load;
+    uint32_t rooms_gen;
+    bool rooms_stale;
+    struct smap rooms;              /* room_id -> struct membership_row */
+    VEC(struct own_event) own;      /* ascending; complete above since_events or own_horizon */
+    bool own_horizon_known;
+    int64_t own_horizon, own_want_lo;
+    uint8_t own_load;
+    /* account data: complete copies, refreshed by rows newer than ad_upto */
+    struct smap account_data, room_account_data;
+    uint8_t ad_load;
+    uint32_t ad_gen;
+    bool ad_stale;
+    int64_t ad_upto;                /* newest stream id loaded */
+    int64_t ad_last;                /* last replication row for this user */
+    struct smap tags;
+    uint8_t tags_load;
+    uint32_t tags_gen;
+    bool tags_stale;
+    struct blob *push_rules;        /* content of m.push_rules */
+    int64_t push_rules_stream;      /* newest push_rules_stream row of the user, 0: none */
+    uint8_t push_rules_load;
+    uint32_t push_rules_gen;
+    bool push_rules_stale;
+    struct smap ignored;            /* user_id -> itself */
+    uint8_t ignored_load;
+    uint32_t ignored_gen;
+    bool ignored_stale;
+    struct smap unread;             /* room_id -> struct unread */
+    struct smap devices;
+    int64_t td_last;                /* to_device stream: last row of this user, or position at creation */
+    int64_t full_presence_stream;   /* users_to_send_full_presence_to; -1 unknown */
+    uint8_t full_presence_load;
+    /* waiting */
+    struct list waiters;            /* struct sync_waiter.by_user */
+    size_t waiters_count;
+    bool active;                    /* listed in the active vectors of its joined rooms */
+    bool woken;                     /* in the list of users to look at */
+    struct list woken_list;
+    int64_t idle_since_ms;
+    struct list lru;
+};
+
+/* ---- the model ----------------------------------------------------------------------------------------------------- */
+
+struct uv_loop_s;
+struct model;
+struct model_hooks {
+    void *arg;
+    /* Something a user may see has changed; called once per user and turn after the change is readable. */
+    void (*wake)(void *arg, struct user *u);
+    /* A row of the caches stream, after the model has taken it. */
+    void (*cache_row)(void *arg, struct str func, const struct str *keys, size_t n, bool all);
+    void (*cache_flush)(void *arg);
+    void (*feed_state)(void *arg, enum feed_state st);
+};
+int model_start(struct model **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg, const struct model_hooks *hooks, struct err *e) NODISCARD;
+/* The sink to give to feed_start; then, once the feed has its positions, model_adopt copies them. */
+struct feed_sink model_sink(struct model *m);
+void model_adopt(struct model *m, struct feed *f);
+void model_stop(struct model **m);
+const struct config *model_config(const struct model *m);
+
+/* Where we stand: what the model has absorbed. The text is rendered once per change. */
+const struct stream_token *model_now(struct model *m);
+struct str model_now_text(struct model *m);
+
+/* Wants. fn is called once, on the hub, after everything wanted so far (by anybody) has been loaded, or with
+ * -ERR_SHUTDOWN / -ERR_LIMIT / -ERR_DB. Never before model_load returns. */
+typedef void model_loaded_fn(void *arg, int err);
+void model_load(struct model *m, model_loaded_fn *fn, void *arg);
+
+/* Objects: made on first mention. */
+struct room *model_room(struct model *m, struct str room_id);
+struct user *model_user(struct model *m, struct str user_id);
+struct user *model_user_find(struct model *m, struct str user_id); /* NULL if not in memory */
+struct device *model_device(struct model *m, struct user *u, struct str device_id);
+struct evrec *model_rec(struct model *m, struct str event_id);
+
+/* Events. model_event: the event as it may be shown by anybody: HAVE with redaction in force, ABSENT when it is not stored,
+ * rejected, of an unknown room version, odd, or a withheld redaction (sync-v3 7.6). model_event_raw skips the rules
+ * about redactions and rejection: for metadata. */
+enum have model_event(struct model *m, struct evrec *rec, struct event **out);
+enum have model_event_raw(struct model *m, struct evrec *rec, struct event **out);
+/* The redaction that is in force on ev, itself usable; NULL otherwise. After model_event said HAVE. */
+enum have model_redacted_because(struct model *m, struct event *ev, struct event **out);
+
+/* Timeline. Pages are descending; at most n entries of the room in (lo, hi]; *more says that the range holds further
+ * ones. The stream variant is exact about writers; lo NULL is the beginning of the room. */
+enum have model_page_stream(struct model *m, struct room *r, const struct mpos *lo, const struct mpos *hi, size_t n, struct tl_entry *out, size_t *count, bool *more);
+/* By (topological, stream), descending, at or below hi (live position) and, when has_from, at or below (from_t, from_s). */
+enum have model_page_topological(struct model *m, struct room *r, const struct mpos *hi, bool has_from, int64_t from_t, int64_t from_s, size_t n, struct tl_entry *out, size_t *count, bool *more);
+/* The newest event at or before a position that is not rejected. */
+enum have model_last_event(struct model *m, struct room *r, const struct mpos *at, struct tl_entry *out);
+/* The newest gap in (lo, hi]; ABSENT: none. */
+enum have model_gap(struct model *m, struct room *r, int64_t lo, const struct mpos *hi, int64_t *gap);
+/* May anything have happened in the room after pos? No loading: false is certain. */
+bool model_room_changed(const struct room *r, const struct mpos *pos);
+
+/* State groups. */
+struct sg *model_sg(struct model *m, struct room *r, int64_t id);
+enum have model_sg_get(struct model *m, struct sg *g, struct str type, struct str state_key, struct evrec **out);
+/* Completes g for iteration: non-members, or everything. fn is called for each set key. LACK: nothing was called. */
+enum have model_sg_each(struct model *m, struct sg *g, bool members, void (*fn)(void *arg, struct str type, struct str state_key, struct evrec *rec), void *arg);
+
+/* Current state. HAVE: room->state, members, counts are filled. */
+enum have model_room_state(struct model *m, struct room *r);
+enum have model_room_summary(struct model *m, struct room *r); /* and summary_first */
+struct state_entry *room_state_get(const struct room *r, struct str type, struct str state_key);
+struct member *room_member_get(const struct room *r, struct str user_id);
+bool room_event_is_current(const struct room *r, const struct event *ev); /* after model_room_state */
+
+/* Receipts with stream > lo (0: all): HAVE when room->receipts is complete above lo. */
+enum have model_receipts(struct model *m, struct room *r, const struct mpos *lo);
+
+/* Users. HAVE: the fields named are filled and fresh. */
+enum have model_user_rooms(struct model *m, struct user *u);                          /* rooms */
+enum have model_user_own_events(struct model *m, struct user *u, const struct mpos *lo); /* own, complete above lo */
+enum have model_account_data(struct model *m, struct user *u);                        /* account_data, room_account_data */
+enum have model_tags(struct model *m, struct user *u);
+enum have model_push_rules(struct model *m, struct user *u);
+enum have model_ignored(struct model *m, struct user *u);
+enum have model_full_presence(struct model *m, struct user *u);                       /* full_presence_stream */
+bool model_erased(struct model *m, struct str user_id);
+enum have model_unread(struct model *m, struct user *u, struct room *r, struct unread **out);
+/* Undelivered messages in (lo, now]: HAVE when device->td is complete there. */
+enum have model_to_device(struct model *m, struct device *d, int64_t lo);
+/* Acknowledge: rows at or below upto are deleted, batched, in the background. */
+void model_to_device_ack(struct model *m, struct device *d, int64_t upto);
+enum have model_device_keys(struct model *m, struct device *d);                       /* otk_json, fallback_json */
+enum have model_stored_filter(struct model *m, struct user *u, int64_t filter_id, struct filter **out); /* borrowed */
+
+/* Presence: by user id; never LACK (rows of online users are loaded at start; others default to offline). */
+const struct presence *model_presence(struct model *m, struct str user_id); /* NULL: default offline */
+/* Users whose presence changed after pos, via fn; false when pos lies before what is remembered (all may have). */
+bool model_presence_changed(struct model *m, int64_t pos, void (*fn)(void *arg, const struct presence *p), void *arg);
+
+/* Device lists: rows in (lo, hi]. fn for each changed user with a room (room_id absent: the user's own row in
+ * device_lists_stream). LACK notes the want; ABSENT: lo is older than what Synapse keeps (pruned). */
+struct device_list_row {
+    int64_t stream;
+    writer_id writer;
+    struct str user_id, room_id;
+    bool is_signature;
+};
+enum have model_device_list_rows(struct model *m, const struct mpos *lo, const struct mpos *hi, void (*fn)(void *arg, const struct device_list_row *row), void *arg);
+
+/* Waiting users (used by sync): makes u's joined rooms wake it; needs model_user_rooms HAVE. */
+void model_user_activate(struct model *m, struct user *u);
+
+/* Bookkeeping. */
+struct model_stats {
+    size_t rooms, users, events, bytes;
+};
+void model_stats(const struct model *m, struct model_stats *out);
+/* Drops least recently used entries down to the budget; called on a timer and after loads. */
+void model_trim(struct model *m);
+#endif
