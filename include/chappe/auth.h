@@ -11,7 +11,9 @@
 #include "chappe/feed.h"
 #include "chappe/map.h"
 
-/* Immutable, counted. */
+enum requester_kind { REQUESTER_USER, REQUESTER_GUEST, REQUESTER_APP_SERVICE, REQUESTER_MAS };
+
+/* Counted. What stands above the line never changes. */
 struct requester {
     uint32_t refs;
     struct str user_id;    /* effective user */
@@ -20,9 +22,20 @@ struct requester {
     int64_t token_id;      /* access_tokens.id; 0 if none */
     bool is_guest, is_admin, is_app_service, shadow_banned;
     uint64_t token_key[4]; /* SHA-256 of the token */
+    enum requester_kind kind;
+    int64_t valid_until_ms;      /* of the token, wall clock; 0: no end */
+    int64_t account_expires_ms;  /* of the account (legacy account validity); 0: no end */
+    /* ---- the rest belongs to src/auth */
+    bool locked, used, refreshable;
+    uint32_t suspected, verified; /* rows that concern it; how many of them its last check had seen */
+    struct auth *auth;
+    struct list by_user, by_token; /* rings of all live requesters */
+    struct list watches;
 };
 struct requester *requester_ref(struct requester *r);
 void requester_unref(struct requester **r);
+/* What the access log shows: the user, or "owner|user" for a puppet token. In a. */
+const char *requester_log_name(const struct requester *r, struct arena *a);
 
 /* An error to be sent to the client. */
 struct auth_error {
@@ -36,28 +49,40 @@ struct auth_error {
 void auth_reply_error(struct http_req **req, const struct auth_error *e);
 
 struct auth;
+/* feed may be NULL: then no USER_IP is sent. cfg, pg, httpc and feed are borrowed until auth_stop. */
 int auth_start(struct auth **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg, struct httpc *httpc, struct feed *feed, struct err *e) NODISCARD;
-/* r (a count is handed over) or e, exactly once; may be called before auth_request returns when everything is cached. */
+/* r (a count is handed over) or e (borrowed for the call), exactly once; may be called before auth_request returns when
+ * everything is cached. After auth_request has returned the request is not touched again: it may be replied to earlier,
+ * and done is still called. */
 typedef void auth_done_fn(void *arg, struct requester *r, const struct auth_error *e);
-/* Sends USER_IP as Synapse does. Also does the check_auth_blocking part when blocking is true (hs_disabled, MAU). */
+/* Sends USER_IP as Synapse does. Does not include auth_check_blocking: Synapse does that later, after the parameters. */
 void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_done_fn *done, void *arg);
-/* hs_disabled / MAU limit: 0 pass, or fills e. Asynchronous for the MAU rows. */
+/* hs_disabled / MAU limit: e NULL to pass. At once when neither is configured, else asynchronous where the rows are not
+ * cached. r need not be held by the caller meanwhile. */
 void auth_check_blocking(struct auth *a, struct requester *r, void (*done)(void *arg, const struct auth_error *e), void *arg);
 
 /* While a request is parked, a watch ends it when its token stops being good. */
 struct auth_watch {
-    struct list by_user;
-    struct requester *r;
+    struct list by_user; /* with its requester's other watches */
+    struct requester *r; /* counted */
     int64_t expires_ms; /* wall clock; 0 = never */
     void (*revoked)(struct auth_watch *w, const struct auth_error *e); /* w is already removed */
     bool checking, active;
     struct auth *auth;
+    /* ---- the rest belongs to src/auth */
+    struct list by_age;
+    struct auth_check *check;
+    size_t heap_at;
+    int64_t checked_ms;
 };
+/* Takes a count of r of its own. When rows about the token or its user arrived since r was made, a check starts at once.
+ * w->revoked must be set; it is never called before auth_watch_add returns. */
 void auth_watch_add(struct auth *a, struct auth_watch *w, struct requester *r);
-void auth_watch_del(struct auth_watch *w);
+void auth_watch_del(struct auth_watch *w); /* harmless on one that was removed; w must be zeroed before its first use */
 
 /* Rows of the caches stream; rules of auth-http-ops 1.15. Unknown functions are ignored. */
 void auth_on_cache(struct auth *a, struct str func, const struct str *keys, size_t n, bool all);
 void auth_flush(struct auth *a); /* a gap in caches: drop everything cached, re-check all watches */
+/* Every pending auth_request ends with 503; watches are detached without a call. */
 void auth_stop(struct auth **a);
 #endif
