@@ -198,10 +198,10 @@ static char *int_format(char *out, int64_t v)
     return out;
 }
 
-/* prefix is 's' in the room part and absent (0) elsewhere. */
+/* prefix is 's' in the room part and absent (0) elsewhere, where a bare number cannot have a sign. */
 static char *mpos_format(char *out, const struct mpos *p, char prefix)
 {
-    if (p->n > 0)
+    if (p->n > 0 || (!prefix && p->min < 0))
         *out++ = 'm';
     else if (prefix)
         *out++ = prefix;
