@@ -133,6 +133,14 @@ struct room {
     struct list lru;
 };
 
+struct device_list_row {
+    int64_t stream;
+    writer_id writer;
+    struct str user_id, room_id; /* room_id absent: the user's own row */
+    bool is_signature;
+    char *mem;
+};
+
 /* ---- users and devices -------------------------------------------------------------------------------------------- */
 
 struct membership_row { /* local_current_membership */
@@ -178,8 +186,9 @@ struct unread { /* of one user in one room */
     bool stale;
     uint32_t gen;
     uint32_t redaction_gen;
-    int64_t loaded_upto; /* push actions of events at or below are included by the load */
+    VEC(int64_t) included; /* events above the absorbed position whose push actions the load already counted */
     int64_t base;
+    int64_t asked_upto; /* absorbed position when the load was sent */
     VEC(struct unread_thread) threads;
 };
 struct to_device_msg {
@@ -250,6 +259,11 @@ struct user {
     int64_t td_last;                /* to_device stream: last row of this user, or position at creation */
     int64_t full_presence_stream;   /* users_to_send_full_presence_to; -1 unknown */
     uint8_t full_presence_load;
+    /* device list rows in (dl_lo, floor of the model's ring], when dl_load is done */
+    VEC(struct device_list_row) dl;
+    uint8_t dl_load;
+    int64_t dl_lo, dl_want_lo;
+    bool dl_pruned;
     /* waiting */
     struct list waiters;            /* struct sync_waiter.by_user */
     size_t waiters_count;
@@ -277,6 +291,8 @@ int model_start(struct model **out, struct uv_loop_s *loop, const struct config 
 /* The sink to give to feed_start; then, once the feed has its positions, model_adopt copies them. */
 struct feed_sink model_sink(struct model *m);
 void model_adopt(struct model *m, struct feed *f);
+/* Start-up loads (presence, erased users) are in: answers may be computed. */
+bool model_ready(const struct model *m);
 void model_stop(struct model **m);
 const struct config *model_config(const struct model *m);
 
@@ -354,15 +370,10 @@ const struct presence *model_presence(struct model *m, struct str user_id); /* N
 /* Users whose presence changed after pos, via fn; false when pos lies before what is remembered (all may have). */
 bool model_presence_changed(struct model *m, int64_t pos, void (*fn)(void *arg, const struct presence *p), void *arg);
 
-/* Device lists: rows in (lo, hi]. fn for each changed user with a room (room_id absent: the user's own row in
- * device_lists_stream). LACK notes the want; ABSENT: lo is older than what Synapse keeps (pruned). */
-struct device_list_row {
-    int64_t stream;
-    writer_id writer;
-    struct str user_id, room_id;
-    bool is_signature;
-};
-enum have model_device_list_rows(struct model *m, const struct mpos *lo, const struct mpos *hi, void (*fn)(void *arg, const struct device_list_row *row), void *arg);
+/* Device lists: rows in (lo, hi] that may concern u. fn for each changed user with a room (which u need not be in;
+ * room_id absent: the user's own row in device_lists_stream or user_signature_stream). LACK notes the want; ABSENT: lo is
+ * older than what Synapse keeps (pruned), anybody may have changed. */
+enum have model_device_list_rows(struct model *m, struct user *u, const struct mpos *lo, const struct mpos *hi, void (*fn)(void *arg, const struct device_list_row *row), void *arg);
 
 /* Waiting users (used by sync): makes u's joined rooms wake it; needs model_user_rooms HAVE. */
 void model_user_activate(struct model *m, struct user *u);
