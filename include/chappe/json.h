@@ -3,16 +3,18 @@
 #ifndef CHAPPE_JSON_H
 #define CHAPPE_JSON_H
 /*
- * JSON trees in an arena, over yajl's tokenizer, and a writer that emits what Synapse emits: no insignificant
+ * JSON trees in an arena, read by a strict parser of our own, and a writer that emits what Synapse emits: no insignificant
  * space, ASCII only (\uXXXX, lower-case hex, surrogate pairs), numbers as they stood (integers of any size verbatim,
  * floats in Python's repr form). Object members keep their order; of duplicate keys the last wins, as in Python.
+ * A lone surrogate escape (\ud800), which Python accepts, is kept as the three bytes UTF-8 would give it, and
+ * written as the escape again; raw input must be proper UTF-8.
  */
 #include "chappe/mem.h"
 
 enum json_type { JSON_NULL, JSON_FALSE, JSON_TRUE, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT };
 struct json {
     enum json_type type;
-    struct str s;        /* STRING: decoded UTF-8; NUMBER: its text */
+    struct str s;        /* STRING: decoded UTF-8; NUMBER: its text in Python's form (1e5 is 100000.0, -0 is 0) */
     struct str key;      /* set when this value is a member of an object */
     struct json *child;  /* first element or member */
     struct json *last;
@@ -41,10 +43,11 @@ struct json *json_new_str(struct arena *a, struct str s);
 struct json *json_new_int(struct arena *a, int64_t v);
 struct json *json_new_bool(struct arena *a, bool v);
 void json_set(struct json *obj, struct str key, struct json *value); /* replaces in place or appends */
+void json_add(struct json *obj, struct str key, struct json *value); /* appends; the key must be new */
 struct json *json_remove(struct json *obj, struct str key);          /* detaches and returns it, or NULL */
 void json_push(struct json *arr, struct json *value);
 struct json *json_clone(struct arena *a, const struct json *v);
-bool json_equal(const struct json *a, const struct json *b); /* objects regardless of order */
+bool json_equal(const struct json *a, const struct json *b); /* objects regardless of order; 1 and 1.0 differ */
 
 enum json_write_flags {
     JSON_SORTED = 1, /* keys in byte order at every depth (event objects) */

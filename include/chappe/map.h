@@ -11,7 +11,7 @@
 
 struct smap {
     struct smap_slot *slots;
-    size_t n, cap, used;
+    size_t n, cap;
 };
 void smap_init(struct smap *m);
 void smap_fini(struct smap *m); /* the table only, not the values */
@@ -25,7 +25,7 @@ size_t smap_bytes(const struct smap *m);
 
 struct imap {
     struct imap_slot *slots;
-    size_t n, cap, used;
+    size_t n, cap;
 };
 void imap_init(struct imap *m);
 void imap_fini(struct imap *m);

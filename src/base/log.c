@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * Log lines: formatted on the stack, cleaned, written with one write(2). A line is at most 4 KiB and says so when
+ * it was cut. Everything below the space, DEL and the C1 controls become \xNN, so that nothing a peer sends can
+ * forge a line or drive a terminal. Time stamps are local time, as in Synapse.
+ */
+#include "chappe/log.h"
+#include "chappe/clock.h"
+#include <errno.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { TEXT_MAX = 2048, LINE_MAX_BYTES = 4096 };
+
+enum log_level log_level = LOG_INFO;
+
+static log_sink_fn *_Atomic sink;
+
+void log_sink_set(log_sink_fn *fn)
+{
+    atomic_store(&sink, fn);
+}
+
+static size_t put_escaped(char *out, size_t room, const char *text)
+{
+    size_t n = 0;
+    for (const unsigned char *p = (const unsigned char *)text; *p && room - n > 10; p++) {
+        bool c1 = p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0;
+        if (*p >= 0x20 && *p != 0x7f && !c1) {
+            out[n++] = (char)*p;
+            continue;
+        }
+        n += (size_t)snprintf(out + n, room - n, "\\x%02x", *p);
+        if (c1)
+            n += (size_t)snprintf(out + n, room - n, "\\x%02x", *++p);
+    }
+    return n;
+}
+
+static size_t put_time(char *out, size_t room)
+{
+    int64_t now = clock_wall_ms();
+    time_t seconds = (time_t)(now / 1000);
+    struct tm tm;
+    localtime_r(&seconds, &tm);
+    size_t n = strftime(out, room, "%Y-%m-%d %H:%M:%S", &tm);
+    return n + (size_t)snprintf(out + n, room - n, ",%03d", (int)(now % 1000));
+}
+
+void log_write(enum log_level level, const char *logger, const char *fmt, ...)
+{
+    static const char *const names[] = {"DEBUG", "INFO", "WARNING", "ERROR"};
+    if (level < log_level)
+        return;
+    int keep = errno;
+    char text[TEXT_MAX], line[LINE_MAX_BYTES];
+    va_list args;
+    va_start(args, fmt);
+    int want = vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+
+    size_t n = put_time(line, 64);
+    n += (size_t)snprintf(line + n, 128, " - %s - %s - ", logger, names[level]);
+    n += put_escaped(line + n, sizeof line - n - 16, want < 0 ? fmt : text);
+    if (want >= (int)sizeof text)
+        n += (size_t)snprintf(line + n, 16, " [cut]");
+    line[n++] = '\n';
+
+    log_sink_fn *fn = atomic_load(&sink);
+    if (fn) {
+        line[n - 1] = 0;
+        fn(level, line);
+    } else {
+        ssize_t done = write(STDERR_FILENO, line, n);
+        (void)done; /* a full or closed standard error is no reason to stop */
+    }
+    errno = keep;
+}

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * Hash tables with open addressing and linear probing, a power of two of slots, at most three quarters full.
+ *
+ * A deletion closes the gap by moving later entries of the same run back (no tombstones: a table that lives for
+ * months with a constant number of entries stays as fast as on its first day). The run ends at an empty slot.
+ * Iteration uses that: it starts just below some empty slot and goes downwards, around the table. Entries which
+ * the deletion of the current one moves come from the part already seen and land in it, so none is missed or seen
+ * twice. The cursor packs that empty slot (plus one) in its upper half and the steps done in its lower half.
+ *
+ * String slots carry 32 bits of the hash: most mismatches are refused without touching the key, growing needs no
+ * key at all. Integer keys are mixed with a per-process secret, for some of them are chosen by peers.
+ */
+#include "chappe/map.h"
+#include "chappe/clock.h"
+#include "chappe/mem.h"
+#include <stdlib.h>
+
+enum { CAP_FIRST = 8 };
+
+struct smap_slot {
+    const char *p;
+    void *value; /* NULL: empty */
+    uint32_t n;
+    uint32_t hash;
+};
+
+struct imap_slot {
+    int64_t key;
+    void *value; /* NULL: empty */
+};
+
+static uint64_t imap_secret;
+
+static __attribute__((constructor)) void imap_secret_draw(void)
+{
+    imap_secret = rng_u64();
+}
+
+static bool is_full(size_t n, size_t cap)
+{
+    return n + 1 > cap - cap / 4;
+}
+
+static size_t cap_next(size_t cap)
+{
+    ASSERT(cap <= UINT32_MAX / 4);
+    return cap ? cap * 2 : CAP_FIRST;
+}
+
+/* True when an entry whose home is `home`, found at `at`, may move back to the gap. */
+static bool may_move(size_t home, size_t at, size_t gap, size_t mask)
+{
+    return ((at - home) & mask) >= ((at - gap) & mask);
+}
+
+/* ---- strings ---- */
+
+void smap_init(struct smap *m)
+{
+    *m = (struct smap){0};
+}
+
+void smap_fini(struct smap *m)
+{
+    free(m->slots);
+    smap_init(m);
+}
+
+static bool smap_slot_is(const struct smap_slot *s, uint32_t hash, struct str key)
+{
+    return s->hash == hash && s->n == key.n && (key.n == 0 || memcmp(s->p, key.p, key.n) == 0);
+}
+
+/* The slot of key, or the empty slot where it would go. */
+static struct smap_slot *smap_find(const struct smap *m, struct str key, uint32_t hash)
+{
+    size_t mask = m->cap - 1, i = hash & mask;
+    while (m->slots[i].value && !smap_slot_is(&m->slots[i], hash, key))
+        i = (i + 1) & mask;
+    return &m->slots[i];
+}
+
+static void smap_grow(struct smap *m)
+{
+    struct smap_slot *old = m->slots;
+    size_t old_cap = m->cap;
+    m->cap = cap_next(old_cap);
+    m->slots = xcalloc(m->cap, sizeof *m->slots);
+    size_t mask = m->cap - 1;
+    for (size_t k = 0; k < old_cap; k++) {
+        if (!old[k].value)
+            continue;
+        size_t i = old[k].hash & mask;
+        while (m->slots[i].value)
+            i = (i + 1) & mask;
+        m->slots[i] = old[k];
+    }
+    free(old);
+}
+
+void *smap_get(const struct smap *m, struct str key)
+{
+    return m->n ? smap_find(m, key, (uint32_t)str_hash(key))->value : NULL;
+}
+
+void *smap_put(struct smap *m, struct str key, void *value)
+{
+    ASSERT(value != NULL && key.n <= UINT32_MAX);
+    uint32_t hash = (uint32_t)str_hash(key);
+    struct smap_slot *s = m->cap ? smap_find(m, key, hash) : NULL;
+    void *before = s ? s->value : NULL;
+    if (!before) {
+        if (is_full(m->n, m->cap)) {
+            smap_grow(m);
+            s = smap_find(m, key, hash);
+        }
+        m->n++;
+    }
+    *s = (struct smap_slot){key.p, value, (uint32_t)key.n, hash};
+    return before;
+}
+
+void *smap_del(struct smap *m, struct str key)
+{
+    struct smap_slot *s = m->n ? smap_find(m, key, (uint32_t)str_hash(key)) : NULL;
+    void *value = s ? s->value : NULL;
+    if (!value)
+        return NULL;
+    size_t mask = m->cap - 1, gap = (size_t)(s - m->slots);
+    for (size_t i = (gap + 1) & mask; m->slots[i].value; i = (i + 1) & mask) {
+        if (may_move(m->slots[i].hash & mask, i, gap, mask)) {
+            m->slots[gap] = m->slots[i];
+            gap = i;
+        }
+    }
+    m->slots[gap] = (struct smap_slot){0};
+    m->n--;
+    return value;
+}
+
+void *smap_next(const struct smap *m, size_t *it)
+{
+    size_t mask = m->cap - 1;
+    if (*it == 0) {
+        if (!m->n)
+            return NULL;
+        size_t empty = 0;
+        while (m->slots[empty].value)
+            empty++;
+        *it = (empty + 1) << 32;
+    }
+    size_t empty = (*it >> 32) - 1;
+    for (size_t step = (*it & UINT32_MAX) + 1; step < m->cap; step++) {
+        const struct smap_slot *s = &m->slots[(empty - step) & mask];
+        if (s->value) {
+            *it = (empty + 1) << 32 | step;
+            return s->value;
+        }
+    }
+    *it = (empty + 1) << 32 | m->cap;
+    return NULL;
+}
+
+size_t smap_bytes(const struct smap *m)
+{
+    return m->cap * sizeof *m->slots;
+}
+
+/* ---- integers ---- */
+
+static size_t imap_home(int64_t key)
+{
+    uint64_t h = (uint64_t)key ^ imap_secret;
+    h = (h ^ h >> 32) * 0xd6e8feb86659fd93u;
+    h = (h ^ h >> 32) * 0xd6e8feb86659fd93u;
+    return (size_t)(h ^ h >> 32);
+}
+
+void imap_init(struct imap *m)
+{
+    *m = (struct imap){0};
+}
+
+void imap_fini(struct imap *m)
+{
+    free(m->slots);
+    imap_init(m);
+}
+
+static struct imap_slot *imap_find(const struct imap *m, int64_t key)
+{
+    size_t mask = m->cap - 1, i = imap_home(key) & mask;
+    while (m->slots[i].value && m->slots[i].key != key)
+        i = (i + 1) & mask;
+    return &m->slots[i];
+}
+
+static void imap_grow(struct imap *m)
+{
+    struct imap_slot *old = m->slots;
+    size_t old_cap = m->cap;
+    m->cap = cap_next(old_cap);
+    m->slots = xcalloc(m->cap, sizeof *m->slots);
+    for (size_t k = 0; k < old_cap; k++)
+        if (old[k].value)
+            *imap_find(m, old[k].key) = old[k];
+    free(old);
+}
+
+void *imap_get(const struct imap *m, int64_t key)
+{
+    return m->n ? imap_find(m, key)->value : NULL;
+}
+
+void *imap_put(struct imap *m, int64_t key, void *value)
+{
+    ASSERT(value != NULL);
+    struct imap_slot *s = m->cap ? imap_find(m, key) : NULL;
+    void *before = s ? s->value : NULL;
+    if (!before) {
+        if (is_full(m->n, m->cap)) {
+            imap_grow(m);
+            s = imap_find(m, key);
+        }
+        m->n++;
+    }
+    *s = (struct imap_slot){key, value};
+    return before;
+}
+
+void *imap_del(struct imap *m, int64_t key)
+{
+    struct imap_slot *s = m->n ? imap_find(m, key) : NULL;
+    void *value = s ? s->value : NULL;
+    if (!value)
+        return NULL;
+    size_t mask = m->cap - 1, gap = (size_t)(s - m->slots);
+    for (size_t i = (gap + 1) & mask; m->slots[i].value; i = (i + 1) & mask) {
+        if (may_move(imap_home(m->slots[i].key) & mask, i, gap, mask)) {
+            m->slots[gap] = m->slots[i];
+            gap = i;
+        }
+    }
+    m->slots[gap] = (struct imap_slot){0};
+    m->n--;
+    return value;
+}
+
+void *imap_next(const struct imap *m, size_t *it)
+{
+    size_t mask = m->cap - 1;
+    if (*it == 0) {
+        if (!m->n)
+            return NULL;
+        size_t empty = 0;
+        while (m->slots[empty].value)
+            empty++;
+        *it = (empty + 1) << 32;
+    }
+    size_t empty = (*it >> 32) - 1;
+    for (size_t step = (*it & UINT32_MAX) + 1; step < m->cap; step++) {
+        const struct imap_slot *s = &m->slots[(empty - step) & mask];
+        if (s->value) {
+            *it = (empty + 1) << 32 | step;
+            return s->value;
+        }
+    }
+    *it = (empty + 1) << 32 | m->cap;
+    return NULL;
+}
+
+size_t imap_bytes(const struct imap *m)
+{
+    return m->cap * sizeof *m->slots;
+}
