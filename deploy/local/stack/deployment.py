@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright the Chappe contributors
+"""All servers of one state folder: started together, watched, stopped in order.
+
+Start order: PostgreSQL and Redis, then everything else at once; only the very first start waits for
+Synapse's main process before its workers, because that start creates the database's tables.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import secrets
+import time
+from typing import IO, Callable
+
+from stack.chappe import Chappe
+from stack.errors import StackError
+from stack.install import build_chappe, install_packages, synapse_environment
+from stack.matrix import Admin
+from stack.nginx import Nginx
+from stack.postgres import Postgres
+from stack.process import Process
+from stack.redis import Redis
+from stack.settings import SERVER_NAME, Settings
+from stack.synapse import Synapse
+
+_SECRETS = ("database", "redis", "replication", "registration", "macaroon", "form", "demo")
+
+
+class Deployment:
+    """The servers of one state folder."""
+
+    postgres: Postgres
+    redis: Redis
+    synapse: Synapse
+    nginx: Nginx
+    chappe: Chappe | None
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._lock: IO[str] | None = None
+        self._started: list[Process] = []
+
+    # -- preparation -----------------------------------------------------------------------------
+
+    def prepare(self, *, install: bool = True, build: bool = True) -> None:
+        """Install, build, write every configuration file; starts nothing."""
+        settings = self.settings
+        if install:
+            install_packages(["stack", "build"] if settings.with_chappe and build else ["stack"])
+        self._make_state()
+        logs = settings.logs
+        venv = synapse_environment(logs / "pip.log")
+        if settings.with_chappe and build:
+            build_chappe(logs / "build.log")
+        if settings.with_chappe and not settings.chappe_binary.exists():
+            raise StackError(f"There is no Chappe at {settings.chappe_binary}.")
+        secret = self._secrets()
+        self.postgres = Postgres(settings, secret["database"])
+        self.redis = Redis(settings, secret["redis"])
+        self.synapse = Synapse(settings, venv, self.postgres, self.redis, secret)
+        self.chappe = Chappe(settings, self.synapse) if settings.with_chappe else None
+        self.nginx = Nginx(settings)
+        self.demo_password = secret["demo"]
+        self.admin = Admin(settings.ports.synapse, secret["registration"], SERVER_NAME)
+
+    def _make_state(self) -> None:
+        state = self.settings.state
+        try:
+            state.mkdir(parents=True, exist_ok=True)
+            self.settings.logs.mkdir(exist_ok=True)
+            self._lock = open(state / "lock", "w")
+        except OSError as error:
+            raise StackError(f"The state folder {state} cannot be used: {error}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StackError(f"Another deployment is running in {state}; choose another folder with --state.") from error
+
+    def _secrets(self) -> dict[str, str]:
+        path = self.settings.state / "secrets.json"
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(json.dumps({name: secrets.token_urlsafe(18) for name in _SECRETS}, indent=2))
+        return dict(json.loads(path.read_text()))
+
+    # -- running ---------------------------------------------------------------------------------
+
+    @property
+    def processes(self) -> list[Process]:
+        """Every process, in the order in which they may start."""
+        rest = [self.chappe.process] if self.chappe else []
+        return [self.postgres.process, self.redis.process, *self.synapse.processes, *rest, self.nginx.process]
+
+    def start(self, say: Callable[[str], None] = lambda text: None) -> None:
+        """Start everything and return when everything answers; stops it all when a step fails."""
+        try:
+            self.settings.check_ports()
+            self._start(say)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, say: Callable[[str], None]) -> None:
+        stamp = self.settings.state / "schema-created"
+        self._launch(self.redis.process)
+        self.postgres.prepare()
+        self._launch(self.postgres.process)
+        self._await([self.postgres.process, self.redis.process], say)
+        self.postgres.ensure_database()
+        first = not stamp.exists()
+        self._launch(self.synapse.main)
+        if first:
+            say("first start: Synapse creates its tables")
+            self._await([self.synapse.main], say)
+            stamp.touch()
+        rest = [process for process in self.processes if process not in self._started]
+        for process in rest:
+            self._launch(process)
+        self._await(rest if first else [self.synapse.main, *rest], say)
+
+    def _launch(self, process: Process) -> None:
+        self._started.append(process)
+        process.start()
+
+    def _await(self, processes: list[Process], say: Callable[[str], None]) -> None:
+        """Poll several processes until each is ready, reporting each as it comes up."""
+        begun = time.monotonic()
+        waiting = list(processes)
+        while waiting:
+            for process in list(waiting):
+                if process.poll_ready():
+                    waiting.remove(process)
+                    say(f"{process.name} is up ({time.monotonic() - begun:.1f} s)")
+                elif time.monotonic() - begun > process.ready_seconds:
+                    raise StackError(process.failure(f"was not ready after {process.ready_seconds:.0f} s"))
+            time.sleep(0.05)
+
+    def check_running(self) -> None:
+        """Raise when a process ended that should be running."""
+        for process in self._started:
+            if not process.running:
+                raise StackError(process.failure(f"ended unexpectedly with status {process.exit_status}"))
+
+    def stop(self) -> None:
+        """Stop everything that was started: the front first, the database last."""
+        store = [self.redis.process, self.postgres.process] if self._started else []
+        others = [process for process in reversed(self._started) if process not in store]
+        for group in (others, [process for process in store if process in self._started]):
+            for process in group:
+                process.ask_to_stop()
+            for process in group:
+                process.await_stop()
+        self._started.clear()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
