@@ -2,8 +2,9 @@
 # Copyright the Chappe contributors
 """All servers of one state folder: started together, watched, stopped in order.
 
-Start order: PostgreSQL and Redis, then everything else at once; only the very first start waits for
-Synapse's main process before its workers, because that start creates the database's tables.
+Start order: PostgreSQL and Redis, then everything else at once. Only when the Synapse version or the
+list of event writers differs from the last start does Synapse's main process go first: it creates
+or upgrades tables then, and removes positions of former writers, which may not be done twice at once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from stack.process import Process
 from stack.redis import Redis
 from stack.settings import SERVER_NAME, Settings
 from stack.synapse import Synapse
+from stack.versions import read_versions
 
 _SECRETS = ("database", "redis", "replication", "registration", "macaroon", "form", "demo")
 
@@ -104,17 +106,18 @@ class Deployment:
 
     def _start(self, say: Callable[[str], None]) -> None:
         stamp = self.settings.state / "schema-created"
+        shape = f"{read_versions()['SYNAPSE_VERSION']} persisters={self.settings.event_persisters}"
         self._launch(self.redis.process)
         self.postgres.prepare()
         self._launch(self.postgres.process)
         self._await([self.postgres.process, self.redis.process], say)
         self.postgres.ensure_database()
-        first = not stamp.exists()
+        first = not stamp.exists() or stamp.read_text() != shape
         self._launch(self.synapse.main)
         if first:
-            say("first start: Synapse creates its tables")
+            say("first start of this kind: Synapse prepares its tables")
             self._await([self.synapse.main], say)
-            stamp.touch()
+            stamp.write_text(shape)
         rest = [process for process in self.processes if process not in self._started]
         for process in rest:
             self._launch(process)

@@ -98,13 +98,14 @@ class _no_service_start:
             self.PATH.unlink(missing_ok=True)
 
 
-def virtual_environment(name: str, requirements: list[str], log: Path) -> Path:
+def virtual_environment(name: str, requirements: list[str], log: Path, constraints: Path | None = None) -> Path:
     """Return a virtual environment with the requirements, made at the first call and kept.
 
     Its folder carries a digest of the requirements, so a changed pin makes a new one; a half-made
     one has no stamp and is made anew. A lock keeps two runs from building the same one.
     """
-    digest = hashlib.sha256("\n".join([sys.version, *requirements]).encode()).hexdigest()[:10]
+    pins = constraints.read_text() if constraints else ""
+    digest = hashlib.sha256("\n".join([sys.version, pins, *requirements]).encode()).hexdigest()[:10]
     folder = cache_folder() / f"{name}-{digest}"
     stamp = folder / "complete"
     if stamp.exists():
@@ -118,6 +119,8 @@ def virtual_environment(name: str, requirements: list[str], log: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         run([sys.executable, "-m", "venv", str(folder)], "python3 -m venv", log)
         pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+        if constraints:
+            pip += ["-c", str(constraints)]
         run([*pip, *requirements], "pip install", log)
         stamp.touch()
     return folder
@@ -134,6 +137,7 @@ def synapse_environment(log: Path) -> Path:
             f"txredisapi=={versions['TXREDISAPI_VERSION']}",
         ],
         log,
+        LOCAL / "synapse-constraints.txt",
     )
 
 

@@ -38,7 +38,7 @@ def _forking_thread() -> concurrent.futures.ThreadPoolExecutor:
         return _forker
 
 
-def tail(path: Path, lines: int = 25) -> str:
+def tail(path: Path, lines: int = 12) -> str:
     """Return the last lines of a log, indented, for an error message."""
     try:
         text = path.read_text(errors="replace").splitlines()
@@ -145,7 +145,7 @@ class Process:
         """Format an error about this process with the ends of its logs."""
         parts = [f"{self.name} {what}."]
         for log in [self.log, *self.extra_logs]:
-            if log.exists():
+            if log.exists() and log.stat().st_size:
                 parts.append(f"  Last lines of {log}:\n{tail(log)}")
         return "\n".join(parts)
 
