@@ -12,13 +12,15 @@
 
 struct room_version {
     const char *name; /* "1" … "12", "org.matrix.msc3757.10", … */
-    int format;       /* event_json.format_version: 1 … 4 */
+    int format;       /* event_json.format_version: 1 … 5 */
     bool redacts_in_content;        /* v11+: m.room.redaction's redacts lives in content */
     bool create_id_is_room_id;      /* v12+ */
     bool updated_redaction_rules;   /* v11+ */
     bool restricted_join_rule;      /* v8+: join_rules keeps allow */
     bool restricted_join_rule_fix;  /* v9+: member keeps join_authorised_via_users_server */
     bool special_case_aliases_auth; /* v1–v5: aliases kept */
+    bool relation_redactions;       /* MSC3389: m.relates_to keeps rel_type and event_id */
+    bool state_dags;                /* MSC4242: prev_state_events instead of auth_events */
 };
 const struct room_version *room_version_find(struct str name); /* NULL when unknown */
 
@@ -34,6 +36,10 @@ struct event_enc {
     struct blob *blob;     /* whole text with the fixed unsigned members in place, no per-reader members */
     uint32_t unsigned_off; /* just behind "unsigned":{ */
     uint32_t unsigned_end; /* at its } */
+    /* Lengths of the fixed members between them, in this order, one comma between those that are there:
+     * age_ts (only when it is not an integer), prev_content and prev_sender as stored, redacted_by, replaces_state. */
+    uint32_t age_ts_len, prev_len, redacted_by_len, replaces_state_len;
+    uint32_t content_off, content_len; /* value of "content"; length 0: see content_json */
 };
 
 struct event {
@@ -75,7 +81,9 @@ struct event {
     struct str metadata;
     struct event_enc enc;                /* client format of the event as it now stands; built on first use */
     struct str content_json;             /* content of the event as it now stands, sorted JSON: prev_content of others; built on first use */
-    size_t bytes;                        /* memory held, for the budget */
+    size_t bytes;                        /* memory held, for the budget; grows with enc and content_json */
+    uint32_t block;                      /* size of the allocation that starts with this struct */
+    bool content_owned;                  /* content_json is an allocation of its own, not a part of enc.blob */
     void *owner;                         /* the model's */
 };
 struct event_row {
@@ -85,10 +93,15 @@ struct event_row {
     int32_t writer;
     bool outlier;
 };
-/* NULL with a reason (a static word: "json", "version", "metadata", "format") when the event cannot be understood. */
+/* Longer stored text is refused ("size"): Synapse's own events stay below 64 KiB plus stripped state. */
+enum { EVENT_JSON_MAX = 2 << 20 };
+/* NULL with a reason (a static word: "size", "json", "version", "metadata", "format") when the event cannot be
+ * understood: exactly the events that Synapse cannot load either. An absent room_version (no rooms row) is accepted
+ * for m.room.member only. Metadata keys with a value of the wrong type count as absent. why may be NULL. */
 struct event *event_new(const struct event_row *row, const char **why);
 void event_free(struct event **ev);
-/* Puts a redaction in force (or, with an absent id, takes it away): drops the encodings. */
+/* Puts a redaction in force (or, with an absent id, takes it away): drops the encodings, and sets the fields that
+ * come from content as they now are. redacts stays what it was before. m.room.create is never redacted: no effect. */
 void event_redact(struct event *ev, struct str redaction_id);
 /* Builds ev->enc / ev->content_json if not there yet. */
 const struct event_enc *event_encode(struct event *ev);
@@ -105,6 +118,7 @@ struct event_extra {
     struct str relations;          /* JSON text of m.relations */
     struct str invite_room_state, knock_room_state; /* kept for the knock quirk; JSON text */
     bool mark_soft_failed, mark_spammy; /* server admins */
+    bool is_because;               /* rendered as redacted_because of another: without its own redacted_by */
 };
 /* Appends the event as a client sees it: shared slices of ev->enc.blob with a few private bytes between. */
 void event_render(struct event *ev, const struct event_extra *x, struct rope *out);

@@ -11,9 +11,11 @@
 struct filter_section {
     bool has_types, has_senders, has_rooms, has_labels, has_rel_types; /* "X given", even as [] */
     struct str *types, *not_types, *senders, *not_senders, *rooms, *not_rooms, *labels, *not_labels, *rel_types, *not_rel_types;
+    struct str *related_by_senders, *related_by_rel_types; /* for the query that has_related asks for */
     size_t types_count, not_types_count, senders_count, not_senders_count, rooms_count, not_rooms_count, labels_count, not_labels_count, rel_types_count, not_rel_types_count;
+    size_t related_by_senders_count, related_by_rel_types_count;
     int contains_url; /* -1 not given, 0, 1 */
-    bool has_related; /* related_by_senders or related_by_rel_types given */
+    bool has_related; /* related_by_senders or related_by_rel_types not empty; filter_match knows nothing of it */
     bool empty;       /* matches everything */
 };
 struct filter {
@@ -30,6 +32,9 @@ struct filter {
 };
 /* text absent: the default filter {}. -ERR_PARSE bad JSON; -ERR_PROTOCOL violates the schema, with text in e. */
 int filter_parse(struct str text, struct filter **out, struct err *e) NODISCARD;
+/* The same with experimental features in force (configuration msc3874_enabled, msc3773_enabled). */
+enum filter_features { FILTER_MSC3874 = 1 /* rel_types */, FILTER_MSC3773 = 2 /* unstable unread_thread_notifications */ };
+int filter_parse_with(struct str text, unsigned features, struct filter **out, struct err *e) NODISCARD;
 struct filter *filter_ref(struct filter *f);
 void filter_unref(struct filter **f);
 /* Lowers an inline filter's explicit limit (config filter_timeline_limit; negative disables). Before sharing only. */
@@ -45,6 +50,9 @@ struct filter_item {
 bool filter_match(const struct filter_section *s, const struct filter_item *it);
 bool filter_match_event(const struct filter *f, const struct filter_section *s, const struct event *ev); /* room + section */
 bool filter_match_presence(const struct filter *f, struct str user_id);
+/* user_id and room id formats that the schema asks for; also useful elsewhere. */
+bool filter_user_id_valid(struct str s);
+bool filter_room_id_valid(struct str s);
 /* event_fields, split: helper of event_render_general. */
 void filter_split_field(struct arena *a, struct str field, struct str **parts, size_t *count);
 #endif
