@@ -76,6 +76,8 @@ struct config {
     struct config_writers writers[WRITERS_COUNT];
     struct config_app_service *app_services;
     size_t app_services_count;
+    struct str *app_service_files; /* where they were read from */
+    size_t app_service_files_count;
     struct { bool enabled, force_http2; struct str endpoint, secret; } mas;
     struct {
         bool enabled;      /* presence.enabled truthy */
@@ -115,6 +117,8 @@ struct config {
 };
 /* paths: files or directories. On failure NULL and text with file and line in e. */
 struct config *config_load(const char *const *paths, size_t count, struct err *e);
+/* One YAML text instead of files, which messages call "text"; for tests. */
+struct config *config_load_text(struct str yaml, struct err *e);
 void config_free(struct config **c);
 /* YAML of the effective configuration, secrets masked, every chappe: option with its documentation. */
 void config_print(const struct config *c, struct buf *out);
