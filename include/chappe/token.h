@@ -74,6 +74,7 @@ bool token_equal(const struct stream_token *a, const struct stream_token *b); /*
 struct positions;
 struct positions *positions_new(void);
 void positions_free(struct positions **p);
+struct positions *positions_copy(const struct positions *p);
 /* Start: writers' rows of stream_positions; then ids known persisted above their minimum; then seal. */
 void positions_init_writer(struct positions *p, writer_id w, int64_t pos);
 void positions_init_empty(struct positions *p, int64_t persisted_upto); /* no row in stream_positions */

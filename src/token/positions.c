@@ -46,6 +46,18 @@ void positions_free(struct positions **p)
     *p = NULL;
 }
 
+struct positions *positions_copy(const struct positions *p)
+{
+    struct positions *copy = positions_new();
+
+    copy->persisted = p->persisted;
+    for (size_t i = 0; i < p->writers.n; i++)
+        vec_push(&copy->writers, p->writers.v[i]);
+    for (size_t i = 0; i < p->known.n; i++)
+        vec_push(&copy->known, p->known.v[i]);
+    return copy;
+}
+
 static void known_push(struct positions *p, int64_t id)
 {
     if (p->known.n >= KNOWN_MAX)

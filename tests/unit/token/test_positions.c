@@ -145,6 +145,26 @@ static void test_reset(void **state)
     positions_free(&p);
 }
 
+static void test_copy(void **state)
+{
+    static const writer_id writers[] = {EP1, EP2};
+    struct positions *p = positions_new(), *copy;
+
+    (void)state;
+    positions_init_writer(p, EP1, 100);
+    positions_init_writer(p, EP2, 96);
+    positions_init_known(p, 98);
+    positions_init_seal(p, writers, 2);
+    copy = positions_copy(p);
+    positions_advance(p, EP2, 200);
+    assert_at(p, 100, "m100~3.200");
+    assert_at(copy, 96, "m96~2.100");
+    positions_advance(copy, EP2, 97); /* 98 was copied as known */
+    assert_at(copy, 98, "m98~2.100");
+    positions_free(&p);
+    positions_free(&copy);
+}
+
 /* A writer that hangs for very long must not cost memory without bound, nor a wrong P. */
 static void test_known_is_bounded(void **state)
 {
@@ -215,7 +235,8 @@ int run_positions(void)
         cmocka_unit_test(test_example_c),      cmocka_unit_test(test_start_without_rows),
         cmocka_unit_test(test_single_writer),  cmocka_unit_test(test_start_missing_writer),
         cmocka_unit_test(test_unknown_writers), cmocka_unit_test(test_reset),
-        cmocka_unit_test(test_known_is_bounded), cmocka_unit_test(test_random_traffic),
+        cmocka_unit_test(test_copy),           cmocka_unit_test(test_known_is_bounded),
+        cmocka_unit_test(test_random_traffic),
     };
 
     return cmocka_run_group_tests_name("positions", tests, NULL, NULL);
