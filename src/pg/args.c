@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Statement arguments in text form. Values lie one after the other in a single buffer, each closed by a NUL because
- * that is how libpq takes text; offsets, not pointers, since the buffer moves while it grows.
+ * Statement arguments in text form. Values lie one after the other in a single buffer, each closed by a NUL
+ * because that is how libpq takes text; offsets, not pointers, since the buffer moves while it grows.
  *
- * Arrays are array literals: {"a","b",NULL}. Every text element is quoted, so that commas, braces, spaces, the word
- * NULL and the empty string need no rule of their own; inside quotes only the quote and the backslash are escaped.
+ * Arrays are array literals: {"a","b",NULL}. Every text element is quoted, so that commas, braces, spaces,
+ * the word NULL and the empty string need no rule of their own; inside quotes only the quote and the
+ * backslash are escaped.
  *
- * Text with a NUL byte cannot exist in PostgreSQL, and as a C string it would silently become a shorter, different
- * text (somebody else's identifier, perhaps). Such arguments are marked, and pg_exec ends with -ERR_PARSE.
+ * Text with a NUL byte cannot exist in PostgreSQL, and as a C string it would silently become a shorter,
+ * different text (somebody else's identifier, perhaps). Such arguments are marked, and pg_exec ends with
+ * -ERR_PARSE.
  */
 #include "pg_int.h"
 

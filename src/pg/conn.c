@@ -3,22 +3,24 @@
 /*
  * One PostgreSQL connection: asynchronous connect, session setup, then libpq's pipeline mode for ever.
  *
- * Pipeline. Statements go out as [Parse] Bind Execute; an error makes the server skip everything up to the next Sync.
- * Reads issued in one loop turn share a Sync (a *group*): libpq writes to the socket on every Sync, so a group is one
- * write for us and one for the server. That is safe because a read has no effect: victims of a neighbour's error are
- * simply sent again, each with a Sync of its own. A write always has its own Sync, and is reported as done only after
- * the Sync's answer, which is when it is committed. Under READ COMMITTED every statement of a group still has its own
- * snapshot. A read is reported as soon as its own result is here.
+ * Pipeline. Statements go out as [Parse] Bind Execute; an error makes the server skip everything up to the
+ * next Sync. Reads issued in one loop turn share a Sync (a *group*): libpq writes to the socket on every
+ * Sync, so a group is one write for us and one for the server. That is safe because a read has no effect:
+ * victims of a neighbour's error are simply sent again, each with a Sync of its own. A write always has its
+ * own Sync, and is reported as done only after the Sync's answer, which is when it is committed. Under READ
+ * COMMITTED every statement of a group still has its own snapshot. A read is reported as soon as its own
+ * result is here.
  *
  * Results come in the order of sending: for each command its results, then a NULL, and for each Sync one
- * PGRES_PIPELINE_SYNC. The head of `flight` is the one being answered; `group` tells whether an error belongs to it or
- * to the Sync before it.
+ * PGRES_PIPELINE_SYNC. The head of `flight` is the one being answered; `group` tells whether an error belongs
+ * to it or to the Sync before it.
  *
- * Loss. Whatever was unanswered goes back to the front of the pool's queue in its old order and is sent again on
- * another connection. A statement that is at work each time its connection dies ends with -ERR_DB at last.
+ * Loss. Whatever was unanswered goes back to the front of the pool's queue in its old order and is sent again
+ * on another connection. A statement that is at work each time its connection dies ends with -ERR_DB at last.
  *
- * The socket's uv_poll_t is stopped before every libpq call that may close or replace the socket, and detached as
- * soon as libpq has closed it, always before a callback runs that could open another descriptor of the same number.
+ * The socket's uv_poll_t is stopped before every libpq call that may close or replace the socket, and
+ * detached as soon as libpq has closed it, always before a callback runs that could open another descriptor
+ * of the same number.
  */
 #include "pg_int.h"
 
@@ -60,7 +62,10 @@ static void conn_set_state(struct pg_conn *c, enum pg_conn_state to)
 
 /* ---- the socket's poll handle ---- */
 
-static void poll_closed(uv_handle_t *h) { free(h); }
+static void poll_closed(uv_handle_t *h)
+{
+    free(h);
+}
 
 static void conn_poll_drop(struct pg_conn *c)
 {
@@ -95,7 +100,11 @@ static int conn_poll_set(struct pg_conn *c, int events)
         h->data = c;
         c->poll = h;
         c->poll_fd = fd;
+        c->poll_events = 0;
     }
+    if (events == c->poll_events)
+        return 0; /* uv_poll_start would take the descriptor out of epoll and put it in again */
+    c->poll_events = events;
     return uv_poll_start(c->poll, events, conn_poll_cb) == 0 ? 0 : -ERR_IO;
 }
 
@@ -103,7 +112,10 @@ static int conn_poll_set(struct pg_conn *c, int events)
 
 static void conn_timer_cb(uv_timer_t *t);
 
-static void conn_timer(struct pg_conn *c, int ms) { uv_timer_start(&c->timer, conn_timer_cb, (uint64_t)ms, 0); }
+static void conn_timer(struct pg_conn *c, int ms)
+{
+    uv_timer_start(&c->timer, conn_timer_cb, (uint64_t)ms, 0);
+}
 
 static int conn_backoff(struct pg_conn *c)
 {
@@ -191,6 +203,7 @@ static void notice_ignore(void *arg, const PGresult *res)
 
 static void conn_connect_step(struct pg_conn *c)
 {
+    c->poll_events = 0;
     if (c->poll)
         uv_poll_stop(c->poll); /* the call below may close the socket and open another of the same number */
     int err = 0;
@@ -217,7 +230,7 @@ static void conn_connect(struct pg_conn *c)
     c->db = pg_session_connect(c->pool->db, true);
     ASSERT(c->db); /* NULL only without memory */
     conn_set_state(c, PG_CONN_CONNECT);
-    conn_timer(c, PG_CONNECT_TIMEOUT_MS);
+    conn_timer(c, c->pool->pg->connect_timeout_ms);
     PQsetNoticeReceiver(c->db, notice_ignore, NULL);
     if (PQstatus(c->db) == CONNECTION_BAD)
         conn_failed(c, "cannot connect");
@@ -244,7 +257,6 @@ static void conn_ready(struct pg_conn *c)
     if (c->was_ready)
         metric_add(M_pg_reconnects, 1);
     c->was_ready = true;
-    c->backoff_ms = 0;
     conn_set_state(c, PG_CONN_READY);
     if (conn_poll_set(c, UV_READABLE) < 0) {
         conn_lost(c, "cannot poll the socket", STR("io error"));
@@ -262,14 +274,16 @@ static bool conn_setup_answer(struct pg_conn *c, const PGresult *res)
         int64_t compat = 0;
         if (str_to_i64(str_of(PQgetvalue(res, 0, 0)), &compat) == 0 && compat <= PG_SCHEMA_VERSION_MAX)
             return true;
-        err_set(&e, ERR_SCHEMA, "its schema has compat_version %lld, newer than the newest known, %d: upgrade Chappe",
+        err_set(&e, ERR_SCHEMA,
+                "its schema has compat_version %lld, newer than the newest known, %d: upgrade Chappe",
                 (long long)compat, PG_SCHEMA_VERSION_MAX);
         c->backoff_ms = PG_BACKOFF_MAX_MS;
         conn_lost(c, "unusable database", str_of(e.text));
         return false;
     }
     /* Without Synapse's tables there is nothing to check; pg_schema_check says so at start-up. */
-    if (st == PGRES_COMMAND_OK || st == PGRES_TUPLES_OK || (c->state == PG_CONN_CHECK && pg_error_is(res, "42P01")))
+    if (st == PGRES_COMMAND_OK || st == PGRES_TUPLES_OK ||
+        (c->state == PG_CONN_CHECK && pg_error_is(res, "42P01")))
         return true;
     pg_error_describe(res, &e);
     conn_lost(c, "session setup failed", str_of(e.text));
@@ -361,9 +375,9 @@ void pg_conn_flush(struct pg_conn *c)
 /* ---- reading ---- */
 
 /*
- * Some failures are not the statement's own: deadlocks and serialisation failures are over when tried again; a
- * statement whose PREPARE was skipped after a neighbour's error is unknown (26000) or, prepared again meanwhile,
- * already known (42P05); a plan that a schema change made stale needs a connection without plans.
+ * Some failures are not the statement's own: deadlocks and serialisation failures are over when tried again;
+ * a statement whose PREPARE was skipped after a neighbour's error is unknown (26000) or, prepared again
+ * meanwhile, already known (42P05); a plan that a schema change made stale needs a connection without plans.
  */
 static bool conn_retry(struct pg_conn *c, struct pg_req *r, const PGresult *res)
 {
@@ -407,8 +421,10 @@ static void conn_error(struct pg_conn *c, struct pg_req *r, PGresult *res)
     } else {
         struct err e;
         pg_error_describe(res, &e);
-        log_error(PG_LOGGER, "%s failed: %s (%lld errors of this statement not logged before)",
-                  pg->stmts[r->stmt].name, e.text, (long long)l->suppressed);
+        log_error(PG_LOGGER, "%s failed: %s", pg->stmts[r->stmt].name, e.text);
+        if (l->suppressed > 0)
+            log_error(PG_LOGGER, "%s: %lld more failures since the last such line", pg->stmts[r->stmt].name,
+                      (long long)l->suppressed);
         *l = (struct pg_stmt_log){.logged_ms = now};
     }
     PQclear(res);
@@ -427,6 +443,7 @@ static void conn_command_done(struct pg_conn *c)
 {
     struct pg_req *r = conn_head(c);
     c->seen = false;
+    c->backoff_ms = 0; /* it answers: a mere connection is no proof of health */
     if (!r || --r->commands_left > 0)
         return;
     enum pg_outcome outcome = c->outcome;
@@ -535,6 +552,8 @@ static void conn_read(struct pg_conn *c)
         return;
     if (!alive || PQstatus(c->db) == CONNECTION_BAD)
         conn_failed(c, "connection lost");
+    else if (c->pool->queue.n > 0)
+        pg_wake(c->pool->pg); /* there is room again */
 }
 
 static void conn_poll_cb(uv_poll_t *h, int status, int events)
@@ -599,7 +618,10 @@ void pg_conn_init(struct pg_conn *c, struct pg_pool *pool, int index)
     pool->pg->handles++;
 }
 
-void pg_conn_start(struct pg_conn *c) { conn_timer(c, 0); }
+void pg_conn_start(struct pg_conn *c)
+{
+    conn_timer(c, 0);
+}
 
 static void timer_closed(uv_handle_t *h)
 {

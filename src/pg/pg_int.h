@@ -3,9 +3,9 @@
 #ifndef CHAPPE_PG_INT_H
 #define CHAPPE_PG_INT_H
 /*
- * Inside src/pg. A request (struct pg_req) is always in exactly one place: the queue of its pool, the flight, the
- * aborted list or the held slot of one connection, or the list of those finished without the server (done_later).
- * pg->waiting counts them all.
+ * Inside src/pg. A request (struct pg_req) is always in exactly one place: the queue of its pool, the flight,
+ * the aborted list or the held slot of one connection, or the list of those finished without the server
+ * (done_later). pg->waiting counts them all.
  */
 #include "chappe/pg.h"
 
@@ -15,15 +15,17 @@
 #define PG_LOGGER "chappe.pg"
 
 enum {
-    PG_SCHEMA_VERSION_MAX = 94, /* K of the schema contract: the highest schema version whose tables were audited */
+    PG_SCHEMA_VERSION_MAX =
+        94, /* K of the schema contract: the highest schema version whose tables were audited */
     PG_SCHEMA_VERSION_MIN = 92,
     PG_SERVER_VERSION_MIN = 140000,
     PG_CONNECT_TIMEOUT_MS = 10000, /* TCP connect, TLS, authentication and session setup together */
     PG_BACKOFF_MIN_MS = 200,
     PG_BACKOFF_MAX_MS = 5000,
-    PG_FLIGHT_MAX = 64, /* statements sent and unanswered per connection; more wait for whoever is free first */
+    PG_FLIGHT_MAX =
+        64, /* statements sent and unanswered per connection; more wait for whoever is free first */
     PG_GROUP_MAX = 32,  /* reads that share one sync point */
-    PG_LOSSES_MAX = 10, /* a statement at work each time its connection died this often is not sent again */
+    PG_LOSSES_MAX = 5,  /* a statement at work each time its connection died this often is not sent again */
     PG_RETRIES_MAX = 3, /* deadlocks, serialisation failures, plans out of date */
     PG_SLOW_MS = 2000,
     PG_LOG_INTERVAL_MS = 5000, /* the same complaint at most this often */
@@ -40,8 +42,8 @@ extern const struct pg_stmt_def pg_stmts[];
 
 /* ---- arguments ---- */
 struct pg_args {
-    struct buf bytes;    /* values, each with its NUL */
-    VEC(size_t) at;      /* offset of each value; SIZE_MAX for NULL */
+    struct buf bytes;     /* values, each with its NUL */
+    VEC(size_t) at;       /* offset of each value; SIZE_MAX for NULL */
     bool unrepresentable; /* a NUL byte inside a text: PostgreSQL has no such text */
 };
 void pg_args_free(struct pg_args **a);
@@ -76,11 +78,11 @@ struct pg_req {
     void *arg;
     struct pg_args *args;
     int stmt;
-    int err;         /* in done_later */
+    int err; /* in done_later */
     int64_t sent_us;
-    uint32_t group;  /* sync point it travels with */
+    uint32_t group; /* sync point it travels with */
     uint8_t losses, retries;
-    bool solo;       /* a sync point of its own */
+    bool solo;                      /* a sync point of its own */
     bool prepared_here, prepare_ok; /* a PREPARE went out just before it; it succeeded */
     uint8_t commands_left;          /* answers still to come: 2 with the PREPARE's, else 1 */
 };
@@ -97,12 +99,12 @@ void pg_list_prepend(struct pg_req_list *to, struct pg_req_list *from);
 
 /* ---- connections ---- */
 /* name, meaning */
-#define PG_CONN_STATE_MAP(X)                                                                                 \
-    X(WAIT, "no connection; the timer will start one")                                                       \
-    X(CONNECT, "PQconnectPoll is at work")                                                                   \
-    X(SETUP, "session settings sent")                                                                        \
-    X(CHECK, "asked for the schema's compat version")                                                        \
-    X(READY, "in pipeline mode, takes statements")                                                           \
+#define PG_CONN_STATE_MAP(X)                           \
+    X(WAIT, "no connection; the timer will start one") \
+    X(CONNECT, "PQconnectPoll is at work")             \
+    X(SETUP, "session settings sent")                  \
+    X(CHECK, "asked for the schema's compat version")  \
+    X(READY, "in pipeline mode, takes statements")     \
     X(CLOSED, "stopped for good")
 enum pg_conn_state {
 #define X(name, text) PG_CONN_##name,
@@ -117,8 +119,9 @@ struct pg_conn {
     int index;
     enum pg_conn_state state;
     PGconn *db;
-    uv_poll_t *poll; /* on the heap: closing a handle takes a loop turn, and the socket changes while connecting */
-    int poll_fd;
+    uv_poll_t
+        *poll; /* on the heap: closing a handle takes a loop turn, and the socket changes while connecting */
+    int poll_fd, poll_events;
     uv_timer_t timer; /* WAIT: backoff; CONNECT to CHECK: the connect timeout */
     int backoff_ms;
     bool was_ready;
@@ -133,8 +136,8 @@ struct pg_conn {
     PGresult *res, *held_res; /* of the head of flight (its rows or its error); of held */
 
     uint32_t group_sending, group_reading;
-    int group_n;  /* statements in group_sending */
-    bool dirty;   /* something to close and flush at the end of the turn */
+    int group_n; /* statements in group_sending */
+    bool dirty;  /* something to close and flush at the end of the turn */
 };
 void pg_conn_init(struct pg_conn *c, struct pg_pool *pool, int index);
 void pg_conn_start(struct pg_conn *c);
@@ -171,14 +174,15 @@ struct pg {
     uv_prepare_t prepare; /* runs before the loop sleeps: everything issued in a turn goes out here */
     uv_idle_t idle;       /* active while the prepare has work: keeps the loop from sleeping */
     int handles;          /* open libuv handles inside this struct */
+    int connect_timeout_ms;
     size_t waiting;
     struct pg_req_list done_later; /* finished without the server; told from the prepare */
     bool up, stopping;
     VEC(struct pg_listener) listeners;
 };
-int pg_start_table(struct pg **out, struct uv_loop_s *loop, const struct config *cfg, const struct pg_stmt_def *stmts,
-                   size_t count, struct err *e) NODISCARD;
-void pg_wake(struct pg *pg); /* run the prepare soon */
+int pg_start_table(struct pg **out, struct uv_loop_s *loop, const struct config *cfg,
+                   const struct pg_stmt_def *stmts, size_t count, struct err *e) NODISCARD;
+void pg_wake(struct pg *pg);          /* run the prepare soon */
 void pg_handle_closed(struct pg *pg); /* the last one frees pg */
 /* Ends r: takes res (may be NULL) and r. */
 void pg_req_finish(struct pg *pg, struct pg_req *r, int err, PGresult *res);

@@ -3,14 +3,14 @@
 /*
  * The pool: one set of connections per data store (one in all when Synapse keeps everything in one database).
  *
- * pg_exec only queues. A uv_prepare, which runs right before the loop sleeps, hands out everything that was issued
- * in the turn: each statement to the connection with the fewest unanswered ones, the search beginning one further
- * each time, then one Sync and one write per connection. A connection takes PG_FLIGHT_MAX statements at most, so
- * that what waits behind a slow one goes to whichever becomes free first. An idle handle, active while there is
- * something to hand out, keeps the loop from sleeping on it.
+ * pg_exec only queues. A uv_prepare, which runs right before the loop sleeps, hands out everything that was
+ * issued in the turn: each statement to the connection with the fewest unanswered ones, the search beginning
+ * one further each time, then one Sync and one write per connection. A connection takes PG_FLIGHT_MAX
+ * statements at most, so that what waits behind a slow one goes to whichever becomes free first. An idle
+ * handle, active while there is something to hand out, keeps the loop from sleeping on it.
  *
- * Everything that callers are told without the server (refusals, changes of pg_up) is told from the prepare too:
- * never from inside pg_exec, and never in the middle of a connection's work.
+ * Everything that callers are told without the server (refusals, changes of pg_up) is told from the prepare
+ * too: never from inside pg_exec, and never in the middle of a connection's work.
  */
 #include "pg_int.h"
 
@@ -21,7 +21,7 @@
 #include <stdlib.h>
 
 const struct pg_stmt_def pg_stmts[] = {
-#define SQL(name, store, why, text) {#name, store, false, text},
+#define SQL(name, store, why, text)  {#name, store, false, text},
 #define SQLW(name, store, why, text) {#name, store, true, text},
 #include "chappe/tbl/sql.def"
 #undef SQL
@@ -162,7 +162,10 @@ void pg_exec(struct pg *pg, enum pg_stmt stmt, struct pg_args *args, pg_done_fn 
 
 /* ---- handing out ---- */
 
-static void idle_cb(uv_idle_t *h) { (void)h; }
+static void idle_cb(uv_idle_t *h)
+{
+    (void)h;
+}
 
 void pg_wake(struct pg *pg)
 {
@@ -175,7 +178,8 @@ static struct pg_conn *pool_least_loaded(struct pg_pool *p)
     struct pg_conn *best = NULL;
     for (int i = 0; i < p->conns_count; i++) {
         struct pg_conn *c = &p->conns[(p->next + i) % p->conns_count];
-        if (c->state == PG_CONN_READY && c->flight.n < PG_FLIGHT_MAX && (!best || c->flight.n < best->flight.n))
+        if (c->state == PG_CONN_READY && c->flight.n < PG_FLIGHT_MAX &&
+            (!best || c->flight.n < best->flight.n))
             best = c;
     }
     p->next = (p->next + 1) % p->conns_count;
@@ -198,7 +202,8 @@ static void tell_up(struct pg *pg)
         return;
     pg->up = up;
     if (up)
-        log_info(PG_LOGGER, "PostgreSQL is up (%s)", pg->cfg->db_main.masked.p ? pg->cfg->db_main.masked.p : "");
+        log_info(PG_LOGGER, "PostgreSQL is up (%s)",
+                 pg->cfg->db_main.masked.p ? pg->cfg->db_main.masked.p : "");
     else
         log_error(PG_LOGGER, "PostgreSQL is down: statements wait until it is back");
     for (size_t i = 0; i < pg->listeners.n; i++)
@@ -262,8 +267,8 @@ static void pool_init(struct pg_pool *p, struct pg *pg, const char *store, const
     }
 }
 
-int pg_start_table(struct pg **out, struct uv_loop_s *loop, const struct config *cfg, const struct pg_stmt_def *stmts,
-                   size_t count, struct err *e)
+int pg_start_table(struct pg **out, struct uv_loop_s *loop, const struct config *cfg,
+                   const struct pg_stmt_def *stmts, size_t count, struct err *e)
 {
     if (!PQisthreadsafe())
         return err_set(e, ERR_UNSUPPORTED, "libpq was built without threads");
@@ -272,6 +277,7 @@ int pg_start_table(struct pg **out, struct uv_loop_s *loop, const struct config 
     pg->cfg = cfg;
     pg->stmts = stmts;
     pg->stmts_count = count;
+    pg->connect_timeout_ms = PG_CONNECT_TIMEOUT_MS;
     pg->stmt_logs = xcalloc(count + 1, sizeof *pg->stmt_logs);
     pg_list_init(&pg->done_later);
     uv_prepare_init(loop, &pg->prepare);
@@ -304,7 +310,10 @@ void pg_handle_closed(struct pg *pg)
     free(pg);
 }
 
-static void handle_closed(uv_handle_t *h) { pg_handle_closed(h->data); }
+static void handle_closed(uv_handle_t *h)
+{
+    pg_handle_closed(h->data);
+}
 
 void pg_stop(struct pg **pp)
 {

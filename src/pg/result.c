@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Results: a thin view of libpq's. All values are text. bytea columns arrive in the escape format that the session
- * asks for (hex is understood too) and are decoded in place once, before the caller sees them: the decoded form is
- * never longer, and libpq's memory is ours until PQclear.
+ * Results: a thin view of libpq's. All values are text. bytea columns arrive in the escape format that the
+ * session asks for (hex is understood too) and are decoded in place once, before the caller sees them: the
+ * decoded form is never longer, and libpq's memory is ours until PQclear.
  *
- * Error descriptions carry the SQLSTATE and the primary message only. DETAIL, CONTEXT and the statement hold values,
- * and for class 22 (data exceptions) so does the primary message, which is therefore left out.
+ * Error descriptions carry the SQLSTATE and the primary message only. DETAIL, CONTEXT and the statement hold
+ * values, and for class 22 (data exceptions) so does the primary message, which is therefore left out.
  */
 #include "pg_int.h"
 
@@ -76,7 +76,10 @@ void pg_result_fini(struct pg_result *r)
     *r = (struct pg_result){0};
 }
 
-int pg_rows(const struct pg_result *r) { return r ? PQntuples(r->res) : 0; }
+int pg_rows(const struct pg_result *r)
+{
+    return r ? PQntuples(r->res) : 0;
+}
 
 static void cell_check(const struct pg_result *r, int row, int col)
 {

@@ -3,28 +3,52 @@
 /*
  * Is this Synapse's database, and one whose tables we know?
  *
- * Synapse keeps two numbers: the version that its tables have, and compat_version, the oldest code that may still use
- * them. Against the range that was audited (PG_SCHEMA_VERSION_MIN … _MAX):
- *   compat_version > MAX    refuse: Synapse says that code of our age would misread its tables
- *   version < MIN           refuse: tables or columns that our statements need are not there
- *   version > MAX           run, with a warning: Synapse promises that older code still works
- * Beyond the numbers every table that we use must exist and be readable. Each data store has tables and numbers of
- * its own.
+ * Synapse keeps two numbers: the version that its tables have, and compat_version, the oldest code that may
+ * still use them. Against the range that was audited (PG_SCHEMA_VERSION_MIN … _MAX): compat_version > MAX
+ * refuse: Synapse says that code of our age would misread its tables version < MIN           refuse: tables
+ * or columns that our statements need are not there version > MAX           run, with a warning: Synapse
+ * promises that older code still works Beyond the numbers every table that we use must exist and be readable.
+ * Each data store has tables and numbers of its own.
  *
- * The number of fields of a stream token grew with Synapse's releases, and an older one refuses longer tokens. Which
- * one it is shows in the tables that came with each field (the main process creates them before any newer worker runs).
+ * The number of fields of a stream token grew with Synapse's releases, and an older one refuses longer
+ * tokens. Which one it is shows in the tables that came with each field (the main process creates them before
+ * any newer worker runs).
  */
 #include "pg_int.h"
 
 #include "chappe/log.h"
 
-static const char *const main_tables[] = {
-    "events", "event_json", "state_events", "current_state_events", "local_current_membership", "room_memberships",
-    "receipts_linearized", "account_data", "room_account_data", "room_tags", "room_tags_revisions", "push_rules",
-    "push_rules_enable", "push_rules_stream", "device_inbox", "device_lists_stream", "device_lists_changes_in_room",
-    "user_signature_stream", "e2e_one_time_keys_json", "e2e_fallback_keys_json", "presence_stream",
-    "event_push_actions", "event_push_summary", "event_to_state_groups", "user_filters", "instance_map",
-    "stream_positions", "access_tokens", "users", "devices", "timeline_gaps"};
+static const char *const main_tables[] = {"events",
+                                          "event_json",
+                                          "state_events",
+                                          "current_state_events",
+                                          "local_current_membership",
+                                          "room_memberships",
+                                          "receipts_linearized",
+                                          "account_data",
+                                          "room_account_data",
+                                          "room_tags",
+                                          "room_tags_revisions",
+                                          "push_rules",
+                                          "push_rules_enable",
+                                          "push_rules_stream",
+                                          "device_inbox",
+                                          "device_lists_stream",
+                                          "device_lists_changes_in_room",
+                                          "user_signature_stream",
+                                          "e2e_one_time_keys_json",
+                                          "e2e_fallback_keys_json",
+                                          "presence_stream",
+                                          "event_push_actions",
+                                          "event_push_summary",
+                                          "event_to_state_groups",
+                                          "user_filters",
+                                          "instance_map",
+                                          "stream_positions",
+                                          "access_tokens",
+                                          "users",
+                                          "devices",
+                                          "timeline_gaps"};
 static const char *const state_tables[] = {"state_groups", "state_group_edges", "state_groups_state"};
 
 static int read_number(struct pg_sync *c, const char *sql, int *out, struct err *e)
@@ -32,12 +56,14 @@ static int read_number(struct pg_sync *c, const char *sql, int *out, struct err 
     const struct pg_result *r;
     struct err why;
     if (pg_sync_exec(c, sql, NULL, &r, &why) < 0)
-        return err_set(e, ERR_SCHEMA,
-                       "Synapse's schema version cannot be read (%s): is this Synapse's database, and was its main "
-                       "process started once?",
-                       why.text);
+        return err_set(
+            e, ERR_SCHEMA,
+            "Synapse's schema version cannot be read (%s): is this Synapse's database, and was its main "
+            "process started once?",
+            why.text);
     if (pg_rows(r) != 1)
-        return err_set(e, ERR_SCHEMA, "Synapse's schema version is missing: start Synapse's main process once");
+        return err_set(e, ERR_SCHEMA,
+                       "Synapse's schema version is missing: start Synapse's main process once");
     *out = (int)pg_i64(r, 0, 0);
     return 0;
 }
@@ -51,56 +77,69 @@ static int check_versions(struct pg_sync *c, int *version, int *compat, struct e
         return err;
     if (*compat > PG_SCHEMA_VERSION_MAX)
         return err_set(e, ERR_SCHEMA,
-                       "the database's schema has compat_version %d; this release knows schemas up to %d: upgrade Chappe",
+                       "the database's schema has compat_version %d; this release knows schemas up to %d: "
+                       "upgrade Chappe",
                        *compat, PG_SCHEMA_VERSION_MAX);
     if (*version < PG_SCHEMA_VERSION_MIN)
-        return err_set(e, ERR_SCHEMA, "the database's schema has version %d; at least %d is needed: upgrade Synapse",
+        return err_set(e, ERR_SCHEMA,
+                       "the database's schema has version %d; at least %d is needed: upgrade Synapse",
                        *version, PG_SCHEMA_VERSION_MIN);
     if (*version > PG_SCHEMA_VERSION_MAX)
         log_warning(PG_LOGGER,
-                    "the database's schema has version %d, newer than the newest known, %d; its compat_version %d says "
+                    "the database's schema has version %d, newer than the newest known, %d; its "
+                    "compat_version %d says "
                     "that it may be used",
                     *version, PG_SCHEMA_VERSION_MAX, *compat);
     return 0;
 }
 
-/* The tables of names that do not exist (or, with readable, that may not be read), for a message. */
-static int list_missing(struct pg_sync *c, const char *const *names, size_t n, bool readable, struct buf *out,
+enum { TABLES_MAX = 64 };
+static void tables_add(struct str *list, size_t *n, const char *const *names, size_t count)
+{
+    ASSERT(*n + count <= TABLES_MAX);
+    for (size_t i = 0; i < count; i++)
+        list[(*n)++] = str_of(names[i]);
+}
+
+/* Runs sql, which gets the names as $1 and returns those with a defect, and joins them for a message. */
+static int list_defects(struct pg_sync *c, const char *sql, const struct str *list, size_t n, struct buf *out,
                         struct err *e)
 {
-    struct str list[sizeof main_tables / sizeof *main_tables];
-    ASSERT(n <= sizeof list / sizeof *list);
-    for (size_t i = 0; i < n; i++)
-        list[i] = str_of(names[i]);
     struct pg_args *args = pg_args_new();
     pg_args_text_array(args, list, n);
     const struct pg_result *r;
-    int err = pg_sync_exec(c,
-                           readable ? "SELECT t FROM unnest($1::text[]) t WHERE NOT has_table_privilege(t, 'SELECT')"
-                                    : "SELECT t FROM unnest($1::text[]) t WHERE to_regclass(t) IS NULL",
-                           args, &r, e);
+    int err = pg_sync_exec(c, sql, args, &r, e);
     for (int i = 0; err == 0 && i < pg_rows(r); i++)
         buf_printf(out, "%s%.*s", i > 0 ? ", " : "", STR_ARG(pg_str(r, i, 0)));
     return err;
 }
 
-static int check_tables(struct pg_sync *c, const char *const *names, size_t n, struct err *e)
+static int check_tables(struct pg_sync *c, bool main, bool state, struct err *e)
 {
-    struct buf missing;
-    buf_init(&missing, 8192);
-    int err = list_missing(c, names, n, false, &missing, e);
-    if (err == 0 && missing.n > 0) {
-        err = err_set(e, ERR_SCHEMA,
-                      "tables are missing: %.*s. Is this Synapse's database (and, with several databases, does "
-                      "data_stores name the right one), and has Synapse's main process finished upgrading it?",
-                      STR_ARG(buf_str(&missing)));
+    struct str list[TABLES_MAX];
+    size_t n = 0;
+    if (main)
+        tables_add(list, &n, main_tables, sizeof main_tables / sizeof *main_tables);
+    if (state)
+        tables_add(list, &n, state_tables, sizeof state_tables / sizeof *state_tables);
+    struct buf names;
+    buf_init(&names, 8192);
+    int err = list_defects(c, "SELECT t FROM unnest($1::text[]) t WHERE to_regclass(t) IS NULL", list, n,
+                           &names, e);
+    if (err == 0 && names.n > 0) {
+        err = err_set(
+            e, ERR_SCHEMA,
+            "is this Synapse's database (with several databases: does data_stores name the right one), and "
+            "has Synapse's main process finished upgrading it? Tables are missing: %.*s",
+            STR_ARG(buf_str(&names)));
     } else if (err == 0) {
-        err = list_missing(c, names, n, true, &missing, e);
-        if (err == 0 && missing.n > 0)
-            err = err_set(e, ERR_SCHEMA, "the database user may not read: %.*s. Use Synapse's own database user",
-                          STR_ARG(buf_str(&missing)));
+        err = list_defects(c, "SELECT t FROM unnest($1::text[]) t WHERE NOT has_table_privilege(t, 'SELECT')",
+                           list, n, &names, e);
+        if (err == 0 && names.n > 0)
+            err = err_set(e, ERR_SCHEMA, "use Synapse's own database user: this one may not read: %.*s",
+                          STR_ARG(buf_str(&names)));
     }
-    buf_fini(&missing);
+    buf_fini(&names);
     return err;
 }
 
@@ -125,10 +164,8 @@ static int check_store(const struct config *cfg, bool main, bool state, struct p
         return err;
     struct err why;
     err = check_versions(c, &out->version, &out->compat, &why);
-    if (err == 0 && main)
-        err = check_tables(c, main_tables, sizeof main_tables / sizeof *main_tables, &why);
-    if (err == 0 && state)
-        err = check_tables(c, state_tables, sizeof state_tables / sizeof *state_tables, &why);
+    if (err == 0)
+        err = check_tables(c, main, state, &why);
     if (err == 0 && main)
         err = token_arity(c, &out->token_arity, &why);
     if (err < 0)

@@ -41,8 +41,9 @@ int pg_sync_open(struct pg_sync **out, const struct config *cfg, struct str stor
     int err = 0;
     c->db = pg_session_connect(db, false);
     if (PQstatus(c->db) != CONNECTION_OK)
-        err = err_set(e, ERR_DB_DOWN, "cannot connect to the %s database (%.*s): %.*s", state ? "state" : "main",
-                      STR_ARG(db->masked), STR_ARG(pg_trim_message(PQerrorMessage(c->db))));
+        err = err_set(e, ERR_DB_DOWN, "cannot connect to the %s database (%.*s): %.*s",
+                      state ? "state" : "main", STR_ARG(db->masked),
+                      STR_ARG(pg_trim_message(PQerrorMessage(c->db))));
     else if ((err = sync_setup(c->db, db, &why)) < 0)
         err_set(e, -err, "%s database (%.*s): %s", state ? "state" : "main", STR_ARG(db->masked), why.text);
     if (err < 0)
@@ -51,7 +52,8 @@ int pg_sync_open(struct pg_sync **out, const struct config *cfg, struct str stor
     return err;
 }
 
-int pg_sync_exec(struct pg_sync *c, const char *sql, struct pg_args *args, const struct pg_result **out, struct err *e)
+int pg_sync_exec(struct pg_sync *c, const char *sql, struct pg_args *args, const struct pg_result **out,
+                 struct err *e)
 {
     *out = NULL;
     if (c->result.res)
@@ -61,7 +63,8 @@ int pg_sync_exec(struct pg_sync *c, const char *sql, struct pg_args *args, const
         pg_args_free(&args);
         return err_set(e, -err, "%s", err_text(err));
     }
-    PGresult *res = PQexecParams(c->db, sql, args ? (int)args->at.n : 0, NULL, pg_args_values(args), NULL, NULL, 0);
+    PGresult *res =
+        PQexecParams(c->db, sql, args ? (int)args->at.n : 0, NULL, pg_args_values(args), NULL, NULL, 0);
     pg_args_free(&args);
     ExecStatusType st = PQresultStatus(res);
     if (st != PGRES_TUPLES_OK && st != PGRES_COMMAND_OK) {
