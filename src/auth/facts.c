@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * The classes of users, devices and MAU rows: what guests, application services, introspected tokens and the
+ * MAU limit need to know about rows other than tokens.
+ *
+ * Keys are the ids themselves (user; user, NUL, device), so an invalidation finds a pending lookup by its key
+ * and no sequence numbers are needed. Devices also stand in rings by user: one row of the caches stream may drop all
+ * devices of a user. The MAU class has two kinds of keys: a user, whose row says that it belongs to the active
+ * users, and the empty key, whose only row is the count of them.
+ */
+#include "auth_int.h"
+
+bool text_is_storable(struct str s)
+{
+    const unsigned char *p = (const unsigned char *)s.p, *end = p + s.n;
+
+    while (p < end) {
+        unsigned c = *p++;
+        if (c == 0)
+            return false;
+        if (c < 0x80)
+            continue;
+        unsigned more = c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : 1;
+        if (c < 0xc2 || c > 0xf4 || (size_t)(end - p) < more)
+            return false;
+        /* Only the first continuation byte has a range of its own: no overlong forms, no surrogates, <= U+10FFFF. */
+        unsigned lo = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80, hi = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
+        for (; more; more--, lo = 0x80, hi = 0xbf, p++)
+            if (*p < lo || *p > hi)
+                return false;
+    }
+    return true;
+}
+
+struct str device_key(struct buf *b, struct str user, struct str device)
+{
+    buf_put(b, user);
+    buf_putc(b, '\0');
+    buf_put(b, device);
+    ASSERT(!b->failed);
+    return buf_str(b);
+}
+
+static struct centry *fact_make(struct cache *c, struct str key)
+{
+    struct fact_entry *f = xcalloc(1, sizeof *f + key.n + 1);
+
+    if (key.n)
+        memcpy(f->key, key.p, key.n);
+    f->e.key = str_n(f->key, key.n);
+    list_init(&f->by_user);
+    if (c->class == &cache_devices) {
+        f->user_n = strlen(f->key);
+        ring_add(&c->by_user, ring_key_user(str_n(f->key, f->user_n)), &f->by_user);
+    }
+    return &f->e;
+}
+
+static void fact_free(struct cache *c, struct centry *e)
+{
+    struct fact_entry *f = container_of(e, struct fact_entry, e);
+
+    if (c->class == &cache_devices)
+        ring_del(&c->by_user, ring_key_user(str_n(f->key, f->user_n)), &f->by_user);
+    free(f);
+}
+
+static void fact_forget(struct cache *c, struct centry *e)
+{
+    (void)c;
+    (void)e;
+}
+
+/* Columns of auth_users: 0 place, 1 is_guest, 2 admin, 3 shadow_banned, 4 locked, 5 support, 6 of an application
+ * service, 7 creation_ts, 8 expiration_ts_ms */
+static void user_absorb(struct cache *c, struct centry *e, const struct pg_result *r, int row)
+{
+    struct user_fact *u = &container_of(e, struct fact_entry, e)->user;
+
+    (void)c;
+    u->guest = pg_i64(r, row, 1) != 0;
+    u->admin = pg_i64(r, row, 2) != 0;
+    u->shadow_banned = pg_i64(r, row, 3) != 0;
+    u->locked = pg_i64(r, row, 4) != 0;
+    u->support = pg_i64(r, row, 5) != 0;
+    u->app_service = pg_i64(r, row, 6) != 0;
+    u->creation_s = pg_i64(r, row, 7);
+    u->expires_ms = pg_null(r, row, 8) ? 0 : pg_i64(r, row, 8) > 0 ? pg_i64(r, row, 8) : 1;
+}
+
+static void device_absorb(struct cache *c, struct centry *e, const struct pg_result *r, int row)
+{
+    (void)c;
+    (void)e;
+    (void)r;
+    (void)row;
+}
+
+static void mau_absorb(struct cache *c, struct centry *e, const struct pg_result *r, int row)
+{
+    (void)c;
+    container_of(e, struct fact_entry, e)->n = pg_i64(r, row, 1);
+}
+
+static struct pg_args *fact_args(struct centry **v, size_t n)
+{
+    struct pg_args *args = pg_args_new();
+    struct str *keys = xcalloc(n, sizeof *keys);
+
+    for (size_t i = 0; i < n; i++)
+        keys[i] = v[i]->key;
+    pg_args_text_array(args, keys, n);
+    free(keys);
+    return args;
+}
+
+static struct pg_args *device_args(struct centry **v, size_t n)
+{
+    struct pg_args *args = pg_args_new();
+    struct str *parts = xcalloc(n, sizeof *parts);
+
+    for (size_t i = 0; i < n; i++)
+        parts[i] = str_n(v[i]->key.p, container_of(v[i], struct fact_entry, e)->user_n);
+    pg_args_text_array(args, parts, n);
+    for (size_t i = 0; i < n; i++) {
+        size_t skip = container_of(v[i], struct fact_entry, e)->user_n + 1;
+        parts[i] = str_n(v[i]->key.p + skip, v[i]->key.n - skip);
+    }
+    pg_args_text_array(args, parts, n);
+    free(parts);
+    return args;
+}
+
+const struct cache_class cache_users = {"users", SQL_auth_users, fact_make, fact_free, fact_args, user_absorb, fact_forget, NULL};
+const struct cache_class cache_devices = {"devices", SQL_auth_devices, fact_make, fact_free, device_args, device_absorb, fact_forget, NULL};
+const struct cache_class cache_mau = {"mau", SQL_auth_mau, fact_make, fact_free, fact_args, mau_absorb, fact_forget, NULL};

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * The class of access tokens, and the requesters that come out of it.
+ *
+ * The key is the SHA-256 of the token: the cache holds nothing that could be used to log in. The token itself is
+ * kept only while its lookup is pending and overwritten after that. A row is the token joined with its user and
+ * the account's end, so that one statement answers everything the checks of internal.c need; any invalidation of
+ * the user drops it.
+ *
+ * All live requesters, cached or not, stand in two rings, by user and by token: an invalidation finds whoever
+ * still holds one, and through it the parked requests. The rings go by 64-bit hashes; a collision costs a check too
+ * many and nothing else. A device needs no index of its own: for tokens of the database the token row is the truth,
+ * and whatever is said about a device makes all requesters of its user suspect.
+ */
+#include "auth_int.h"
+
+static int64_t ring_key_token(const uint64_t key[4]) { return (int64_t)key[0]; }
+
+struct requester *requester_new(struct auth *a, enum requester_kind kind, struct str user_id, struct str device_id, struct str owner_id,
+                                const uint64_t key[4])
+{
+    struct requester *r = xcalloc(1, sizeof *r);
+
+    r->refs = 1;
+    r->auth = a;
+    r->kind = kind;
+    r->user_id = str_dup(user_id);
+    r->device_id = str_dup(device_id);
+    r->owner_id = str_eq(owner_id, user_id) ? r->user_id : str_dup(owner_id);
+    memcpy(r->token_key, key, sizeof r->token_key);
+    list_init(&r->watches);
+    ring_add(&a->requesters_by_user, ring_key_user(r->user_id), &r->by_user);
+    ring_add(&a->requesters_by_token, ring_key_token(r->token_key), &r->by_token);
+    a->requesters_n++;
+    return r;
+}
+
+struct requester *requester_ref(struct requester *r)
+{
+    r->refs++;
+    return r;
+}
+
+void requester_unref(struct requester **rp)
+{
+    struct requester *r = *rp;
+
+    *rp = NULL;
+    if (!r)
+        return;
+    ASSERT(r->refs > 0);
+    if (--r->refs)
+        return;
+    ASSERT(list_empty(&r->watches));
+    if (r->auth) {
+        ring_del(&r->auth->requesters_by_user, ring_key_user(r->user_id), &r->by_user);
+        ring_del(&r->auth->requesters_by_token, ring_key_token(r->token_key), &r->by_token);
+        r->auth->requesters_n--;
+    }
+    if (r->owner_id.p != r->user_id.p)
+        free((void *)r->owner_id.p);
+    free((void *)r->device_id.p);
+    free((void *)r->user_id.p);
+    free(r);
+}
+
+const char *requester_log_name(const struct requester *r, struct arena *a)
+{
+    if (str_eq(r->owner_id, r->user_id))
+        return arena_str(a, r->user_id).p;
+    return arena_printf(a, "%.*s|%.*s", STR_ARG(r->owner_id), STR_ARG(r->user_id)).p;
+}
+
+/* Columns of auth_tokens and auth_tokens_by_id:
+ * 0 place, 1 user, 2 owner, 3 device, 4 id, 5 valid_until_ms, 6 used, 7 refreshable, 8 is_guest, 9 admin,
+ * 10 shadow_banned, 11 locked, 12 expiration_ts_ms */
+struct requester *requester_from_row(struct auth *a, const uint64_t key[4], const struct pg_result *res, int row)
+{
+    struct requester *r = requester_new(a, REQUESTER_USER, pg_str(res, row, 1), pg_str(res, row, 3), pg_str(res, row, 2), key);
+
+    r->token_id = pg_i64(res, row, 4);
+    r->valid_until_ms = pg_i64(res, row, 5);
+    if (!pg_null(res, row, 5) && r->valid_until_ms <= 0)
+        r->valid_until_ms = 1; /* 0 is a moment too, long past */
+    r->used = pg_i64(res, row, 6) != 0;
+    r->refreshable = pg_i64(res, row, 7) != 0;
+    r->is_guest = pg_i64(res, row, 8) != 0;
+    r->is_admin = pg_i64(res, row, 9) != 0;
+    r->shadow_banned = pg_i64(res, row, 10) != 0;
+    r->locked = pg_i64(res, row, 11) != 0;
+    if (a->cfg->account_validity && !pg_null(res, row, 12)) {
+        r->account_expires_ms = pg_i64(res, row, 12);
+        if (r->account_expires_ms <= 0)
+            r->account_expires_ms = 1;
+    }
+    return r;
+}
+
+static struct centry *tok_make(struct cache *c, struct str key)
+{
+    struct tok_entry *t = xcalloc(1, sizeof *t);
+
+    (void)c;
+    ASSERT(key.n == sizeof t->hash);
+    memcpy(t->hash, key.p, key.n);
+    t->e.key = str_n((const char *)t->hash, sizeof t->hash);
+    return &t->e;
+}
+
+static void tok_free(struct cache *c, struct centry *e)
+{
+    struct tok_entry *t = container_of(e, struct tok_entry, e);
+
+    (void)c;
+    secret_free(&t->token);
+    free(t);
+}
+
+static struct pg_args *tok_args(struct centry **v, size_t n)
+{
+    struct pg_args *args = pg_args_new();
+    struct str *tokens = xcalloc(n, sizeof *tokens);
+
+    for (size_t i = 0; i < n; i++) {
+        const struct tok_entry *t = container_of(v[i], struct tok_entry, e);
+        tokens[i] = str_n(t->token, t->token_n);
+    }
+    pg_args_text_array(args, tokens, n);
+    free(tokens);
+    return args;
+}
+
+static void tok_absorb(struct cache *c, struct centry *e, const struct pg_result *r, int row)
+{
+    struct tok_entry *t = container_of(e, struct tok_entry, e);
+
+    requester_unref(&t->r);
+    t->r = requester_from_row(c->a, t->hash, r, row);
+}
+
+static void tok_forget(struct cache *c, struct centry *e)
+{
+    (void)c;
+    requester_unref(&container_of(e, struct tok_entry, e)->r);
+}
+
+static uint64_t tok_touched(struct cache *c, struct centry *e)
+{
+    const struct requester *r = container_of(e, struct tok_entry, e)->r;
+
+    return c->a->user_seq[(size_t)ring_key_user(r->user_id) & (AUTH_SHARDS - 1)];
+}
+
+const struct cache_class cache_tokens = {"tokens", SQL_auth_tokens, tok_make, tok_free, tok_args, tok_absorb, tok_forget, tok_touched};

@@ -1,0 +1,439 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * Parked requests whose token may stop being good (reference 1.16).
+ *
+ * A watch hangs on its requester. When a row of the caches stream concerns a requester (invalidate.c), it is
+ * "suspected" once more and each of its watches gets a check: the authentication again, from the database, not
+ * from what is cached. Checks of one turn share statements; few statements run at once, so dropping a whole cache
+ * does not stampede. A check that failed for want of a database is kept and tried again at the next tick: the poll
+ * stays parked meanwhile. A check is only believed if no further row arrived while it ran; else it runs again.
+ *
+ * What is checked: for a token of the database its row, joined with the user; for a guest the user; for an
+ * introspected token user and device, since the token itself is not kept; for an application service the device.
+ *
+ * Time does its part: a binary heap by the moment at which token or account end, looked at with every tick, and a
+ * list by the time of the last check, because a refreshed token's predecessor disappears without a row.
+ *
+ * A requester that was suspected between its authentication and its parking is checked when it is parked.
+ */
+#include "auth_int.h"
+
+enum { CHECK_CALLS_MAX = 2, CHECK_AGE_MIN_MS = 60000 };
+
+struct auth_check {
+    struct list node; /* queue or later; detached in flight */
+    struct auth *a;
+    struct auth_watch *w; /* NULL: no longer wanted */
+    struct requester *r;
+    uint32_t suspected;
+    bool flying, by_age, have_user;
+    struct auth_wait wait;
+};
+struct check_call {
+    struct auth *a;
+    size_t n;
+    struct auth_check *v[];
+};
+
+/* ---- heap of watches by expires_ms; heap_at is the place + 1, 0 outside */
+
+static void heap_set(struct checks *c, size_t i, struct auth_watch *w)
+{
+    c->heap[i] = w;
+    w->heap_at = i + 1;
+}
+
+static void heap_up(struct checks *c, size_t i, struct auth_watch *w)
+{
+    for (; i && c->heap[(i - 1) / 2]->expires_ms > w->expires_ms; i = (i - 1) / 2)
+        heap_set(c, i, c->heap[(i - 1) / 2]);
+    heap_set(c, i, w);
+}
+
+static void heap_down(struct checks *c, size_t i, struct auth_watch *w)
+{
+    for (;;) {
+        size_t kid = 2 * i + 1;
+        if (kid + 1 < c->heap_n && c->heap[kid + 1]->expires_ms < c->heap[kid]->expires_ms)
+            kid++;
+        if (kid >= c->heap_n || c->heap[kid]->expires_ms >= w->expires_ms)
+            break;
+        heap_set(c, i, c->heap[kid]);
+        i = kid;
+    }
+    heap_set(c, i, w);
+}
+
+static void heap_del(struct checks *c, struct auth_watch *w)
+{
+    if (!w->heap_at)
+        return;
+    size_t i = w->heap_at - 1;
+    struct auth_watch *last = c->heap[--c->heap_n];
+
+    w->heap_at = 0;
+    if (last == w)
+        return;
+    if (i && c->heap[(i - 1) / 2]->expires_ms > last->expires_ms)
+        heap_up(c, i, last);
+    else
+        heap_down(c, i, last);
+}
+
+static void heap_add(struct checks *c, struct auth_watch *w, const struct requester *r)
+{
+    heap_del(c, w);
+    w->expires_ms = r->valid_until_ms;
+    if (r->account_expires_ms && (!w->expires_ms || r->account_expires_ms < w->expires_ms))
+        w->expires_ms = r->account_expires_ms;
+    if (!w->expires_ms)
+        return;
+    if (c->heap_n == c->heap_cap)
+        vec_grow_((void **)&c->heap, &c->heap_cap, c->heap_n + 1, sizeof *c->heap);
+    heap_up(c, c->heap_n++, w);
+}
+
+/* ---- checks */
+
+static void check_free(struct auth_check *c)
+{
+    if (c->w) {
+        c->w->check = NULL;
+        c->w->checking = false;
+    }
+    list_del(&c->node);
+    requester_unref(&c->r);
+    free(c);
+}
+
+static void check_queue(struct auth *a, struct auth_watch *w, bool by_age)
+{
+    if (w->check)
+        return; /* waiting: will see the newest; in flight: its answer will be found outdated */
+    struct auth_check *c = xcalloc(1, sizeof *c);
+    c->a = a;
+    c->w = w;
+    c->r = requester_ref(w->r);
+    c->by_age = by_age;
+    list_init(&c->wait.node);
+    list_push(&a->checks.queue, &c->node);
+    w->check = c;
+    w->checking = true;
+    auth_arm_flush(a);
+}
+
+static void watch_revoke(struct auth_watch *w, const struct auth_error *e)
+{
+    void (*revoked)(struct auth_watch *, const struct auth_error *) = w->revoked;
+
+    auth_watch_del(w);
+    metric_add(M_auth_revoked_in_flight, 1);
+    revoked(w, e);
+}
+
+/* The end of a check: e, or NULL when all is well; fresh carries new times, if they are known. Frees c. */
+static void check_end(struct auth_check *c, const struct auth_error *e, const struct requester *fresh)
+{
+    struct auth *a = c->a;
+    struct auth_watch *w = c->w;
+
+    if (!w || a->stopping) {
+        check_free(c);
+        return;
+    }
+    if (c->r->suspected != c->suspected) { /* outdated */
+        c->flying = c->have_user = c->by_age = false;
+        list_push(&a->checks.queue, &c->node);
+        auth_arm_flush(a);
+        return;
+    }
+    c->r->verified = c->suspected;
+    check_free(c);
+    if (e) {
+        watch_revoke(w, e);
+        return;
+    }
+    w->checked_ms = clock_mono_ms();
+    list_del(&w->by_age);
+    list_push(&a->checks.by_age, &w->by_age);
+    if (fresh)
+        heap_add(&a->checks, w, fresh);
+}
+
+/* The database did not answer: the poll stays parked. */
+static void check_later(struct auth_check *c)
+{
+    c->flying = c->have_user = false;
+    if (c->w && !c->a->stopping)
+        list_push(&c->a->checks.later, &c->node);
+    else
+        check_free(c);
+}
+
+static void check_facts(struct auth_check *c);
+
+static void check_wakes(struct auth_wait *wait, int err, struct centry *e)
+{
+    struct auth_check *c = container_of(wait, struct auth_check, wait);
+
+    if (err) {
+        check_later(c);
+        return;
+    }
+    /* When auth_cache_ms is 0 the entry is only to be had here. */
+    if (c->have_user || c->r->kind == REQUESTER_APP_SERVICE) {
+        check_end(c, e->state == CE_FOUND ? NULL : &auth_error_inactive, NULL);
+        return;
+    }
+    c->have_user = true;
+    if (e->state != CE_FOUND) {
+        check_end(c, c->r->kind == REQUESTER_GUEST ? &auth_error_unknown : &auth_error_inactive, NULL);
+        return;
+    }
+    if (c->r->kind == REQUESTER_GUEST) {
+        const struct user_fact *u = &container_of(e, struct fact_entry, e)->user;
+        const struct auth_error *refused = NULL;
+        if (!u->guest)
+            refused = &auth_error_unknown;
+        else if (u->locked)
+            refused = &auth_error_locked;
+        else if (c->a->cfg->account_validity && u->expires_ms && u->expires_ms <= clock_wall_ms())
+            refused = &auth_error_account_expired;
+        check_end(c, refused, NULL);
+        return;
+    }
+    check_facts(c);
+}
+
+/* Asks the caches of users and devices: what a row concerned has been dropped from them. */
+static void check_ask(struct auth_check *c, struct cache *cache, struct str key)
+{
+    if (c->by_age)
+        cache_drop(cache, key);
+    c->wait.fn = check_wakes;
+    struct centry *e = cache_peek(cache, key);
+    if (e)
+        check_wakes(&c->wait, 0, e);
+    else if (cache_ask(cache, key, STR_ABSENT, &c->wait))
+        check_later(c);
+}
+
+static void check_facts(struct auth_check *c)
+{
+    struct requester *r = c->r;
+
+    if (r->kind != REQUESTER_APP_SERVICE && !c->have_user) {
+        check_ask(c, &c->a->users, r->user_id);
+        return;
+    }
+    if (str_absent(r->device_id)) {
+        check_end(c, NULL, NULL);
+        return;
+    }
+    struct buf key;
+    buf_init(&key, 4 * AUTH_USER_ID_BYTES_MAX);
+    check_ask(c, &c->a->devices, device_key(&key, r->user_id, r->device_id));
+    buf_fini(&key);
+}
+
+static void checks_answered(void *arg, int err, const struct pg_result *res)
+{
+    struct check_call *call = arg;
+    struct auth *a = call->a;
+    int rows = !err && res ? pg_rows(res) : 0;
+    int64_t now = clock_wall_ms();
+    int *row_of = xcalloc(call->n, sizeof *row_of);
+
+    a->checks.calls--;
+    for (int i = 0; i < rows; i++) {
+        int64_t place = pg_i64(res, i, 0);
+        if (place >= 1 && place <= (int64_t)call->n)
+            row_of[place - 1] = i + 1;
+    }
+    for (size_t i = 0; i < call->n; i++) {
+        struct auth_check *c = call->v[i];
+        const char *label;
+        if (err) {
+            check_later(c);
+        } else if (!row_of[i]) {
+            check_end(c, &auth_error_unknown, NULL);
+        } else {
+            struct requester *fresh = requester_from_row(a, c->r->token_key, res, row_of[i] - 1);
+            check_end(c, verdict_of_requester(a, fresh, now, &label), fresh);
+            requester_unref(&fresh);
+        }
+    }
+    free(row_of);
+    free(call);
+    if (!list_empty(&a->checks.queue))
+        auth_arm_flush(a);
+    auth_call_done(a);
+}
+
+static void check_begin(struct auth_check *c)
+{
+    list_del(&c->node);
+    c->flying = true;
+    c->suspected = c->r->suspected;
+    metric_add(M_auth_checks, 1);
+}
+
+void checks_flush(struct auth *a)
+{
+    struct list *queue = &a->checks.queue;
+    struct auth_check *c;
+    struct list tokens;
+
+    /* Facts may answer at once, end requests, and change the queue under us: take it away first. */
+    struct list all;
+    list_init(&all);
+    while (!list_empty(queue)) {
+        struct list *n = queue->next;
+        list_del(n);
+        list_push(&all, n);
+    }
+    list_init(&tokens);
+    while (!list_empty(&all)) {
+        c = container_of(all.next, struct auth_check, node);
+        list_del(&c->node);
+        if (c->r->kind == REQUESTER_USER) {
+            list_push(&tokens, &c->node);
+        } else {
+            check_begin(c);
+            check_facts(c);
+        }
+    }
+    while (!list_empty(&tokens) && a->checks.calls < CHECK_CALLS_MAX) {
+        struct check_call *call = xmalloc(sizeof *call + AUTH_BATCH_MAX * sizeof call->v[0]);
+        int64_t ids[AUTH_BATCH_MAX];
+        call->a = a;
+        call->n = 0;
+        while (call->n < AUTH_BATCH_MAX && !list_empty(&tokens)) {
+            c = container_of(tokens.next, struct auth_check, node);
+            check_begin(c);
+            ids[call->n] = c->r->token_id;
+            call->v[call->n++] = c;
+        }
+        struct pg_args *args = pg_args_new();
+        pg_args_i64_array(args, ids, call->n);
+        a->checks.calls++;
+        a->calls++;
+        pg_exec(a->pg, SQL_auth_tokens_by_id, args, checks_answered, call);
+    }
+    while (!list_empty(&tokens)) { /* their turn comes with an answer */
+        struct list *n = tokens.prev;
+        list_del(n);
+        n->next = queue->next;
+        n->prev = queue;
+        queue->next->prev = n;
+        queue->next = n;
+    }
+}
+
+void checks_tick(struct auth *a)
+{
+    struct checks *cs = &a->checks;
+    int64_t wall = clock_wall_ms(), now = clock_mono_ms();
+    int64_t age = a->cfg->auth_cache_ms < CHECK_AGE_MIN_MS ? CHECK_AGE_MIN_MS : a->cfg->auth_cache_ms;
+
+    while (!list_empty(&cs->later)) {
+        struct list *n = cs->later.next;
+        list_del(n);
+        list_push(&cs->queue, n);
+    }
+    while (cs->heap_n && cs->heap[0]->expires_ms < wall) {
+        struct auth_watch *w = cs->heap[0];
+        if (w->r->valid_until_ms && w->r->valid_until_ms < wall) {
+            watch_revoke(w, &auth_error_expired);
+        } else { /* the account: it may have been renewed */
+            heap_del(cs, w);
+            check_queue(a, w, true);
+        }
+    }
+    while (!list_empty(&cs->by_age)) {
+        struct auth_watch *w = container_of(cs->by_age.next, struct auth_watch, by_age);
+        if (now - w->checked_ms < age)
+            break;
+        w->checked_ms = now;
+        list_del(&w->by_age);
+        list_push(&cs->by_age, &w->by_age);
+        check_queue(a, w, true);
+    }
+    if (!list_empty(&cs->queue))
+        auth_arm_flush(a);
+    metric_set(M_auth_watches, (int64_t)cs->watches);
+}
+
+void requester_suspect(struct requester *r)
+{
+    struct auth_watch *w;
+
+    r->suspected++;
+    list_each (w, &r->watches, struct auth_watch, by_user)
+        check_queue(r->auth, w, false);
+}
+
+/* ---- watches */
+
+void auth_watch_add(struct auth *a, struct auth_watch *w, struct requester *r)
+{
+    ASSERT(!w->active && w->revoked && r->auth == a);
+    w->auth = a;
+    w->r = requester_ref(r);
+    w->active = true;
+    w->checking = false;
+    w->check = NULL;
+    w->heap_at = 0;
+    w->checked_ms = clock_mono_ms();
+    list_init(&w->by_user);
+    list_init(&w->by_age);
+    list_push(&r->watches, &w->by_user);
+    list_push(&a->checks.by_age, &w->by_age);
+    heap_add(&a->checks, w, r);
+    a->checks.watches++;
+    if (r->suspected != r->verified)
+        check_queue(a, w, false);
+}
+
+void auth_watch_del(struct auth_watch *w)
+{
+    if (!w->active)
+        return;
+    struct auth_check *c = w->check;
+
+    w->active = false;
+    if (c) {
+        if (c->flying) {
+            c->w = NULL;
+            w->check = NULL;
+            w->checking = false;
+        } else {
+            check_free(c);
+        }
+    }
+    list_del(&w->by_user);
+    list_del(&w->by_age);
+    heap_del(&w->auth->checks, w);
+    w->auth->checks.watches--;
+    w->auth = NULL;
+    requester_unref(&w->r);
+}
+
+void checks_init(struct checks *c)
+{
+    memset(c, 0, sizeof *c);
+    list_init(&c->queue);
+    list_init(&c->later);
+    list_init(&c->by_age);
+}
+
+void checks_fini(struct auth *a)
+{
+    while (!list_empty(&a->checks.by_age))
+        auth_watch_del(container_of(a->checks.by_age.next, struct auth_watch, by_age));
+    ASSERT(list_empty(&a->checks.queue) && list_empty(&a->checks.later) && a->checks.heap_n == 0);
+    free(a->checks.heap);
+    a->checks.heap = NULL;
+    a->checks.heap_cap = 0;
+}
