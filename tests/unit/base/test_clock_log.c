@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/* The clock that tests move, the random generator's basics, and log lines. */
+#include "chappe/clock.h"
+#include "chappe/log.h"
+#include "test_base.h"
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static void test_fake_clock(void **state)
+{
+    (void)state;
+    int64_t before = clock_wall_ms();
+    assert_true(before > 1600000000000);
+    assert_true(clock_mono_us() / 1000 <= clock_mono_ms());
+    clock_fake_set(12345);
+    assert_int_equal(clock_mono_ms(), 12345);
+    assert_int_equal(clock_mono_us(), 12345000);
+    assert_int_equal(clock_wall_ms(), 12345);
+    clock_fake_set(-1);
+    assert_true(clock_wall_ms() >= before);
+}
+
+static void test_rng(void **state)
+{
+    (void)state;
+    int buckets[10] = {0};
+    for (int i = 0; i < 10000; i++) {
+        double u = rng_unit();
+        assert_true(u >= 0 && u < 1);
+        buckets[(int)(u * 10)]++;
+    }
+    for (int i = 0; i < 10; i++)
+        assert_true(buckets[i] > 700 && buckets[i] < 1300); /* ten standard deviations */
+    assert_true(rng_u64() != rng_u64());
+    char letters[65];
+    for (size_t n = 0; n < sizeof letters; n++) {
+        memset(letters, '#', sizeof letters);
+        rng_letters(letters, n);
+        assert_int_equal(strlen(letters), n);
+        for (size_t i = 0; i < n; i++)
+            assert_true(isalpha((unsigned char)letters[i]));
+    }
+}
+
+static char captured[8192];
+static int captured_count;
+
+static void capture(enum log_level level, const char *line)
+{
+    (void)level;
+    captured_count++;
+    snprintf(captured, sizeof captured, "%s", line);
+}
+
+static void test_log_lines(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *arg, *shown;
+    } cases[] = {
+        {"plain", "plain"},
+        {"two\nlines\r", "two\\x0alines\\x0d"},
+        {"\x1b[31mred\x7f", "\\x1b[31mred\\x7f"},
+        {"caf\xc3\xa9", "caf\xc3\xa9"},
+        {"\xc2\x9b" "31m", "\\xc2\\x9b31m"},
+        {"", ""},
+    };
+    setenv("TZ", "Europe/Berlin", 1);
+    tzset();
+    log_sink_set(capture);
+    clock_fake_set(1784714400123); /* 2026-07-22 10:00:00.123 UTC */
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char want[256];
+        snprintf(want, sizeof want, "2026-07-22 12:00:00,123 - chappe.test - WARNING - <%s>", cases[i].shown);
+        errno = EAGAIN;
+        log_warning("chappe.test", "<%s>", cases[i].arg);
+        assert_int_equal(errno, EAGAIN);
+        assert_string_equal(captured, want);
+    }
+    clock_fake_set(-1);
+
+    captured_count = 0;
+    log_level = LOG_WARNING;
+    log_debug("chappe.test", "dropped");
+    log_info("chappe.test", "dropped");
+    log_error("chappe.test", "kept");
+    assert_int_equal(captured_count, 1);
+    log_level = LOG_INFO;
+
+    char big[10000];
+    for (int fill = 0; fill < 2; fill++) { /* long lines are cut and say so, also when each byte becomes four */
+        memset(big, fill ? '\n' : 'x', sizeof big - 1);
+        big[sizeof big - 1] = 0;
+        log_error("chappe.test", "%s", big);
+        assert_true(strlen(captured) < 4096);
+        assert_non_null(strstr(captured, " [cut]"));
+    }
+    log_sink_set(NULL);
+}
+
+int run_clock_log_tests(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fake_clock),
+        cmocka_unit_test(test_rng),
+        cmocka_unit_test(test_log_lines),
+    };
+    return cmocka_run_group_tests_name("clock and log", tests, NULL, NULL);
+}
