@@ -82,6 +82,12 @@ struct feed;
 writer_id feed_writer_id(struct feed *f, struct str instance_name);   /* WRITER_NONE when unknown */
 bool feed_writer_known(writer_id w);                                  /* for token_parse */
 writer_id feed_master(void);                                          /* the id of "master" */
+/* Reads instance_map again (another worker may have added names); done is called once, on the hub, never before this
+ * returns, and not at all when the feed stops first. Calls that come while one is under way share the next one. */
+void feed_writer_refresh(struct feed *f, void (*done)(void *arg), void *arg);
+/* Compares stream_positions with what was received, now (at most once a second): for a token that is ahead of us in a
+ * stream that its writer does not announce. What is missing then arrives through the sink. */
+void feed_positions_check(struct feed *f);
 
 /* Loads positions and instance_map synchronously (before the loop runs), then subscribes when the loop runs. */
 int feed_start(struct feed **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg, struct httpc *httpc, const struct feed_sink *sink, struct err *e) NODISCARD;

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * What we publish, apart from presence: commands on the server's channel, USER_IP on its sub-channel, and addresses
+ * of the replication HTTP API.
+ *
+ * USER_IP is said once per 120 s and (user, token, ip), as synapse.storage.databases.main.client_ips does; who was
+ * seen is remembered by a keyed hash, so no token stays in memory here. 50,000 entries, least recently sent first out.
+ */
+#include "chappe/clock.h"
+#include "chappe/log.h"
+#include "chappe/metrics.h"
+#include "feed_int.h"
+
+#include <stdlib.h>
+
+enum { USER_IPS_MAX = 50000, LINE_BYTES_MAX = 64 << 10, AGENT_BYTES_MAX = 4096 };
+
+struct user_ip_entry {
+    struct list lru; /* oldest first */
+    uint64_t key;
+    int64_t sent_ms;
+};
+
+/* ---- addresses ---- */
+
+void url_put(struct buf *b, struct str s)
+{
+    static const char hex[] = "0123456789ABCDEF";
+
+    for (size_t i = 0; i < s.n; i++) {
+        unsigned char c = (unsigned char)s.p[i];
+
+        if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || strchr("-._~", c)) {
+            if (c)
+                buf_putc(b, (char)c);
+            else
+                buf_put(b, STR("%00"));
+            continue;
+        }
+        buf_putc(b, '%');
+        buf_putc(b, hex[c >> 4]);
+        buf_putc(b, hex[c & 15]);
+    }
+}
+
+bool repl_url(const struct config *cfg, struct str instance, const char *endpoint, struct buf *url, struct str *unix_path)
+{
+    const struct config_instance *i = config_instance_find(cfg, instance);
+
+    if (!i)
+        return false;
+    *unix_path = STR_ABSENT;
+    if (i->path.n) {
+        *unix_path = i->path;
+        buf_put(url, STR("http://localhost"));
+    } else {
+        bool v6 = str_find(i->host, ':') >= 0 && !str_starts(i->host, STR("["));
+
+        buf_put(url, i->tls ? STR("https://") : STR("http://"));
+        buf_printf(url, v6 ? "[%.*s]:%d" : "%.*s:%d", STR_ARG(i->host), i->port);
+    }
+    buf_printf(url, "/_synapse/replication/%s", endpoint);
+    return true;
+}
+
+/* ---- publishing ---- */
+
+int feed_publish(struct feed *f, struct str channel_suffix, struct str line, const char *command)
+{
+    struct buf channel;
+    int err;
+
+    if (line.n && memchr(line.p, '\n', line.n))
+        return -ERR_PARSE;
+    buf_init(&channel, 4096);
+    buf_put(&channel, f->cfg->server_name);
+    buf_put(&channel, channel_suffix);
+    err = redis_conn_send(f->out, (struct str[]){STR("PUBLISH"), buf_str(&channel), line}, 3);
+    buf_fini(&channel);
+    metric_add_l(err ? M_feed_unsent : M_feed_sent, command, 1);
+    return err;
+}
+
+/* ---- USER_IP ---- */
+
+/* A header may hold any bytes; what is not ASCII becomes the replacement character, as in Synapse. */
+static void agent_put(struct buf *b, struct str agent)
+{
+    size_t from = 0;
+
+    agent.n = agent.n < AGENT_BYTES_MAX ? agent.n : AGENT_BYTES_MAX;
+    buf_putc(b, '"');
+    for (size_t i = 0; i <= agent.n; i++) {
+        bool end = i == agent.n, odd = !end && (unsigned char)agent.p[i] >= 0x80;
+
+        if (!end && !odd && agent.p[i] != '"' && agent.p[i] != '\\' && (unsigned char)agent.p[i] >= 0x20)
+            continue;
+        buf_put(b, str_n(agent.p + from, i - from));
+        if (odd)
+            buf_put(b, STR("\\ufffd"));
+        else if (!end)
+            buf_printf(b, "\\u%04x", (unsigned char)agent.p[i]);
+        from = i + 1;
+    }
+    buf_putc(b, '"');
+}
+
+/* true when it is to be sent, and then remembered. */
+static bool user_ip_due(struct feed *f, uint64_t key, int64_t now)
+{
+    struct user_ip_entry *e = imap_get(&f->user_ips, (int64_t)key);
+
+    if (e && now - e->sent_ms < f->t.user_ip_every_ms)
+        return false;
+    if (!e) {
+        if (imap_count(&f->user_ips) >= USER_IPS_MAX) {
+            e = container_of(f->user_ips_lru.next, struct user_ip_entry, lru);
+            imap_del(&f->user_ips, (int64_t)e->key);
+            list_del(&e->lru);
+        } else {
+            e = xcalloc(1, sizeof *e);
+            list_init(&e->lru);
+        }
+        e->key = key;
+        imap_put(&f->user_ips, (int64_t)key, e);
+    }
+    e->sent_ms = now;
+    list_del(&e->lru);
+    list_push(&f->user_ips_lru, &e->lru);
+    return true;
+}
+
+void feed_user_ips_free(struct feed *f)
+{
+    struct user_ip_entry *e;
+
+    list_each(e, &f->user_ips_lru, struct user_ip_entry, lru) free(e);
+    list_init(&f->user_ips_lru);
+    imap_fini(&f->user_ips);
+}
+
+void feed_send_user_ip(struct feed *f, struct str user_id, struct str access_token, struct str ip, struct str user_agent,
+                       struct str device_id)
+{
+    struct buf *b = &f->line;
+    uint64_t key;
+
+    if (!f->subscribed || !redis_conn_up(f->out) || str_find(user_id, ' ') >= 0)
+        return;
+    buf_reset(b);
+    buf_put(b, user_id);
+    buf_putc(b, '\0');
+    buf_put(b, access_token);
+    buf_putc(b, '\0');
+    buf_put(b, ip);
+    key = str_hash(buf_str(b));
+    if (!user_ip_due(f, key, clock_mono_ms()))
+        return;
+    buf_reset(b);
+    buf_put(b, STR("USER_IP "));
+    buf_put(b, user_id);
+    buf_put(b, STR(" ["));
+    json_write_str(b, access_token, 0);
+    buf_putc(b, ',');
+    json_write_str(b, ip, 0);
+    buf_putc(b, ',');
+    agent_put(b, user_agent);
+    buf_putc(b, ',');
+    if (str_absent(device_id))
+        buf_put(b, STR("null"));
+    else
+        json_write_str(b, device_id, 0);
+    buf_putc(b, ',');
+    buf_i64(b, clock_wall_ms());
+    buf_putc(b, ']');
+    if (!b->failed)
+        feed_publish(f, STR("/USER_IP"), buf_str(b), "USER_IP");
+}

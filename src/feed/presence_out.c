@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * Presence of the devices that sync here, told to the presence writer in two ways, as
+ * synapse.handlers.presence.WorkerPresenceHandler does in 1.157:
+ *   - over HTTP, presence_set_state, when a /sync starts: throttled per device while the state stays the same;
+ *   - on Redis, USER_SYNC start with the first sync of a device, and end when it has had none for ten seconds, so that
+ *     a device that polls again at once causes no traffic.
+ *
+ *   no entry ──start──► syncing (count > 0) ──last end──► going offline ──10 s──► "end" published, entry freed
+ *                          ▲                                   │
+ *                          └───────────── start ───────────────┘
+ * Entries live as long as a device syncs and ten seconds more, so the table is bounded by the parked polls. While
+ * Redis is away nothing is published; whoever syncs when it is back is announced again.
+ */
+#include "chappe/clock.h"
+#include "chappe/log.h"
+#include "chappe/metrics.h"
+#include "feed_int.h"
+
+#include <stdlib.h>
+
+enum { RELAYS_MAX = 256 };
+
+struct presence_entry {
+    struct list offline; /* feed.going_offline, in the order of off_mono_ms; detached while syncing */
+    size_t count;        /* syncs in flight */
+    int64_t off_mono_ms, off_wall_ms;
+    char relayed[32]; /* last state relayed; empty: none */
+    int64_t relayed_mono_ms;
+    size_t user_n, device_n;
+    bool has_device;
+    char key[]; /* user NUL device */
+};
+
+static struct str entry_user(const struct presence_entry *e)
+{
+    return str_n(e->key, e->user_n);
+}
+
+static struct str entry_device(const struct presence_entry *e)
+{
+    return e->has_device ? str_n(e->key + e->user_n + 1, e->device_n) : STR_ABSENT;
+}
+
+static struct presence_entry *entry_find(struct feed *f, struct str user, struct str device)
+{
+    buf_reset(&f->line);
+    buf_put(&f->line, user);
+    buf_putc(&f->line, '\0');
+    if (!str_absent(device))
+        buf_put(&f->line, device);
+    else
+        buf_putc(&f->line, '\0'); /* no device is not the device "" */
+    return f->line.failed ? NULL : smap_get(&f->presence, buf_str(&f->line));
+}
+
+/* After entry_find, whose key is in f->line. */
+static struct presence_entry *entry_new(struct feed *f, struct str user, struct str device)
+{
+    struct str key = buf_str(&f->line);
+    struct presence_entry *e = xcalloc(1, sizeof *e + key.n + 1);
+
+    memcpy(e->key, key.p, key.n);
+    e->user_n = user.n;
+    e->device_n = device.n;
+    e->has_device = !str_absent(device);
+    list_init(&e->offline);
+    smap_put(&f->presence, str_n(e->key, key.n), e);
+    return e;
+}
+
+static void entry_free(struct feed *f, struct presence_entry *e)
+{
+    smap_del(&f->presence, str_n(e->key, e->user_n + 1 + (e->has_device ? e->device_n : 1)));
+    list_del(&e->offline);
+    free(e);
+}
+
+/* ---- USER_SYNC ---- */
+
+/* A device whose name would not survive the line's grammar is sent as none. */
+static struct str device_word(struct str device)
+{
+    for (size_t i = 0; i < device.n; i++)
+        if ((unsigned char)device.p[i] <= ' ' || device.p[i] == 0x7f)
+            return STR("None");
+    return device.n ? device : STR("None");
+}
+
+static void user_sync(struct feed *f, const struct presence_entry *e, const char *what, int64_t wall_ms)
+{
+    struct str user = entry_user(e), device = device_word(entry_device(e));
+
+    if (str_find(user, ' ') >= 0)
+        return;
+    buf_reset(&f->line);
+    buf_printf(&f->line, "USER_SYNC %s %.*s %.*s %s %lld", f->instance_id, STR_ARG(user), STR_ARG(device), what,
+               (long long)wall_ms);
+    if (!f->line.failed)
+        feed_publish(f, STR(""), buf_str(&f->line), "USER_SYNC");
+}
+
+static bool connected(const struct feed *f)
+{
+    return f->handshake_done && redis_conn_up(f->out);
+}
+
+void feed_presence_connected(struct feed *f)
+{
+    struct presence_entry *e;
+    size_t it = 0;
+
+    while ((e = smap_next(&f->presence, &it)))
+        if (e->count > 0)
+            user_sync(f, e, "start", clock_wall_ms());
+}
+
+void feed_presence_tick(struct feed *f)
+{
+    int64_t now = clock_mono_ms();
+    struct presence_entry *e;
+
+    if (!connected(f))
+        return;
+    list_each(e, &f->going_offline, struct presence_entry, offline) {
+        if (now - e->off_mono_ms < f->t.offline_delay_ms)
+            break;
+        user_sync(f, e, "end", e->off_wall_ms);
+        entry_free(f, e);
+    }
+}
+
+/* ---- the relay ---- */
+
+struct relay {
+    struct list link;
+    struct feed *f; /* NULL once the feed is gone */
+};
+
+static void on_relayed(void *arg, const struct httpc_res *res)
+{
+    struct relay *r = arg;
+    struct feed *f = r->f;
+
+    if (f) {
+        bool ok = !res->err && res->status >= 200 && res->status < 300;
+
+        list_del(&r->link);
+        f->relays_in_flight--;
+        metric_add_l(ok ? M_feed_sent : M_feed_unsent, "presence_set_state", 1);
+        if (!ok && !f->relay_warned)
+            log_warning(FEED_LOG, "presence_set_state failed (%s%s, status %d)%s", err_text(res->err), res->err ? "" : " sent",
+                        res->err ? 0 : res->status,
+                        !res->err && res->status == 500 ? ": is worker_replication_secret the same?" : "");
+        f->relay_warned = !ok;
+    }
+    free(r);
+}
+
+static void relay_body(struct buf *b, struct str device, struct str state)
+{
+    buf_put(b, STR("{\"device_id\":"));
+    if (str_absent(device))
+        buf_put(b, STR("null"));
+    else
+        json_write_str(b, device, 0);
+    buf_put(b, STR(",\"state\":{\"presence\":"));
+    json_write_str(b, state, 0);
+    buf_put(b, STR("},\"force_notify\":false,\"is_sync\":true}"));
+}
+
+static void relay(struct feed *f, struct str user, struct str device, struct str state)
+{
+    const struct config_writers *w = &f->cfg->writers[WRITERS_PRESENCE];
+    struct httpc_header headers[3] = {{STR("Content-Type"), STR("application/json")}, {STR("Accept"), STR("application/json")}};
+    struct httpc_req req = {.method = "POST", .headers = headers, .headers_count = 2};
+    struct buf url, body, auth;
+
+    buf_init(&url, 8192);
+    buf_init(&body, 8192);
+    buf_init(&auth, 8192);
+    if (f->relays_in_flight < RELAYS_MAX && w->count > 0 &&
+        repl_url(f->cfg, w->names[0], "presence_set_state", &url, &req.unix_path)) {
+        struct relay *r = xcalloc(1, sizeof *r);
+
+        buf_putc(&url, '/');
+        url_put(&url, user);
+        relay_body(&body, device, state);
+        if (f->cfg->replication_secret.n) {
+            buf_put(&auth, STR("Bearer "));
+            buf_put(&auth, f->cfg->replication_secret);
+            headers[req.headers_count++] = (struct httpc_header){STR("Authorization"), buf_str(&auth)};
+        }
+        req.url = buf_str(&url);
+        req.body = buf_str(&body);
+        r->f = f;
+        list_push(&f->relays, &r->link);
+        f->relays_in_flight++;
+        httpc_send(f->httpc, &req, on_relayed, r);
+    } else {
+        metric_add_l(M_feed_unsent, "presence_set_state", 1);
+    }
+    if (auth.p)
+        explicit_bzero(auth.p, auth.n);
+    buf_fini(&auth);
+    buf_fini(&body);
+    buf_fini(&url);
+}
+
+static void relay_throttled(struct feed *f, struct presence_entry *e, struct str state)
+{
+    int64_t a = f->cfg->presence.sync_online_timeout_ms, b = f->cfg->presence.last_active_granularity_ms;
+    int64_t interval = (a < b ? a : b) * 5 / 6, now = clock_mono_ms();
+
+    if (state.n >= sizeof e->relayed)
+        return;
+    if (str_eq(state, str_of(e->relayed)) && now - e->relayed_mono_ms < interval)
+        return;
+    memcpy(e->relayed, state.p, state.n);
+    e->relayed[state.n] = 0;
+    e->relayed_mono_ms = now;
+    relay(f, entry_user(e), entry_device(e), state);
+}
+
+/* ---- what the sync module calls ---- */
+
+void feed_presence_start(struct feed *f, struct str user_id, struct str device_id, struct str state)
+{
+    struct presence_entry *e;
+    bool known;
+
+    if (!f->cfg->presence.tracked)
+        return;
+    e = entry_find(f, user_id, device_id);
+    if (f->line.failed)
+        return;
+    known = e != NULL;
+    if (!e)
+        e = entry_new(f, user_id, device_id);
+    relay_throttled(f, e, state);
+    list_del(&e->offline);
+    e->count++;
+    if (!known && connected(f))
+        user_sync(f, e, "start", clock_wall_ms());
+}
+
+void feed_presence_end(struct feed *f, struct str user_id, struct str device_id)
+{
+    struct presence_entry *e;
+
+    if (!f->cfg->presence.tracked)
+        return;
+    e = entry_find(f, user_id, device_id);
+    if (!e || e->count == 0)
+        return;
+    if (--e->count > 0)
+        return;
+    e->off_mono_ms = clock_mono_ms();
+    e->off_wall_ms = clock_wall_ms();
+    list_push(&f->going_offline, &e->offline);
+}
+
+void feed_presence_free(struct feed *f, bool send_clear)
+{
+    struct presence_entry *e;
+    struct relay *r;
+    size_t it = 0;
+
+    if (send_clear && f->cfg->presence.tracked && connected(f)) {
+        buf_reset(&f->line);
+        buf_printf(&f->line, "CLEAR_USER_SYNC %s", f->instance_id);
+        feed_publish(f, STR(""), buf_str(&f->line), "CLEAR_USER_SYNC");
+    }
+    list_each(r, &f->relays, struct relay, link) {
+        list_del(&r->link);
+        r->f = NULL;
+    }
+    while ((e = smap_next(&f->presence, &it)))
+        free(e);
+    smap_fini(&f->presence);
+}
