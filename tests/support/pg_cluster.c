@@ -6,16 +6,19 @@
  */
 #include "support/pg_cluster.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <glob.h>
 #include <grp.h>
 #include <libpq-fe.h>
+#include <netinet/in.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -58,12 +61,25 @@ static pid_t run(const struct pg_cluster *c, const char *const *argv)
     _exit(127);
 }
 
-int pg_cluster_init(struct pg_cluster *c, int port)
+static bool port_is_free(int port)
+{
+    struct sockaddr_in at = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int one = 1, s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    bool is_free = bind(s, (struct sockaddr *)&at, sizeof at) == 0;
+    close(s);
+    return is_free;
+}
+
+int pg_cluster_init(struct pg_cluster *c, int port_from)
 {
     memset(c, 0, sizeof *c);
     if (!find_programs(c->bin, sizeof c->bin))
         return -1;
-    c->port = port;
+    for (c->port = port_from; !port_is_free(c->port); c->port++)
+        if (c->port == port_from + 9)
+            return -1;
     c->uid = getuid();
     c->gid = getgid();
     if (c->uid == 0) {

@@ -19,8 +19,8 @@ struct pg_cluster {
 };
 /* Without PostgreSQL's programs on this machine: false, and nothing was done. */
 bool pg_cluster_available(void);
-/* Makes the cluster's folder; 0 or -1. */
-int pg_cluster_init(struct pg_cluster *c, int port);
+/* Makes the cluster's folder, and takes the first free port of the ten from port_from; 0 or -1. */
+int pg_cluster_init(struct pg_cluster *c, int port_from);
 /* Starts the server without waiting; pg_cluster_wait returns 0 once it takes connections. */
 int pg_cluster_spawn(struct pg_cluster *c);
 int pg_cluster_wait(struct pg_cluster *c);

@@ -177,7 +177,7 @@ class Client:
 
     def state(self, room: str, event_type: str, content: Json, key: str = "") -> str:
         """Send a state event and return its id."""
-        path = f"/rooms/{quote(room)}/state/{quote(event_type)}/{quote(key)}"
+        path = f"/rooms/{quote(room)}/state/{quote(event_type)}/{quote(key, safe='')}"
         return str(self.call("PUT", path, content)["event_id"])
 
     def redact(self, room: str, event_id: str, reason: str | None = None) -> str:
@@ -219,7 +219,8 @@ class Client:
 
     def sync_raw(self, version: str = "v3", headers: Mapping[str, str] | None = None, **query: Any) -> Reply:
         """Ask /sync once and return whatever came. A dictionary as filter goes inline."""
-        timeout = float(query.get("timeout", 0)) / 1000 + 60
+        held = str(query.get("timeout", 0))
+        timeout = (int(held) / 1000 if held.isdigit() else 0) + 60
         path = f"/_matrix/client/{version}/sync?" + urlencode(_query(query))
         return self.link.request("GET", path, None, self.token, headers, timeout)
 

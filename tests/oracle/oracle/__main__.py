@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright the Chappe contributors
+"""The command line of tests/oracle/run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tests/oracle/run", description="Compare /sync of Chappe and of Synapse.")
+    parser.add_argument("--list", action="store_true", help="list the scenarios")
+    parser.add_argument("--scenario", action="append", metavar="NAME", help="run only this one (repeatable)")
+    parser.add_argument(
+        "--both-synapse", action="store_true", help="compare Synapse's worker with its main process (self-test)"
+    )
+    parser.add_argument("--event-persisters", type=int, choices=(0, 1, 2), default=0, help="workers that persist events")
+    parser.add_argument("--report", type=Path, help="folder for answers that differ (default: in the temporary folder)")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the chosen scenarios; return 1 when any differs."""
+    options = _parse()
+    if options.both_synapse:
+        os.environ["CHAPPE_TEST_TARGET"] = "synapse"
+
+    # The target is read when these are imported.
+    from support.world import World, test_settings
+    from stack.errors import StackError
+    from oracle import runner
+
+    chosen = options.scenario or runner.names()
+    if options.list:
+        for name in chosen:
+            print(f"{name:24} {(runner.load(name).__doc__ or '').strip().splitlines()[0]}")
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    failed = 0
+    world = World(test_settings("oracle", event_persisters=options.event_persisters))
+    try:
+        world.start()
+        for name in chosen:
+            begun = time.monotonic()
+            try:
+                steps = runner.run(world, name, options.report)
+            except Exception as error:  # noqa: BLE001 - a scenario that breaks must not hide the others
+                failed += 1
+                print(f"FAIL  {name}\n  {type(error).__name__}: {error}", flush=True)
+            else:
+                print(f"ok    {name:24} {steps:3} answers, {time.monotonic() - begun:.1f} s", flush=True)
+    except StackError as error:
+        print(f"oracle: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        world.stop()
+    print(f"{len(chosen) - failed} of {len(chosen)} scenarios agree")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright the Chappe contributors
+"""What a scenario works with: users, rooms, and questions that go to both servers.
+
+Rules that keep the comparison fair:
+
+* Writes go to Synapse's main process. Before a question the context waits until both servers stand
+  at main's stream positions (each tells its own in the next_batch of an uninvolved user).
+* Both servers get the same request with the same access token and the same `since`, the reference
+  first. A `since` acknowledges to-device messages up to itself, so the second server's answer is the
+  same: neither can delete what the other has yet to show.
+* The next `since` alternates between the tokens that the two servers gave; a client may move from
+  one to the other at any time.
+* Every question goes to both, so the lazy-loading caches that each process keeps stay in step.
+* `set_presence=offline` unless a scenario says otherwise, or asking would change the answers.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+from support.world import World
+from stack.matrix import Client, Reply
+
+from oracle.differ import Difference, differences
+from oracle.normal import normalise, token
+
+Json = dict[str, Any]
+
+_HEADERS = (
+    "content-type",
+    "cache-control",
+    "access-control-allow-origin",
+    "access-control-allow-methods",
+    "access-control-allow-headers",
+    "access-control-expose-headers",
+)
+_SETTLE_SECONDS = 15.0
+_SOFT_SECONDS = 1.0
+_ALWAYS = {"next_batch", "device_one_time_keys_count", "device_unused_fallback_key_types"}
+# Sections that move by timers inside the servers; a difference only there is asked about again.
+_RACY = ("presence.", "presence ")
+
+
+class Mismatch(AssertionError):
+    """Two servers answered differently."""
+
+
+class Device:
+    """A device of a user, which asks both servers and acts on the main process."""
+
+    def __init__(self, context: "Context", client: Client) -> None:
+        self.context = context
+        self.do = client
+        self.since: str | None = None
+
+    @property
+    def user_id(self) -> str:
+        """The device's user."""
+        return self.do.user_id
+
+    def ask(self, step: str, **query: Any) -> Json:
+        """Ask both servers from where this device stands; compare; move on; return the answer."""
+        if self.since is not None:
+            query.setdefault("since", self.since)
+        reference, subject = self.context.ask(self, step, **query)
+        self.context.turn += 1
+        self.since = str((reference, subject)[self.context.turn % 2]["next_batch"])
+        return reference
+
+
+class Context:
+    """One run of one scenario."""
+
+    def __init__(self, world: World, name: str, reference: str, subject: str, report: Path) -> None:
+        self.world, self.name, self.report = world, name, report
+        self.reference_url, self.subject_url = reference, subject
+        self.turn = 0
+        self.steps = 0
+        self._observer = world.device(world.new_user("observer"), url=world.main)
+
+    # -- making things ---------------------------------------------------------------------------
+
+    def user(self, name: str, device_id: str = "D1") -> Device:
+        """Register a user with one device."""
+        return self.device(self.world.new_user(name), device_id)
+
+    def device(self, user_id: str, device_id: str) -> Device:
+        """Log in one more device of a user."""
+        return Device(self, self.world.device(user_id, device_id, url=self.world.main))
+
+    def room(self, creator: Device, *members: Device, **options: Any) -> str:
+        """Make a room in which the members are joined."""
+        options.setdefault("preset", "private_chat")
+        room = creator.do.create_room(invite=[member.user_id for member in members], **options)
+        for member in members:
+            member.do.join(room)
+        return room
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Wait until both servers have caught up with the main process."""
+        begun = time.monotonic()
+        while True:
+            raw = [self._position(url) for url in (self.world.main, self.reference_url, self.subject_url)]
+            there = [token(position) for position in raw]
+            waited = time.monotonic() - begun
+            if there[0] == there[1] == there[2]:
+                # Presence and typing usually stand still too, but nothing promises it.
+                if len({tuple(position.split("_")[1:3]) for position in raw}) == 1 or waited > _SOFT_SECONDS:
+                    return
+            elif waited > _SETTLE_SECONDS:
+                raise Mismatch(
+                    f"{self.name}: the servers did not reach the same position in {_SETTLE_SECONDS:.0f} s:\n"
+                    f"    main:      {there[0]}\n    reference: {there[1]}\n    subject:   {there[2]}"
+                )
+            time.sleep(0.03)
+
+    def _position(self, url: str) -> str:
+        """Return a server's current token, as it gives it to a user without rooms."""
+        observer = Client(url, self._observer.user_id, self._observer.token)
+        try:
+            return str(observer.sync(timeout=0, set_presence="offline")["next_batch"])
+        finally:
+            observer.link.close()
+
+    def ask(self, device: Device, step: str, **query: Any) -> tuple[Json, Json]:
+        """Ask both servers the same; return their bodies, or raise the differences."""
+        query.setdefault("timeout", 0)
+        query.setdefault("set_presence", "offline")
+        for attempt in range(3):
+            self.settle()
+            reference = self._one(self.reference_url, device, query)
+            subject = self._one(self.subject_url, device, query)
+            found = self._compare(reference, subject)
+            if not found or attempt == 2 or not all(d.path.startswith(_RACY) for d in found):
+                break
+            time.sleep(0.3)
+        return self._judge(step, query, reference, subject, found)
+
+    def ask_parked(self, device: Device, step: str, action: Callable[[], object], **query: Any) -> Json:
+        """Park the same long poll on both servers, act, and compare what each was woken with.
+
+        Writing marks the writer as active, which may wake a poll before the write itself does; hence
+        presence is filtered out unless the scenario asks for it.
+        """
+        query.setdefault("filter", {"presence": {"types": []}})
+        for _ in range(5):
+            if device.ask(f"{step}: before", **query).keys() <= _ALWAYS:
+                break
+        query = {"timeout": 20000, "set_presence": "offline", "since": device.since, **query}
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            polls = [pool.submit(self._one, url, device, query) for url in (self.reference_url, self.subject_url)]
+            time.sleep(0.3)
+            for who, poll in zip(("reference", "subject"), polls):
+                if poll.done():
+                    raise Mismatch(f"{self.name}, {step}: the {who} did not park the poll: {poll.result().raw[:600]!r}")
+            action()
+            reference, subject = (poll.result() for poll in polls)
+        first, second = self._judge(step, query, reference, subject, self._compare(reference, subject))
+        self.turn += 1
+        device.since = str((first, second)[self.turn % 2]["next_batch"])
+        return first
+
+    def ask_error(self, device: Device, step: str, **query: Any) -> Json:
+        """Ask something wrong of both servers; compare status, errcode and headers only."""
+        query.setdefault("set_presence", "offline")
+        replies = [self._one(url, device, query) for url in (self.reference_url, self.subject_url)]
+        shapes = [
+            {"status": reply.status, "errcode": (reply.body or {}).get("errcode"), "headers": _headers(reply)}
+            for reply in replies
+        ]
+        found = list(differences(*shapes))
+        self._judge(step, query, replies[0], replies[1], found)
+        return dict(replies[0].body or {})
+
+    def _one(self, url: str, device: Device, query: Json) -> Reply:
+        client = Client(url, device.user_id, device.do.token, device.do.device_id)
+        try:
+            return client.sync_raw(**query)
+        finally:
+            client.link.close()
+
+    def _compare(self, reference: Reply, subject: Reply) -> list[Difference]:
+        found = list(
+            differences(
+                {"status": reference.status, "headers": _headers(reference)},
+                {"status": subject.status, "headers": _headers(subject)},
+            )
+        )
+        return found + list(differences(normalise(reference.body), normalise(subject.body)))
+
+    def _judge(
+        self, step: str, query: Json, reference: Reply, subject: Reply, found: list[Difference]
+    ) -> tuple[Json, Json]:
+        self.steps += 1
+        if not found:
+            return dict(reference.body or {}), dict(subject.body or {})
+        folder = self.report / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = f"{self.steps:02d}"
+        for side, reply in (("reference", reference), ("subject", subject)):
+            text = json.dumps(reply.body, indent=1, sort_keys=True, ensure_ascii=False)
+            (folder / f"{stem}-{side}.json").write_text(f"{text}\n")
+        shown = "\n  ".join(str(difference) for difference in found[:4])
+        more = f"\n  … and {len(found) - 4} more" if len(found) > 4 else ""
+        raise Mismatch(
+            f"{self.name}, step {self.steps} ({step}): {len(found)} difference(s), first:\n  {shown}{more}\n"
+            f"  request: {json.dumps(query)}\n  both answers: {folder}/{stem}-*.json"
+        )
+
+
+def _headers(reply: Reply) -> dict[str, str | None]:
+    return {name: reply.headers.get(name) for name in _HEADERS}

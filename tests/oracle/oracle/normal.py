@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright the Chappe contributors
+"""Takes out of a /sync response what two Synapse processes may legitimately answer differently.
+
+Only that: order where the server has none (sets, rows without ORDER BY), ages counted from now,
+stream positions that are read while the answer is being made, and previous contents that Synapse
+shows in state only when its cache happens to hold them. Everything else is compared as it came.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Json = dict[str, Any]
+
+# Fields of a stream token, in order. Presence and typing move on while answers are computed; the
+# fields from un_partial_stated on are each process's own view of streams that sync does not serve.
+TOKEN_FIELDS = (
+    "room presence typing receipt account_data push_rules to_device device_list groups"
+    " un_partial_stated thread_subscriptions sticky quarantined_media"
+).split()
+_LOOSE = {"presence", "typing", "un_partial_stated", "thread_subscriptions", "sticky", "quarantined_media"}
+_AGES = ("age", "last_active_ago", "unsigned_age")
+
+
+def normalise(body: Any) -> Any:
+    """Return a copy of a response body that two right servers agree on."""
+    if not isinstance(body, dict):
+        return body
+    result = _ages(body)
+    if "next_batch" in result:
+        result["next_batch"] = token(result["next_batch"])
+    for key in ("account_data", "presence"):
+        if key in result:
+            _sort_events(result[key])
+    for key in ("changed", "left"):
+        if key in result.get("device_lists", {}):
+            result["device_lists"][key].sort()
+    if "device_unused_fallback_key_types" in result:
+        result["device_unused_fallback_key_types"].sort()
+    rooms = result.get("rooms", {})
+    for section in ("join", "leave"):
+        for room in rooms.get(section, {}).values():
+            _room(room)
+    for section, inner in (("invite", "invite_state"), ("knock", "knock_state")):
+        for room in rooms.get(section, {}).values():
+            for event in room.get(inner, {}).get("events", []):
+                _drop_previous(event)
+            _sort_events(room.get(inner, {}))
+    return result
+
+
+def token(text: Any) -> Any:
+    """Return a token as a map of its comparable fields (as it is when it has another shape)."""
+    if not isinstance(text, str) or text.count("_") != len(TOKEN_FIELDS) - 1:
+        return text
+    fields = dict(zip(TOKEN_FIELDS, text.split("_")))
+    return {name: value for name, value in fields.items() if name not in _LOOSE}
+
+
+def _room(room: Json) -> None:
+    timeline = room.get("timeline", {})
+    if "prev_batch" in timeline:
+        timeline["prev_batch"] = token(timeline["prev_batch"])
+    for key in ("state", "state_after", "org.matrix.msc4222.state_after"):
+        for event in room.get(key, {}).get("events", []):
+            _drop_previous(event)
+        _sort_events(room.get(key, {}))
+    _sort_events(room.get("account_data", {}))
+    ephemeral = room.get("ephemeral", {})
+    _sort_events(ephemeral)
+    for event in ephemeral.get("events", []):
+        if event.get("type") == "m.typing":
+            event["content"]["user_ids"].sort()
+
+
+def _drop_previous(event: Json) -> None:
+    unsigned = event.get("unsigned")
+    if isinstance(unsigned, dict):
+        unsigned.pop("prev_content", None)
+        unsigned.pop("prev_sender", None)
+
+
+def _sort_events(section: Any) -> None:
+    if isinstance(section, dict) and isinstance(section.get("events"), list):
+        section["events"].sort(key=lambda e: (str(e.get("type")), str(e.get("state_key")), str(e.get("sender"))))
+
+
+def _ages(value: Any) -> Any:
+    """Copy a value, replacing every age by a mark; an age of the wrong type stays visible."""
+    if isinstance(value, dict):
+        return {
+            key: "<milliseconds>" if key in _AGES and type(inner) is int else _ages(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_ages(inner) for inner in value]
+    return value

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright the Chappe contributors
+"""Finds scenarios and runs them on a deployment."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+import scenarios
+from support.world import World
+
+from oracle.context import Context
+
+
+def names() -> list[str]:
+    """Return the names of all scenarios, which are the modules of the package."""
+    return sorted(module.name for module in pkgutil.iter_modules(scenarios.__path__))
+
+
+def load(name: str) -> ModuleType:
+    """Import one scenario."""
+    return importlib.import_module(f"scenarios.{name}")
+
+
+def run(world: World, name: str, report: Path | None = None) -> int:
+    """Run one scenario; return the number of compared answers; raise Mismatch on a difference.
+
+    The reference is the Synapse worker. The subject is Chappe, or Synapse's main process when the
+    deployment has no Chappe: that run proves the scenarios and the normaliser.
+    """
+    subject = world.target if world.settings.with_chappe else world.main
+    folder = report or Path(tempfile.gettempdir()) / "chappe-oracle"
+    context = Context(world, name, world.worker, subject, folder)
+    load(name).run(context)
+    return context.steps

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright the Chappe contributors
+"""One running deployment for tests, and users and devices made on it.
+
+The environment chooses what is tested, so that every test can be tried against Synapse itself:
+
+    CHAPPE_TEST_TARGET      chappe (default), or synapse: the Synapse worker answers in its place
+    CHAPPE_TEST_BINARY      another chappe, for example one with sanitizers
+    CHAPPE_TEST_TRANSPORT   uring or uv, given to Chappe as its transport option
+    CHAPPE_TEST_PORT_BASE   first of twelve ports (default 15540)
+    CHAPPE_TEST_STATE       folder of state folders (default: chappe-tests beside the stack's own)
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from stack.deployment import Deployment
+from stack.matrix import Client
+from stack.settings import Ports, Settings, default_state
+
+TARGET = os.environ.get("CHAPPE_TEST_TARGET", "chappe")
+PASSWORD = "correct horse"
+
+
+def test_settings(name: str, *, offset: int = 0, **changes: Any) -> Settings:
+    """Return the settings of a test deployment: no response cache, quiet demo, own ports."""
+    folder = Path(os.environ.get("CHAPPE_TEST_STATE") or default_state().parent / "chappe-tests")
+    settings = Settings(
+        state=(folder / name).resolve(),
+        ports=Ports(int(os.environ.get("CHAPPE_TEST_PORT_BASE", "15540")) + offset),
+        with_chappe=TARGET == "chappe",
+        sync_cache="0s",
+        **changes,
+    )
+    if "CHAPPE_TEST_BINARY" in os.environ:
+        settings.chappe_binary = Path(os.environ["CHAPPE_TEST_BINARY"]).resolve()
+    if "CHAPPE_TEST_TRANSPORT" in os.environ:
+        settings.chappe_options.setdefault("transport", os.environ["CHAPPE_TEST_TRANSPORT"])
+    return settings
+
+
+class World:
+    """A running deployment with helpers that make users and devices."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.deployment = Deployment(settings)
+        # Users of one run never meet those of another run on the same state folder.
+        self._run = secrets.token_hex(3)
+
+    def start(self) -> "World":
+        """Prepare and start; installation and building are tests/run's part."""
+        self.deployment.prepare(install=False, build=False)
+        self.deployment.start()
+        return self
+
+    def stop(self) -> None:
+        """Stop every server."""
+        self.deployment.stop()
+
+    # -- addresses -------------------------------------------------------------------------------
+
+    @property
+    def front(self) -> str:
+        """nginx, where clients connect."""
+        return self.settings.url
+
+    @property
+    def main(self) -> str:
+        """Synapse's main process."""
+        return f"http://127.0.0.1:{self.settings.ports.synapse}"
+
+    @property
+    def worker(self) -> str:
+        """The Synapse worker."""
+        return f"http://127.0.0.1:{self.settings.ports.worker}"
+
+    @property
+    def target(self) -> str:
+        """The server under test: Chappe, or the Synapse worker in its place."""
+        return f"http://127.0.0.1:{self.settings.ports.chappe}" if self.settings.with_chappe else self.worker
+
+    # -- users -----------------------------------------------------------------------------------
+
+    def new_user(self, name: str, admin: bool = False) -> str:
+        """Register a user whose name begins with `name` and return the user id."""
+        unique = f"{name}-{self._run}-{next(self._numbers)}"
+        return self.deployment.admin.register(unique, PASSWORD, admin=admin)
+
+    def device(self, user_id: str, device_id: str = "D1", url: str | None = None, **extra: Any) -> Client:
+        """Log a device of a user in; its requests go through nginx unless an address is given."""
+        client = Client.login(url or self.front, user_id, PASSWORD, device_id, **extra)
+        return client
+
+    def new_device(self, name: str, device_id: str = "D1", admin: bool = False) -> Client:
+        """Register a user and log one device in."""
+        return self.device(self.new_user(name, admin), device_id)
+
+    def logs(self) -> dict[str, str]:
+        """Return the ends of all servers' logs, for failure reports."""
+        ends: dict[str, str] = {}
+        for path in sorted(self.settings.logs.glob("*")):
+            if path.name not in ("nginx-access.log",):
+                text = path.read_text(errors="replace")
+                ends[path.name] = text[-4000:]
+        return ends
