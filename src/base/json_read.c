@@ -128,7 +128,7 @@ static bool float_is_shortest(struct str whole, struct str frac, bool exponent)
         return false;
     if (frac.p[frac.n - 1] == '0')
         return frac.n == 1;
-    return whole.p[0] != '0' || str_starts(frac, STR("0000")) == false;
+    return whole.p[0] != '0' || !str_starts(frac, STR("0000"));
 }
 
 /* The shortest digits that read back as v: "d.ddde±xx" in out. */
@@ -174,6 +174,7 @@ static void float_repr(double v, char out[64])
     for (char *p = e; p < mark; p++)
         if (*p != '.')
             digits[n++] = *p;
+    ASSERT(n > 0);
     while (n > 1 && digits[n - 1] == '0')
         n--;
     if (exponent < -4 || exponent >= 16) {
@@ -289,6 +290,7 @@ static void merge_duplicates(struct json *obj)
         next = m->next;
         struct json *first = linear ? find_before(obj, m) : smap_get(&seen, m->key);
         if (first) {
+            ASSERT(prev != NULL);
             merge_member(obj, first, prev, m);
         } else {
             if (!linear)

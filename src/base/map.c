@@ -112,7 +112,7 @@ void *smap_put(struct smap *m, struct str key, void *value)
     struct smap_slot *s = m->cap ? smap_find(m, key, hash) : NULL;
     void *before = s ? s->value : NULL;
     if (!before) {
-        if (is_full(m->n, m->cap)) {
+        if (!s || is_full(m->n, m->cap)) {
             smap_grow(m);
             s = smap_find(m, key, hash);
         }
@@ -220,7 +220,7 @@ void *imap_put(struct imap *m, int64_t key, void *value)
     struct imap_slot *s = m->cap ? imap_find(m, key) : NULL;
     void *before = s ? s->value : NULL;
     if (!before) {
-        if (is_full(m->n, m->cap)) {
+        if (!s || is_full(m->n, m->cap)) {
             imap_grow(m);
             s = imap_find(m, key);
         }
