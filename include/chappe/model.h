@@ -130,6 +130,8 @@ struct room {
     uint32_t redaction_gen; /* raised when an event here is redacted: unread counters reload */
     bool touched;           /* scratch: in the burst being applied */
     bool partial;           /* partial state (faster joins) */
+    uint32_t refs;          /* rows of users that point here: not to be evicted */
+    int64_t used_ms;
     struct list lru;
 };
 
@@ -177,6 +179,7 @@ struct unread_thread {
     struct str thread_id; /* "main" or a root */
     int64_t receipt;      /* r(t): positions at or below are read */
     int64_t notify, highlight, unread;
+    bool summarised;      /* scratch of the loader */
 };
 struct unread { /* of one user in one room */
     struct str room_id;
@@ -188,7 +191,6 @@ struct unread { /* of one user in one room */
     uint32_t redaction_gen;
     VEC(int64_t) included; /* events above the absorbed position whose push actions the load already counted */
     int64_t base;
-    int64_t asked_upto; /* absorbed position when the load was sent */
     VEC(struct unread_thread) threads;
 };
 struct to_device_msg {
@@ -202,6 +204,8 @@ struct device {
     VEC(struct to_device_msg) td;
     bool td_known;
     int64_t td_lo, td_hi, td_want_lo;
+    int pages;             /* scratch of the loader: rows of this load */
+    int deleting;          /* deletions under way: not to be evicted */
     uint8_t td_load;
     int64_t td_deleted_upto; /* rows at or below are deleted, or being deleted; -1: never done here */
     int64_t td_seen_upto;    /* rows may exist up to here */
@@ -262,15 +266,16 @@ struct user {
     /* device list rows in (dl_lo, floor of the model's ring], when dl_load is done */
     VEC(struct device_list_row) dl;
     uint8_t dl_load;
-    int64_t dl_lo, dl_want_lo;
-    bool dl_pruned;
+    int64_t dl_lo, dl_want_lo, dl_floor;
     /* waiting */
     struct list waiters;            /* struct sync_waiter.by_user */
     size_t waiters_count;
     bool active;                    /* listed in the active vectors of its joined rooms */
+    bool reactivate;                /* scratch of the loader */
     bool woken;                     /* in the list of users to look at */
     struct list woken_list;
-    int64_t idle_since_ms;
+    uint32_t pins;                  /* requests that are being answered for this user */
+    int64_t used_ms;
     struct list lru;
 };
 
@@ -377,6 +382,9 @@ enum have model_device_list_rows(struct model *m, struct user *u, const struct m
 
 /* Waiting users (used by sync): makes u's joined rooms wake it; needs model_user_rooms HAVE. */
 void model_user_activate(struct model *m, struct user *u);
+
+void model_user_pin(struct model *m, struct user *u);   /* while a request of u is answered or parked */
+void model_user_unpin(struct model *m, struct user *u);
 
 /* Bookkeeping. */
 struct model_stats {

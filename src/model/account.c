@@ -1,0 +1,483 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * What a user has set up: account data, tags, push rules, ignored users, stored filters. Complete copies per user; a
+ * replication row marks the part it concerns stale, and the next reader has it refreshed, for all such users at once.
+ */
+#include "chappe/json.h"
+#include "model_int.h"
+
+/* ---- a want and a load, the same for every part of a user ---------------------------------------------------------- */
+
+struct part {
+    uint8_t *load;
+    uint32_t *gen;
+    bool *stale;
+};
+typedef __typeof__(((struct model *)0)->want_rooms) user_vec;
+
+static enum have part_have(struct model *m, struct user *u, struct part p, user_vec *queue)
+{
+    if (*p.load == LOAD_DONE && !*p.stale)
+        return HAVE;
+    if (*p.load == LOAD_NONE || *p.load == LOAD_DONE) {
+        *p.load = LOAD_QUEUED;
+        vec_push(queue, u);
+        loader_kick(m);
+    }
+    return LACK;
+}
+
+static void part_loaded(struct part p, bool ok, uint32_t gen)
+{
+    *p.load = ok ? LOAD_DONE : LOAD_NONE;
+    *p.stale = *p.gen != gen;
+}
+
+#define PART(u, name) ((struct part){&(u)->name##_load, &(u)->name##_gen, &(u)->name##_stale})
+
+static void part_send(struct model *m, struct batch *b, user_vec *queue, struct part (*part)(struct user *), load_done_fn *done, enum pg_stmt stmt, bool with_lo)
+{
+    size_t n = queue->n;
+    if (n == 0)
+        return;
+    struct load_op *op = load_op_new(m, b, done);
+    struct str *ids = xmalloc(sizeof *ids * n);
+    int64_t *lo = xmalloc(sizeof *lo * n);
+    for (size_t i = 0; i < n; i++) {
+        struct user *u = queue->v[i];
+        struct part p = part(u);
+        *p.load = LOAD_BUSY;
+        ids[i] = u->user_id;
+        lo[i] = u->ad_upto;
+        vec_push(&op->targets, u);
+        vec_push(&op->gens, *p.gen);
+    }
+    struct pg_args *args = pg_args_new();
+    pg_args_text_array(args, ids, n);
+    if (with_lo)
+        pg_args_i64_array(args, lo, n);
+    free(ids);
+    free(lo);
+    queue->n = 0;
+    load_op_send(op, stmt, args);
+}
+
+static struct part part_ad(struct user *u) { return PART(u, ad); }
+static struct part part_tags(struct user *u) { return PART(u, tags); }
+static struct part part_push_rules(struct user *u) { return PART(u, push_rules); }
+static struct part part_ignored(struct user *u) { return PART(u, ignored); }
+
+static void part_touch(struct part p)
+{
+    (*p.gen)++;
+    *p.stale = true;
+}
+
+/* ---- account data -------------------------------------------------------------------------------------------------- */
+
+enum have model_account_data(struct model *m, struct user *u)
+{
+    return part_have(m, u, part_ad(u), &m->want_account_data);
+}
+
+static void datum_free(struct account_datum *d)
+{
+    if (d) {
+        free(d->mem);
+        free(d);
+    }
+}
+
+static void datum_put(struct smap *map, struct str room_id, struct str type, struct str content, int64_t stream)
+{
+    struct account_datum *d = xcalloc(1, sizeof *d);
+    char *p = d->mem = xmalloc(room_id.n + 1 + type.n + 1 + content.n + 1);
+    size_t n = 0;
+    if (!str_absent(room_id)) {
+        memcpy(p, room_id.p, room_id.n);
+        d->room_id = str_n(p, room_id.n);
+        p[room_id.n] = 0;
+        n = room_id.n + 1;
+    }
+    memcpy(p + n, type.p, type.n);
+    d->type = str_n(p + n, type.n);
+    d->key = str_n(p, n + type.n);
+    p[n + type.n] = 0;
+    memcpy(p + n + type.n + 1, content.p ? content.p : "", content.n);
+    d->content = str_n(p + n + type.n + 1, content.n);
+    d->stream = stream;
+    datum_free(smap_put(map, d->key, d));
+}
+
+/* The content as we send it: re-encoded, since what is stored may hold blanks and raw UTF-8. Absent: not an object. */
+static struct str normalise(struct arena *a, struct buf *b, struct str text)
+{
+    struct json *v;
+    if (json_parse(a, text, &v) || !json_is_object(v)) {
+        metric_add_l(M_model_poisoned, "account_data", 1);
+        return STR_ABSENT;
+    }
+    buf_reset(b);
+    json_write(b, v, 0);
+    return buf_str(b);
+}
+
+static void on_account_data(struct load_op *op, const struct pg_result *r)
+{
+    struct model *m = op->m;
+    struct arena *a = arena_new(64 << 20);
+    struct buf b;
+    buf_init(&b, 64 << 20);
+    for (int i = 0; r && i < pg_rows(r); i++) {
+        struct user *u = smap_get(&m->users, pg_str(r, i, 0));
+        if (!u)
+            continue;
+        struct str room_id = pg_str(r, i, 1), content = normalise(a, &b, pg_str(r, i, 3));
+        int64_t stream = pg_i64(r, i, 4);
+        if (!str_absent(content))
+            datum_put(str_absent(room_id) ? &u->account_data : &u->room_account_data, room_id, pg_str(r, i, 2), content, stream);
+        if (stream > u->ad_last)
+            u->ad_last = stream;
+        arena_reset(a);
+    }
+    buf_fini(&b);
+    arena_free(&a);
+    for (size_t i = 0; i < op->targets.n; i++) {
+        struct user *u = op->targets.v[i];
+        if (r)
+            u->ad_upto = u->ad_last;
+        part_loaded(part_ad(u), r != NULL, op->gens.v[i]);
+    }
+}
+
+/* A row of the account_data stream. */
+void account_row(struct model *m, struct user *u, struct str type)
+{
+    (void)m;
+    if (str_eq(type, STR("m.tag"))) {
+        part_touch(part_tags(u));
+        return;
+    }
+    part_touch(part_ad(u));
+    if (str_eq(type, STR("m.ignored_user_list")))
+        part_touch(part_ignored(u));
+}
+
+/* ---- tags ------------------------------------------------------------------------------------------------------------ */
+
+enum have model_tags(struct model *m, struct user *u)
+{
+    return part_have(m, u, part_tags(u), &m->want_tags);
+}
+
+static void tags_clear(struct user *u)
+{
+    size_t it = 0;
+    for (struct room_tags *t; (t = smap_next(&u->tags, &it));) {
+        free(t->mem);
+        free(t);
+    }
+    smap_fini(&u->tags);
+    smap_init(&u->tags);
+}
+
+static void tags_put(struct user *u, struct str room_id, int64_t revision, struct buf *content, bool any)
+{
+    buf_put(content, STR("}}"));
+    struct room_tags *t = xcalloc(1, sizeof *t);
+    char *p = t->mem = xmalloc(room_id.n + content->n + 1);
+    memcpy(p, room_id.p, room_id.n);
+    memcpy(p + room_id.n, content->p, content->n);
+    t->room_id = str_n(p, room_id.n);
+    t->content = str_n(p + room_id.n, content->n);
+    t->revision = revision;
+    t->any = any;
+    struct room_tags *old = smap_put(&u->tags, t->room_id, t);
+    if (old) {
+        free(old->mem);
+        free(old);
+    }
+}
+
+static void on_tags(struct load_op *op, const struct pg_result *r)
+{
+    struct model *m = op->m;
+    for (size_t i = 0; i < op->targets.n; i++) {
+        if (r)
+            tags_clear(op->targets.v[i]);
+    }
+    struct buf b;
+    buf_init(&b, 16 << 20);
+    struct arena *a = arena_new(64 << 20);
+    int n = r ? pg_rows(r) : 0;
+    bool any = false;
+    for (int i = 0; i < n; i++) {
+        struct str user_id = pg_str(r, i, 0), room_id = pg_str(r, i, 1);
+        if (b.n == 0)
+            buf_put(&b, STR("{\"tags\":{"));
+        struct json *v;
+        if (!pg_null(r, i, 3) && !json_parse(a, pg_str(r, i, 4), &v) && json_is_object(v)) {
+            if (any)
+                buf_putc(&b, ',');
+            json_write_str(&b, pg_str(r, i, 3), 0);
+            buf_putc(&b, ':');
+            json_write(&b, v, 0);
+            any = true;
+        }
+        arena_reset(a);
+        bool last = i + 1 == n || !str_eq(user_id, pg_str(r, i + 1, 0)) || !str_eq(room_id, pg_str(r, i + 1, 1));
+        if (!last)
+            continue;
+        struct user *u = smap_get(&m->users, user_id);
+        if (u && !b.failed)
+            tags_put(u, room_id, pg_i64(r, i, 2), &b, any);
+        buf_reset(&b);
+        any = false;
+    }
+    buf_fini(&b);
+    arena_free(&a);
+    for (size_t i = 0; i < op->targets.n; i++)
+        part_loaded(part_tags(op->targets.v[i]), r != NULL, op->gens.v[i]);
+}
+
+/* ---- push rules ------------------------------------------------------------------------------------------------------ */
+
+enum have model_push_rules(struct model *m, struct user *u)
+{
+    return part_have(m, u, part_push_rules(u), &m->want_push_rules);
+}
+
+static void push_rules_take(struct model *m, struct user *u, const struct pg_result *r)
+{
+    VEC(struct push_rule_row) rules = {0};
+    VEC(struct push_rule_enable_row) enables = {0};
+    u->push_rules_stream = 0;
+    for (int i = 0; i < pg_rows(r); i++) {
+        if (!str_eq(pg_str(r, i, 1), u->user_id))
+            continue;
+        switch (pg_i64(r, i, 0)) {
+        case 0:
+            vec_push(&rules, ((struct push_rule_row){pg_str(r, i, 2), pg_str(r, i, 5), pg_str(r, i, 6), pg_i64(r, i, 3), pg_i64(r, i, 4)}));
+            break;
+        case 1:
+            vec_push(&enables, ((struct push_rule_enable_row){pg_str(r, i, 2), pg_i64(r, i, 3) != 0}));
+            break;
+        default:
+            u->push_rules_stream = pg_i64(r, i, 3);
+        }
+    }
+    struct buf b;
+    buf_init(&b, 16 << 20);
+    push_rules_render(&b, u->user_id, rules.v, rules.n, enables.v, enables.n, m->cfg->msc4210_enabled);
+    blob_unref(&u->push_rules);
+    u->push_rules = blob_from_buf(&b);
+    buf_fini(&b);
+    vec_free(&rules);
+    vec_free(&enables);
+}
+
+static void on_push_rules(struct load_op *op, const struct pg_result *r)
+{
+    for (size_t i = 0; i < op->targets.n; i++) {
+        struct user *u = op->targets.v[i];
+        if (r)
+            push_rules_take(op->m, u, r);
+        part_loaded(part_push_rules(u), r != NULL, op->gens.v[i]);
+    }
+}
+
+/* ---- ignored users --------------------------------------------------------------------------------------------------- */
+
+enum have model_ignored(struct model *m, struct user *u)
+{
+    return part_have(m, u, part_ignored(u), &m->want_ignored);
+}
+
+static void ignored_clear(struct user *u)
+{
+    size_t it = 0;
+    for (struct str *s; (s = smap_next(&u->ignored, &it));)
+        free(s);
+    smap_fini(&u->ignored);
+    smap_init(&u->ignored);
+}
+
+static void on_ignored(struct load_op *op, const struct pg_result *r)
+{
+    struct model *m = op->m;
+    for (size_t i = 0; i < op->targets.n; i++) {
+        if (r)
+            ignored_clear(op->targets.v[i]);
+    }
+    for (int i = 0; r && i < pg_rows(r); i++) {
+        struct user *u = smap_get(&m->users, pg_str(r, i, 0));
+        struct str id = pg_str(r, i, 1);
+        if (!u)
+            continue;
+        struct str *s = xmalloc(sizeof *s + id.n + 1);
+        memcpy(s + 1, id.p, id.n);
+        *s = str_n((char *)(s + 1), id.n);
+        free(smap_put(&u->ignored, *s, s));
+    }
+    for (size_t i = 0; i < op->targets.n; i++)
+        part_loaded(part_ignored(op->targets.v[i]), r != NULL, op->gens.v[i]);
+}
+
+/* ---- presence sent in full once (module API) --------------------------------------------------------------------------- */
+
+enum have model_full_presence(struct model *m, struct user *u)
+{
+    if (u->full_presence_load == LOAD_DONE)
+        return HAVE;
+    if (u->full_presence_load == LOAD_NONE) {
+        u->full_presence_load = LOAD_QUEUED;
+        vec_push(&m->want_full_presence, u);
+        loader_kick(m);
+    }
+    return LACK;
+}
+
+static void on_full_presence(struct load_op *op, const struct pg_result *r)
+{
+    for (size_t i = 0; i < op->targets.n; i++) {
+        struct user *u = op->targets.v[i];
+        u->full_presence_load = r ? LOAD_DONE : LOAD_NONE;
+        u->full_presence_stream = -1;
+    }
+    for (int i = 0; r && i < pg_rows(r); i++) {
+        struct user *u = smap_get(&op->m->users, pg_str(r, i, 0));
+        if (u)
+            u->full_presence_stream = pg_i64(r, i, 1);
+    }
+}
+
+/* ---- stored filters ---------------------------------------------------------------------------------------------------- */
+
+void filters_fini(struct model *m)
+{
+    size_t it = 0;
+    for (struct filter_slot *s; (s = smap_next(&m->filters, &it));) {
+        filter_unref(&s->filter);
+        free(s);
+    }
+    smap_fini(&m->filters);
+    smap_init(&m->filters);
+}
+
+/* Filters are append-only per user, so a found one never changes; a missing one may appear, so it is not remembered. */
+enum have model_stored_filter(struct model *m, struct user *u, int64_t filter_id, struct filter **out)
+{
+    char key[600];
+    int n = snprintf(key, sizeof key, "%.*s/%lld", STR_ARG(u->user_id), (long long)filter_id);
+    *out = NULL;
+    if (n < 0 || (size_t)n >= sizeof key)
+        return ABSENT;
+    struct filter_slot *s = smap_get(&m->filters, str_n(key, (size_t)n));
+    if (s && s->load == LOAD_DONE) {
+        *out = s->filter;
+        if (s->filter)
+            return HAVE;
+        smap_del(&m->filters, s->key);
+        free(s);
+        return ABSENT;
+    }
+    if (!s) {
+        s = xcalloc(1, sizeof *s + (size_t)n + 1);
+        memcpy(s + 1, key, (size_t)n);
+        s->key = str_n((char *)(s + 1), (size_t)n);
+        s->id = filter_id;
+        s->user = u;
+        smap_put(&m->filters, s->key, s);
+    }
+    if (s->load == LOAD_NONE) {
+        s->load = LOAD_QUEUED;
+        vec_push(&m->want_filters, s);
+        loader_kick(m);
+    }
+    return LACK;
+}
+
+static void on_filters(struct load_op *op, const struct pg_result *r)
+{
+    for (size_t i = 0; i < op->targets.n; i++) {
+        struct filter_slot *s = op->targets.v[i];
+        s->load = r ? LOAD_DONE : LOAD_NONE;
+        for (int k = 0; r && k < pg_rows(r); k++) {
+            if (pg_i64(r, k, 1) != s->id || !str_eq(pg_str(r, k, 0), s->user->user_id))
+                continue;
+            struct err e;
+            if (filter_parse(pg_str(r, k, 2), &s->filter, &e))
+                metric_add_l(M_model_poisoned, "filter", 1);
+        }
+    }
+}
+
+static void filters_flush(struct model *m, struct batch *b)
+{
+    size_t n = m->want_filters.n;
+    if (n == 0)
+        return;
+    struct load_op *op = load_op_new(m, b, on_filters);
+    struct str *users = xmalloc(sizeof *users * n);
+    int64_t *ids = xmalloc(sizeof *ids * n);
+    for (size_t i = 0; i < n; i++) {
+        struct filter_slot *s = m->want_filters.v[i];
+        s->load = LOAD_BUSY;
+        users[i] = s->user->user_id;
+        ids[i] = s->id;
+        vec_push(&op->targets, s);
+    }
+    struct pg_args *args = pg_args_new();
+    pg_args_text_array(args, users, n);
+    pg_args_i64_array(args, ids, n);
+    free(users);
+    free(ids);
+    m->want_filters.n = 0;
+    load_op_send(op, SQL_filters_by_id, args);
+}
+
+/* ---- all of it ----------------------------------------------------------------------------------------------------------- */
+
+static struct part part_full_presence(struct user *u)
+{
+    static uint32_t gen;
+    static bool stale;
+    return (struct part){&u->full_presence_load, &gen, &stale};
+}
+
+void account_flush(struct model *m, struct batch *b)
+{
+    part_send(m, b, &m->want_account_data, part_ad, on_account_data, SQL_account_data_of_users, true);
+    part_send(m, b, &m->want_tags, part_tags, on_tags, SQL_tags_of_users, false);
+    part_send(m, b, &m->want_push_rules, part_push_rules, on_push_rules, SQL_push_rules_of_users, false);
+    part_send(m, b, &m->want_ignored, part_ignored, on_ignored, SQL_ignored_of_users, false);
+    part_send(m, b, &m->want_full_presence, part_full_presence, on_full_presence, SQL_full_presence_of_users, false);
+    filters_flush(m, b);
+}
+
+void account_free(struct model *m, struct user *u)
+{
+    size_t it = 0;
+    for (struct account_datum *d; (d = smap_next(&u->account_data, &it));)
+        datum_free(d);
+    smap_fini(&u->account_data);
+    it = 0;
+    for (struct account_datum *d; (d = smap_next(&u->room_account_data, &it));)
+        datum_free(d);
+    smap_fini(&u->room_account_data);
+    tags_clear(u);
+    smap_fini(&u->tags);
+    ignored_clear(u);
+    smap_fini(&u->ignored);
+    blob_unref(&u->push_rules);
+    /* Slots of stored filters name their user. */
+    it = 0;
+    for (struct filter_slot *s; (s = smap_next(&m->filters, &it));) {
+        if (s->user == u) {
+            smap_del(&m->filters, s->key);
+            filter_unref(&s->filter);
+            free(s);
+        }
+    }
+}

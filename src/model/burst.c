@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * Bursts of the events stream. Rows are ids; what they stand for is read for the whole burst at once: the events with their
+ * redactions, the timeline gaps of their rooms, the push actions they caused for anybody. Then the burst is applied in
+ * order, the position advances, and who is concerned is woken. While one burst is being fetched the next one fills.
+ *
+ * Work per event, not per recipient: three statements a burst, however many events and readers.
+ */
+#include "model_int.h"
+
+static struct burst *burst_new(void)
+{
+    struct burst *b = xcalloc(1, sizeof *b);
+    b->arena = arena_new((size_t)1 << 30);
+    return b;
+}
+
+static void burst_free(struct burst **bp)
+{
+    struct burst *b = *bp;
+    if (!b)
+        return;
+    vec_free(&b->rows);
+    vec_free(&b->gaps);
+    vec_free(&b->actions);
+    arena_free(&b->arena);
+    free(b);
+    *bp = NULL;
+}
+
+static struct str keep(struct burst *b, struct str s)
+{
+    return str_absent(s) ? s : arena_str(b->arena, s);
+}
+
+void burst_add(struct model *m, writer_id w, int64_t token, const struct feed_row *rows, size_t n)
+{
+    if (n == 0 && !m->fetching && !m->filling) {
+        positions_advance(m->pos[STREAM_EVENTS], w, token);
+        m->now_dirty = true;
+        return;
+    }
+    if (!m->filling)
+        m->filling = burst_new();
+    struct burst *b = m->filling;
+    for (size_t i = 0; i < n; i++) {
+        struct burst_row br = {.row = rows[i], .stream = STREAM_EVENTS, .writer = w, .token = token};
+        br.row.ev.event_id = keep(b, rows[i].ev.event_id);
+        br.row.ev.room_id = keep(b, rows[i].ev.room_id);
+        br.row.ev.type = keep(b, rows[i].ev.type);
+        br.row.ev.state_key = keep(b, rows[i].ev.state_key);
+        br.row.ev.redacts = keep(b, rows[i].ev.redacts);
+        br.row.ev.relates_to = keep(b, rows[i].ev.relates_to);
+        br.row.ev.membership = keep(b, rows[i].ev.membership);
+        vec_push(&b->rows, br);
+    }
+    vec_push(&b->rows, ((struct burst_row){.position_only = true, .writer = w, .token = token}));
+}
+
+/* ---- apply -------------------------------------------------------------------------------------------------------------- */
+
+static void apply_member(struct model *m, struct evrec *rec, struct room *r, struct str user_id)
+{
+    struct user *u = model_user_find(m, user_id);
+    if (!u)
+        return;
+    user_rooms_drop(m, u);
+    unread_receipt(m, u, r->room_id); /* without a receipt the membership event is the baseline */
+    if (rec && rec->ev && !rec->ev->rejected)
+        user_own_add(m, u, rec, r, rec->ev->stream, rec->ev->writer);
+    model_wake_user(m, u);
+}
+
+static void apply_ev(struct model *m, const struct feed_row *row)
+{
+    struct evrec *rec = model_rec_find(m, row->ev.event_id);
+    struct room *r = model_room_find(m, row->ev.room_id);
+    if (!str_absent(row->ev.redacts)) {
+        struct evrec *target = model_rec_find(m, row->ev.redacts);
+        if (target)
+            evrec_stale(m, target);
+        if (r)
+            r->redaction_gen++;
+    }
+    bool member = str_eq(row->ev.type, STR("m.room.member")) && !str_absent(row->ev.state_key);
+    if (!r && member && model_user_find(m, row->ev.state_key))
+        r = model_room(m, row->ev.room_id);
+    if (!r)
+        return;
+    if (rec && rec->ev && !rec->ev->outlier)
+        room_tl_insert(m, r, rec, rec->ev->stream, rec->ev->topological, rec->ev->writer);
+    if (member)
+        apply_member(m, rec, r, row->ev.state_key);
+    if (!row->ev.rejected)
+        model_wake_room(m, r);
+}
+
+static void drop_rooms_of_all(struct model *m, struct str room_id)
+{
+    size_t it = 0;
+    for (struct user *u; (u = smap_next(&m->users, &it));) {
+        if (u->rooms_load == LOAD_DONE && smap_get(&u->rooms, room_id))
+            user_rooms_drop(m, u);
+    }
+}
+
+static void apply_row(struct model *m, const struct burst_row *br)
+{
+    if (br->position_only) {
+        positions_advance(m->pos[STREAM_EVENTS], br->writer, br->token);
+        return;
+    }
+    struct room *r;
+    switch (br->row.ev.kind) {
+    case EV_ROW_EV:
+        apply_ev(m, &br->row);
+        break;
+    case EV_ROW_STATE:
+        if ((r = model_room_find(m, br->row.ev.room_id)))
+            room_state_apply(m, r, br->row.ev.type, br->row.ev.state_key, br->row.ev.event_id);
+        if (str_eq(br->row.ev.type, STR("m.room.member"))) {
+            struct user *u = model_user_find(m, br->row.ev.state_key);
+            if (u)
+                user_rooms_drop(m, u);
+        }
+        break;
+    case EV_ROW_STATE_ALL:
+        if ((r = model_room_find(m, br->row.ev.room_id)))
+            room_state_drop(m, r);
+        drop_rooms_of_all(m, br->row.ev.room_id);
+        break;
+    }
+}
+
+static void burst_apply(struct model *m)
+{
+    struct burst *b = m->fetching;
+    for (size_t i = 0; i < b->gaps.n; i++) {
+        struct room *r = model_room_find(m, b->gaps.v[i].room_id);
+        if (r)
+            room_gap_add(r, b->gaps.v[i].stream);
+    }
+    unread_apply(m, b);
+    for (size_t i = 0; i < b->rows.n; i++)
+        apply_row(m, &b->rows.v[i]);
+    m->now_dirty = true;
+    for (size_t i = 0; i < b->rows.n; i++) {
+        struct room *r = b->rows.v[i].position_only ? NULL : model_room_find(m, b->rows.v[i].row.ev.room_id);
+        if (r)
+            room_tl_trim(m, r, (size_t)m->cfg->room_timeline_max * 2);
+    }
+    burst_free(&m->fetching);
+}
+
+/* ---- fetch --------------------------------------------------------------------------------------------------------------- */
+
+static void part_done(struct model *m, const struct pg_result *r)
+{
+    if (!r)
+        m->burst_retry = true;
+    if (--m->fetching_outstanding > 0)
+        return;
+    if (m->burst_retry) { /* refused, or shutting down: the tick tries again, positions stay where they are */
+        if (!m->stopping)
+            log_error("chappe.model", "a burst of new events could not be read; trying again");
+        return;
+    }
+    burst_apply(m);
+    model_run_woken(m);
+    burst_send(m);
+}
+
+static void on_events(struct load_op *op, const struct pg_result *r)
+{
+    struct model *m = op->m;
+    for (int i = 0; r && i < pg_rows(r); i++) {
+        struct evrec *rec = model_rec(m, pg_str(r, i, 0));
+        rec->gen++;
+        evrec_take_row(m, rec, r, i);
+    }
+    part_done(m, r);
+}
+
+static void on_gaps(struct load_op *op, const struct pg_result *r)
+{
+    struct burst *b = op->m->fetching;
+    for (int i = 0; r && i < pg_rows(r); i++)
+        vec_push(&b->gaps, ((struct gap_row){keep(b, pg_str(r, i, 0)), pg_i64(r, i, 1)}));
+    part_done(op->m, r);
+}
+
+static void on_actions(struct load_op *op, const struct pg_result *r)
+{
+    struct burst *b = op->m->fetching;
+    for (int i = 0; r && i < pg_rows(r); i++) {
+        if (!model_user_find(op->m, pg_str(r, i, 0)))
+            continue;
+        struct str thread = pg_str(r, i, 2);
+        struct action_row a = {
+            .user_id = keep(b, pg_str(r, i, 0)),
+            .room_id = keep(b, pg_str(r, i, 1)),
+            .thread_id = str_absent(thread) ? STR("main") : keep(b, thread),
+            .stream = pg_i64(r, i, 3),
+            .notif = pg_i64(r, i, 4) != 0,
+            .highlight = pg_i64(r, i, 5) != 0,
+            .unread = pg_i64(r, i, 6) != 0,
+        };
+        vec_push(&b->actions, a);
+    }
+    part_done(op->m, r);
+}
+
+/* Does anybody here care for this event? */
+static bool relevant(struct model *m, const struct feed_row *row)
+{
+    if (model_room_find(m, row->ev.room_id) || model_rec_find(m, row->ev.event_id))
+        return true;
+    return str_eq(row->ev.type, STR("m.room.member")) && !str_absent(row->ev.state_key) && model_user_find(m, row->ev.state_key);
+}
+
+void burst_send(struct model *m)
+{
+    if (m->stopping || (m->fetching && !(m->burst_retry && m->fetching_outstanding == 0)))
+        return;
+    if (!m->fetching) {
+        if (!m->filling)
+            return;
+        m->fetching = m->filling;
+        m->filling = NULL;
+    }
+    m->burst_retry = false;
+    struct burst *b = m->fetching;
+    b->gaps.n = b->actions.n = 0;
+    VEC(struct str) ids = {0};
+    VEC(struct str) rooms = {0};
+    VEC(int64_t) streams = {0};
+    struct smap seen;
+    smap_init(&seen);
+    for (size_t i = 0; i < b->rows.n; i++) {
+        const struct burst_row *br = &b->rows.v[i];
+        if (br->position_only || br->row.ev.kind != EV_ROW_EV || !relevant(m, &br->row))
+            continue;
+        vec_push(&ids, br->row.ev.event_id);
+        vec_push(&streams, br->token);
+        if (!smap_get(&seen, br->row.ev.room_id)) {
+            smap_put(&seen, br->row.ev.room_id, b);
+            vec_push(&rooms, br->row.ev.room_id);
+        }
+    }
+    smap_fini(&seen);
+    if (ids.n == 0) {
+        burst_apply(m);
+        model_run_woken(m);
+    } else {
+        m->fetching_outstanding = 3;
+        struct pg_args *args = pg_args_new();
+        pg_args_text_array(args, ids.v, ids.n);
+        load_op_send(load_op_new(m, NULL, on_events), SQL_events_by_id, args);
+        args = pg_args_new();
+        pg_args_text_array(args, rooms.v, rooms.n);
+        pg_args_i64(args, positions_persisted_upto(m->pos[STREAM_EVENTS]));
+        load_op_send(load_op_new(m, NULL, on_gaps), SQL_burst_gaps, args);
+        args = pg_args_new();
+        pg_args_i64_array(args, streams.v, streams.n);
+        load_op_send(load_op_new(m, NULL, on_actions), SQL_burst_actions, args);
+    }
+    vec_free(&ids);
+    vec_free(&rooms);
+    vec_free(&streams);
+}
+
+void burst_fini(struct model *m)
+{
+    burst_free(&m->filling);
+    burst_free(&m->fetching);
+}

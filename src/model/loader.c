@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * The loader: wants become statements.
+ *
+ * Readers queue what they lack (each object knows whether it is queued, so a thousand readers of one room queue it
+ * once). At the end of the loop turn the open batch is flushed: every queue becomes one statement over arrays. A batch is
+ * done when its statements are; the readers that waited run once it and all earlier batches are done, since what they
+ * lacked may have been under way already. Depth of the wants, not their number, decides how many rounds there are.
+ */
+#include "model_int.h"
+
+struct batch *loader_open(struct model *m)
+{
+    if (!m->open) {
+        m->open = xcalloc(1, sizeof *m->open);
+        m->open->m = m;
+        list_push(&m->batches, &m->open->link);
+    }
+    return m->open;
+}
+
+void loader_kick(struct model *m)
+{
+    loader_open(m);
+}
+
+/* Runs the waiters of leading batches that are complete. */
+static void loader_advance(struct model *m)
+{
+    while (!list_empty(&m->batches)) {
+        struct batch *b = container_of(m->batches.next, struct batch, link);
+        if (!b->sent || b->outstanding > 0)
+            return;
+        list_del(&b->link);
+        for (size_t i = 0; i < b->waiters.n; i++)
+            b->waiters.v[i].fn(b->waiters.v[i].arg, m->stopping ? -ERR_SHUTDOWN : b->err);
+        vec_free(&b->waiters);
+        free(b);
+    }
+}
+
+static void loader_flush(struct model *m)
+{
+    struct batch *b = m->open;
+    if (!b)
+        return;
+    m->open = NULL;
+    b->sent = true;
+    b->outstanding++; /* not complete while we are sending */
+    metric_add(M_loader_batches, 1);
+    events_flush(m, b);
+    timeline_flush(m, b);
+    state_flush(m, b);
+    user_flush(m, b);
+    unread_flush(m, b);
+    device_flush(m, b);
+    b->outstanding--;
+    loader_advance(m);
+}
+
+static void on_prepare(uv_prepare_t *h)
+{
+    struct model *m = h->data;
+    /* A flush may answer readers at once (nothing to send) and they may want more: bounded rounds, then the next turn. */
+    for (int i = 0; i < 16 && m->open; i++)
+        loader_flush(m);
+}
+
+void model_load(struct model *m, model_loaded_fn *fn, void *arg)
+{
+    struct batch *b = loader_open(m);
+    vec_push(&b->waiters, ((struct batch_waiter){fn, arg}));
+}
+
+struct load_op *load_op_new(struct model *m, struct batch *b, load_done_fn *done)
+{
+    struct load_op *op = xcalloc(1, sizeof *op);
+    op->m = m;
+    op->batch = b;
+    op->done = done;
+    return op;
+}
+
+static void on_result(void *arg, int err, const struct pg_result *r)
+{
+    struct load_op *op = arg;
+    struct model *m = op->m;
+    struct batch *b = op->batch;
+    op->done(op, err ? NULL : r);
+    if (b) {
+        if (err && !b->err)
+            b->err = err;
+        b->outstanding--;
+    }
+    vec_free(&op->targets);
+    vec_free(&op->gens);
+    free(op);
+    if (b)
+        loader_advance(m);
+}
+
+void load_op_send(struct load_op *op, enum pg_stmt stmt, struct pg_args *args)
+{
+    if (op->batch)
+        op->batch->outstanding++;
+    pg_exec(op->m->pg, stmt, args, on_result, op);
+}
+
+void loader_init(struct model *m)
+{
+    list_init(&m->batches);
+    m->prepare = xcalloc(1, sizeof *m->prepare);
+    uv_prepare_init(m->loop, m->prepare);
+    m->prepare->data = m;
+    uv_prepare_start(m->prepare, on_prepare);
+    uv_unref((uv_handle_t *)m->prepare);
+}
+
+static void free_handle(uv_handle_t *h)
+{
+    free(h);
+}
+
+void loader_fini(struct model *m)
+{
+    /* pg has been stopped: every statement sent has ended. What was never sent ends here. */
+    if (m->open)
+        m->open->sent = true;
+    m->open = NULL;
+    loader_advance(m);
+    if (m->prepare) {
+        uv_prepare_stop(m->prepare);
+        uv_close((uv_handle_t *)m->prepare, free_handle);
+        m->prepare = NULL;
+    }
+}

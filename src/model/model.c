@@ -1,0 +1,451 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * The model's life: its objects, where it stands, who is to be woken, what is forgotten.
+ *
+ * An object absorbs rows from the moment it is made, so "since_*" is the position at that moment. Eviction drops events
+ * by least recent use, then users nobody has asked for in a while, then rooms no user points to; a room that comes back
+ * starts with a new since_*, and what lies before it is loaded as for any cold room.
+ */
+#include "model_int.h"
+
+enum { TICK_MS = 1000, IDLE_USER_MS = 30 * 60 * 1000, IDLE_ROOM_MS = 10 * 60 * 1000 };
+
+const struct config *model_config(const struct model *m)
+{
+    return m->cfg;
+}
+
+bool model_ready(const struct model *m)
+{
+    return m->feed && m->starting == 0;
+}
+
+/* ---- objects -------------------------------------------------------------------------------------------------------------- */
+
+struct room *model_room_find(struct model *m, struct str room_id)
+{
+    return smap_get(&m->rooms, room_id);
+}
+
+struct room *model_room(struct model *m, struct str room_id)
+{
+    struct room *r = smap_get(&m->rooms, room_id);
+    if (r)
+        return r;
+    r = xcalloc(1, sizeof *r);
+    r->room_id = str_dup(room_id);
+    r->since_events = positions_mpos(m->pos[STREAM_EVENTS]);
+    r->since_receipts = positions_mpos(m->pos[STREAM_RECEIPTS]);
+    smap_init(&r->state);
+    smap_init(&r->members);
+    imap_init(&r->groups);
+    list_push(&m->room_lru, &r->lru);
+    smap_put(&m->rooms, r->room_id, r);
+    r->partial = smap_get(&m->partial, room_id) != NULL;
+    r->used_ms = clock_mono_ms();
+    return r;
+}
+
+void model_room_free(struct model *m, struct room *r)
+{
+    smap_del(&m->rooms, r->room_id);
+    list_del(&r->lru);
+    room_tl_free(m, r);
+    room_state_drop(m, r);
+    smap_fini(&r->state);
+    smap_fini(&r->members);
+    room_groups_free(m, r);
+    room_receipts_free(r);
+    for (size_t i = 0; i < r->typing.n; i++)
+        free((void *)r->typing.v[i].p);
+    vec_free(&r->typing);
+    vec_free(&r->active);
+    free((void *)r->room_id.p);
+    free(r);
+}
+
+struct user *model_user_find(struct model *m, struct str user_id)
+{
+    return smap_get(&m->users, user_id);
+}
+
+static bool is_local(const struct model *m, struct str user_id)
+{
+    struct str s = m->cfg->server_name;
+    return user_id.n > s.n + 1 && str_ends(user_id, s) && user_id.p[user_id.n - s.n - 1] == ':';
+}
+
+struct user *model_user(struct model *m, struct str user_id)
+{
+    struct user *u = smap_get(&m->users, user_id);
+    if (u)
+        return u;
+    u = xcalloc(1, sizeof *u);
+    u->user_id = str_dup(user_id);
+    u->local = is_local(m, user_id);
+    u->since_events = positions_mpos(m->pos[STREAM_EVENTS]);
+    u->td_last = positions_persisted_upto(m->pos[STREAM_TO_DEVICE]);
+    u->full_presence_stream = -1;
+    smap_init(&u->rooms);
+    smap_init(&u->account_data);
+    smap_init(&u->room_account_data);
+    smap_init(&u->tags);
+    smap_init(&u->ignored);
+    smap_init(&u->unread);
+    smap_init(&u->devices);
+    list_init(&u->waiters);
+    list_init(&u->woken_list);
+    list_push(&m->user_lru, &u->lru);
+    smap_put(&m->users, u->user_id, u);
+    u->used_ms = clock_mono_ms();
+    return u;
+}
+
+void model_user_free(struct model *m, struct user *u)
+{
+    ASSERT(u->pins == 0);
+    smap_del(&m->users, u->user_id);
+    list_del(&u->lru);
+    list_del(&u->woken_list);
+    user_data_free(m, u);
+    free((void *)u->user_id.p);
+    free(u);
+}
+
+void model_user_pin(struct model *m, struct user *u)
+{
+    u->pins++;
+    u->used_ms = clock_mono_ms();
+    list_del(&u->lru);
+    list_push(&m->user_lru, &u->lru);
+}
+
+void model_user_unpin(struct model *m, struct user *u)
+{
+    (void)m;
+    ASSERT(u->pins > 0);
+    u->pins--;
+    u->used_ms = clock_mono_ms();
+}
+
+struct device *model_device(struct model *m, struct user *u, struct str device_id)
+{
+    struct device *d = smap_get(&u->devices, device_id);
+    if (d)
+        return d;
+    d = xcalloc(1, sizeof *d);
+    d->device_id = str_dup(device_id);
+    d->user = u;
+    d->td_deleted_upto = -1;
+    d->td_seen_upto = positions_persisted_upto(m->pos[STREAM_TO_DEVICE]);
+    smap_init(&d->ll);
+    list_init(&d->ll_lru);
+    smap_put(&u->devices, d->device_id, d);
+    return d;
+}
+
+writer_id model_writer(struct model *m, struct str name)
+{
+    return str_absent(name) ? feed_master() : feed_writer_id(m->feed, name);
+}
+
+/* ---- where we stand -------------------------------------------------------------------------------------------------------- */
+
+static void now_render(struct model *m)
+{
+    if (!m->now_dirty)
+        return;
+    m->now_dirty = false;
+    struct stream_token *t = &m->now;
+    t->room = positions_mpos(m->pos[STREAM_EVENTS]);
+    t->presence = positions_persisted_upto(m->pos[STREAM_PRESENCE]);
+    t->typing = m->typing_serial;
+    t->receipt = positions_mpos(m->pos[STREAM_RECEIPTS]);
+    t->account_data = positions_persisted_upto(m->pos[STREAM_ACCOUNT_DATA]);
+    t->push_rules = positions_persisted_upto(m->pos[STREAM_PUSH_RULES]);
+    t->to_device = positions_persisted_upto(m->pos[STREAM_TO_DEVICE]);
+    t->device_list = positions_mpos(m->pos[STREAM_DEVICE_LISTS]);
+    t->un_partial_stated_rooms = positions_max(m->pos[STREAM_UN_PARTIAL_STATED_ROOM]);
+    t->thread_subscriptions = positions_persisted_upto(m->pos[STREAM_THREAD_SUBSCRIPTIONS]);
+    t->sticky_events = positions_persisted_upto(m->pos[STREAM_STICKY_EVENTS]);
+    t->quarantined_media = positions_mpos(m->pos[STREAM_QUARANTINED_MEDIA]);
+    m->now_text_n = token_format(t, m->now_text);
+}
+
+const struct stream_token *model_now(struct model *m)
+{
+    now_render(m);
+    return &m->now;
+}
+
+struct str model_now_text(struct model *m)
+{
+    now_render(m);
+    return str_n(m->now_text, m->now_text_n);
+}
+
+/* ---- waking ------------------------------------------------------------------------------------------------------------------ */
+
+void model_wake_user(struct model *m, struct user *u)
+{
+    if (u->woken || u->pins == 0)
+        return;
+    u->woken = true;
+    list_push(&m->woken, &u->woken_list);
+}
+
+void model_wake_room(struct model *m, struct room *r)
+{
+    for (size_t i = 0; i < r->active.n; i++)
+        model_wake_user(m, r->active.v[i]);
+}
+
+void model_run_woken(struct model *m)
+{
+    while (!list_empty(&m->woken)) {
+        struct user *u = container_of(m->woken.next, struct user, woken_list);
+        list_del(&u->woken_list);
+        u->woken = false;
+        m->hooks.wake(m->hooks.arg, u);
+    }
+}
+
+/* ---- partial state --------------------------------------------------------------------------------------------------------- */
+
+static void on_partial(struct load_op *op, const struct pg_result *r)
+{
+    struct model *m = op->m;
+    m->starting--;
+    if (!r)
+        return;
+    size_t it = 0;
+    for (struct str *s; (s = smap_next(&m->partial, &it));) {
+        struct room *room = model_room_find(m, *s);
+        if (room)
+            room->partial = false;
+        free(s);
+    }
+    smap_fini(&m->partial);
+    smap_init(&m->partial);
+    for (int i = 0; i < pg_rows(r); i++) {
+        struct str id = pg_str(r, i, 0);
+        struct str *s = xmalloc(sizeof *s + id.n + 1);
+        memcpy(s + 1, id.p, id.n);
+        *s = str_n((char *)(s + 1), id.n);
+        free(smap_put(&m->partial, *s, s));
+        struct room *room = model_room_find(m, id);
+        if (room)
+            room->partial = true;
+    }
+}
+
+void partial_reload(struct model *m)
+{
+    m->starting++;
+    load_op_send(load_op_new(m, NULL, on_partial), SQL_partial_rooms, pg_args_new());
+}
+
+/* ---- forgetting -------------------------------------------------------------------------------------------------------------- */
+
+static bool room_idle(const struct room *r, int64_t now)
+{
+    return r->refs == 0 && r->active.n == 0 && r->typing.n == 0 && now - r->used_ms > IDLE_ROOM_MS && r->tl_load == LOAD_NONE &&
+           r->topo_load == LOAD_NONE && r->gaps_load != LOAD_QUEUED && r->gaps_load != LOAD_BUSY && r->state_load != LOAD_QUEUED &&
+           r->state_load != LOAD_BUSY && r->rc_load == LOAD_NONE;
+}
+
+static bool loading(uint8_t load)
+{
+    return load == LOAD_QUEUED || load == LOAD_BUSY;
+}
+
+static bool user_idle(const struct user *u, int64_t now)
+{
+    if (u->pins || u->woken || now - u->used_ms < IDLE_USER_MS || loading(u->rooms_load) || loading(u->own_load) ||
+        loading(u->ad_load) || loading(u->tags_load) || loading(u->push_rules_load) || loading(u->ignored_load) ||
+        loading(u->full_presence_load) || loading(u->dl_load))
+        return false;
+    size_t it = 0;
+    for (struct device *d; (d = smap_next(&u->devices, &it));) {
+        if (loading(d->td_load) || loading(d->keys_load) || d->deleting)
+            return false;
+    }
+    it = 0;
+    for (struct unread *un; (un = smap_next(&u->unread, &it));) {
+        if (loading(un->load))
+            return false;
+    }
+    return true;
+}
+
+/* Groups under way keep their room: the loader's statements point at them. */
+static bool loads_under_way(const struct model *m)
+{
+    return !list_empty(&m->batches) || m->fetching || m->filling;
+}
+
+void model_trim(struct model *m)
+{
+    size_t budget = (size_t)m->cfg->model_memory_mb << 20;
+    if (loads_under_way(m))
+        return;
+    int64_t now = clock_mono_ms();
+    while (m->event_bytes > budget / 2 && !list_empty(&m->event_lru)) {
+        evrec_evict(m, container_of(m->event_lru.next, struct evrec, lru));
+        metric_add(M_model_evictions, 1);
+    }
+    struct user *u;
+    list_each(u, &m->user_lru, struct user, lru) {
+        if (now - u->used_ms < IDLE_USER_MS && u->pins == 0)
+            break;
+        if (user_idle(u, now)) {
+            model_user_free(m, u);
+            metric_add(M_model_evictions, 1);
+        }
+    }
+    struct room *r;
+    list_each(r, &m->room_lru, struct room, lru) {
+        if (room_idle(r, now)) {
+            model_room_free(m, r);
+            metric_add(M_model_evictions, 1);
+        }
+    }
+    evrecs_sweep(m);
+}
+
+void model_stats(const struct model *m, struct model_stats *out)
+{
+    *out = (struct model_stats){smap_count(&m->rooms), smap_count(&m->users), m->event_count, m->event_bytes};
+}
+
+static void on_tick(uv_timer_t *t)
+{
+    struct model *m = t->data;
+    if (m->burst_retry && m->fetching_outstanding == 0)
+        burst_send(m);
+    device_lists_fetch(m);
+    if (++m->ticks % 10)
+        return;
+    metric_set_l(M_model_memory_bytes, "events", (int64_t)m->event_bytes);
+    metric_set_l(M_model_memory_bytes, "event_records", (int64_t)(smap_count(&m->recs) * (sizeof(struct evrec) + 64) + smap_bytes(&m->recs)));
+    model_trim(m);
+}
+
+/* ---- life -------------------------------------------------------------------------------------------------------------------- */
+
+int model_start(struct model **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg, const struct model_hooks *hooks, struct err *e)
+{
+    (void)e;
+    struct model *m = xcalloc(1, sizeof *m);
+    m->cfg = cfg;
+    m->loop = loop;
+    m->pg = pg;
+    m->hooks = *hooks;
+    smap_init(&m->rooms);
+    smap_init(&m->users);
+    smap_init(&m->recs);
+    smap_init(&m->presence);
+    smap_init(&m->erased);
+    smap_init(&m->filters);
+    smap_init(&m->partial);
+    list_init(&m->room_lru);
+    list_init(&m->user_lru);
+    list_init(&m->event_lru);
+    list_init(&m->woken);
+    for (int s = 0; s < STREAM_COUNT; s++)
+        m->pos[s] = positions_new();
+    loader_init(m);
+    m->timer = xcalloc(1, sizeof *m->timer);
+    uv_timer_init(loop, m->timer);
+    m->timer->data = m;
+    uv_timer_start(m->timer, on_tick, TICK_MS, TICK_MS);
+    uv_unref((uv_handle_t *)m->timer);
+    m->now_dirty = true;
+    *out = m;
+    return 0;
+}
+
+void model_adopt(struct model *m, struct feed *f)
+{
+    m->feed = f;
+    for (int s = 0; s < STREAM_COUNT; s++) {
+        const struct positions *p = feed_start_positions(f, (enum stream)s);
+        if (p) {
+            positions_free(&m->pos[s]);
+            m->pos[s] = positions_copy(p);
+        }
+    }
+    m->now_dirty = true;
+    presence_start(m);
+    devices_init(m);
+    partial_reload(m);
+}
+
+static void free_handle(uv_handle_t *h)
+{
+    free(h);
+}
+
+void model_stop(struct model **mp)
+{
+    struct model *m = *mp;
+    if (!m)
+        return;
+    m->stopping = true;
+    loader_fini(m);
+    uv_close((uv_handle_t *)m->timer, free_handle);
+    burst_fini(m);
+    size_t it = 0;
+    for (struct user *u; (u = smap_next(&m->users, &it));) {
+        u->pins = 0;
+        model_user_free(m, u);
+        it = 0;
+    }
+    it = 0;
+    for (struct room *r; (r = smap_next(&m->rooms, &it));) {
+        model_room_free(m, r);
+        it = 0;
+    }
+    evrecs_fini(m);
+    presence_fini(m);
+    devices_fini(m);
+    filters_fini(m);
+    smap_fini(&m->filters);
+    it = 0;
+    for (struct str *s; (s = smap_next(&m->partial, &it));)
+        free(s);
+    smap_fini(&m->partial);
+    smap_fini(&m->rooms);
+    smap_fini(&m->users);
+    for (int s = 0; s < STREAM_COUNT; s++)
+        positions_free(&m->pos[s]);
+    vec_free(&m->want_events);
+    vec_free(&m->want_tl);
+    vec_free(&m->want_topo);
+    vec_free(&m->want_gaps);
+    vec_free(&m->want_state);
+    vec_free(&m->want_receipts);
+    vec_free(&m->want_sg_delta);
+    vec_free(&m->want_sg_nonmembers);
+    vec_free(&m->want_sg_all);
+    for (size_t i = 0; i < m->want_sg_pairs.n; i++)
+        free(m->want_sg_pairs.v[i].mem);
+    vec_free(&m->want_sg_pairs);
+    vec_free(&m->want_rooms);
+    vec_free(&m->want_own);
+    vec_free(&m->want_account_data);
+    vec_free(&m->want_tags);
+    vec_free(&m->want_push_rules);
+    vec_free(&m->want_ignored);
+    vec_free(&m->want_full_presence);
+    vec_free(&m->want_dl);
+    vec_free(&m->want_unread);
+    vec_free(&m->want_td);
+    vec_free(&m->want_keys);
+    vec_free(&m->want_filters);
+    vec_free(&m->td_acks);
+    vec_free(&m->dl_advances);
+    free(m);
+    *mp = NULL;
+}

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * Presence: the newest state of every user that has one, and a log of recent changes. Loaded whole at start (one row a
+ * user), then fed by the presence stream, whose rows are complete.
+ */
+#include "model_int.h"
+
+enum { PRESENCE_LOG_MAX = 100000 };
+
+static void presence_free(struct presence *p)
+{
+    if (p) {
+        free((void *)p->user_id.p);
+        free((void *)p->state.p);
+        free((void *)p->status_msg.p);
+        free(p);
+    }
+}
+
+const struct presence *model_presence(struct model *m, struct str user_id)
+{
+    return smap_get(&m->presence, user_id);
+}
+
+static struct presence *presence_put(struct model *m, struct str user_id, struct str state, struct str status_msg, int64_t last_active_ts, bool currently_active, int64_t stream)
+{
+    struct presence *p = smap_get(&m->presence, user_id);
+    if (!p) {
+        p = xcalloc(1, sizeof *p);
+        p->user_id = str_dup(user_id);
+        smap_put(&m->presence, p->user_id, p);
+    }
+    if (!str_eq(p->state, state)) {
+        free((void *)p->state.p);
+        p->state = str_dup(state);
+    }
+    if (str_absent(p->status_msg) != str_absent(status_msg) || !str_eq(p->status_msg, status_msg)) {
+        free((void *)p->status_msg.p);
+        p->status_msg = str_dup(status_msg);
+    }
+    p->last_active_ts = last_active_ts;
+    p->currently_active = currently_active;
+    p->stream = stream;
+    return p;
+}
+
+/* Is the change worth waking anybody (Synapse 1.157 handlers/presence.py should_notify)? The writer also streams its
+ * internal timer updates. */
+static bool notifiable(const struct model *m, const struct presence *old, const struct feed_row *row)
+{
+    int64_t moved = row->presence.last_active_ts - old->last_active_ts;
+    if (!str_eq(old->status_msg, row->presence.status_msg) || !str_eq(old->state, row->presence.state))
+        return true;
+    if (str_eq(old->state, STR("online"))) {
+        if (old->currently_active != row->presence.currently_active)
+            return true;
+        return moved > m->cfg->presence.last_active_granularity_ms && !row->presence.currently_active;
+    }
+    return moved > m->cfg->presence.last_active_granularity_ms;
+}
+
+static bool excluded(const struct config *cfg, struct str room_id)
+{
+    for (size_t i = 0; i < cfg->exclude_rooms_from_presence_count; i++) {
+        if (str_eq(cfg->exclude_rooms_from_presence[i], room_id))
+            return true;
+    }
+    return false;
+}
+
+/* Wakes those who share a room with the user: through its own rooms when they are in memory, else through everybody's. */
+static void wake_sharing(struct model *m, struct str user_id)
+{
+    struct user *u = smap_get(&m->users, user_id);
+    if (u)
+        model_wake_user(m, u);
+    size_t it = 0;
+    if (u && u->rooms_load == LOAD_DONE) {
+        for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
+            if (row->membership == MEMBERSHIP_JOIN && !excluded(m->cfg, row->room_id))
+                model_wake_room(m, row->room);
+        }
+        return;
+    }
+    for (struct room *r; (r = smap_next(&m->rooms, &it));) {
+        if (r->active.n == 0 || excluded(m->cfg, r->room_id))
+            continue;
+        if (r->state_load != LOAD_DONE) { /* not known who is in: a superfluous wake-up is harmless */
+            model_wake_room(m, r);
+            continue;
+        }
+        struct member *mb = room_member_get(r, user_id);
+        if (mb && mb->membership == MEMBERSHIP_JOIN)
+            model_wake_room(m, r);
+    }
+}
+
+static void log_trim(struct model *m)
+{
+    if (m->presence_log.n <= PRESENCE_LOG_MAX)
+        return;
+    size_t drop = PRESENCE_LOG_MAX / 2;
+    m->presence_floor = m->presence_log.v[drop - 1].stream;
+    memmove(m->presence_log.v, m->presence_log.v + drop, (m->presence_log.n - drop) * sizeof m->presence_log.v[0]);
+    m->presence_log.n -= drop;
+}
+
+void presence_row(struct model *m, int64_t token, const struct feed_row *row)
+{
+    const struct presence *old = model_presence(m, row->presence.user_id);
+    bool wake = !old || notifiable(m, old, row);
+    struct presence *p = presence_put(m, row->presence.user_id, row->presence.state, row->presence.status_msg, row->presence.last_active_ts, row->presence.currently_active, token);
+    vec_push(&m->presence_log, ((struct presence_change){token, p}));
+    log_trim(m);
+    if (wake)
+        wake_sharing(m, row->presence.user_id);
+}
+
+bool model_presence_changed(struct model *m, int64_t pos, void (*fn)(void *arg, const struct presence *p), void *arg)
+{
+    if (pos < m->presence_floor)
+        return false;
+    for (size_t i = m->presence_log.n; i-- > 0 && m->presence_log.v[i].stream > pos;) {
+        /* only the newest change of a user counts */
+        if (m->presence_log.v[i].p->stream == m->presence_log.v[i].stream)
+            fn(arg, m->presence_log.v[i].p);
+    }
+    return true;
+}
+
+static void on_all(struct load_op *op, const struct pg_result *r)
+{
+    struct model *m = op->m;
+    for (int i = 0; r && i < pg_rows(r); i++) {
+        const struct presence *known = model_presence(m, pg_str(r, i, 0));
+        if (known && known->stream >= pg_i64(r, i, 5))
+            continue; /* a live row was faster */
+        presence_put(m, pg_str(r, i, 0), pg_str(r, i, 1), pg_str(r, i, 3), pg_i64(r, i, 2), pg_i64(r, i, 4) != 0, pg_i64(r, i, 5));
+    }
+    m->starting--;
+}
+
+static void on_erased(struct load_op *op, const struct pg_result *r)
+{
+    struct model *m = op->m;
+    for (int i = 0; r && i < pg_rows(r); i++) {
+        struct str id = pg_str(r, i, 0);
+        struct str *s = xmalloc(sizeof *s + id.n + 1);
+        memcpy(s + 1, id.p, id.n);
+        *s = str_n((char *)(s + 1), id.n);
+        free(smap_put(&m->erased, *s, s));
+    }
+    m->starting--;
+}
+
+void erased_reload(struct model *m)
+{
+    m->starting++;
+    load_op_send(load_op_new(m, NULL, on_erased), SQL_erased_all, pg_args_new());
+}
+
+bool model_erased(struct model *m, struct str user_id)
+{
+    return smap_get(&m->erased, user_id) != NULL;
+}
+
+void presence_start(struct model *m)
+{
+    m->presence_floor = positions_persisted_upto(m->pos[STREAM_PRESENCE]);
+    m->starting++;
+    load_op_send(load_op_new(m, NULL, on_all), SQL_presence_all, pg_args_new());
+    erased_reload(m);
+}
+
+void presence_fini(struct model *m)
+{
+    size_t it = 0;
+    for (struct presence *p; (p = smap_next(&m->presence, &it));)
+        presence_free(p);
+    smap_fini(&m->presence);
+    vec_free(&m->presence_log);
+    it = 0;
+    for (struct str *s; (s = smap_next(&m->erased, &it));)
+        free(s);
+    smap_fini(&m->erased);
+}

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * Unread and highlight counts (sync-v3 10.5; Synapse 1.157 storage/databases/main/event_push_actions.py).
+ *
+ * Loaded once per (user, room), for all that are wanted in one statement; then kept true from the push actions of new
+ * events, which the burst reads in one query for everybody. A receipt of the user, a redaction in the room, or a change
+ * of membership makes the copy stale.
+ *
+ * A load may already count an event whose burst has not been applied yet. It says which ones above the absorbed position it
+ * counted (included), and those are not added again.
+ */
+#include "model_int.h"
+
+void unread_free(struct unread *un)
+{
+    for (size_t i = 0; i < un->threads.n; i++)
+        free((void *)un->threads.v[i].thread_id.p);
+    vec_free(&un->threads);
+    vec_free(&un->included);
+    un->room->refs--;
+    free(un);
+}
+
+static void unread_clear(struct unread *un)
+{
+    for (size_t i = 0; i < un->threads.n; i++)
+        free((void *)un->threads.v[i].thread_id.p);
+    un->threads.n = 0;
+    un->included.n = 0;
+    un->base = 0;
+}
+
+static struct unread_thread *thread_of(struct unread *un, struct str id)
+{
+    for (size_t i = 0; i < un->threads.n; i++) {
+        if (str_eq(un->threads.v[i].thread_id, id))
+            return &un->threads.v[i];
+    }
+    vec_push(&un->threads, ((struct unread_thread){.thread_id = str_dup(id), .receipt = un->base}));
+    return &un->threads.v[un->threads.n - 1];
+}
+
+enum have model_unread(struct model *m, struct user *u, struct room *r, struct unread **out)
+{
+    struct unread *un = smap_get(&u->unread, r->room_id);
+    if (!un) {
+        un = xcalloc(1, sizeof *un);
+        un->user = u;
+        un->room = r;
+        un->room_id = r->room_id;
+        r->refs++;
+        smap_put(&u->unread, un->room_id, un);
+    }
+    *out = un;
+    if (un->load == LOAD_DONE && !un->stale && un->redaction_gen == r->redaction_gen)
+        return HAVE;
+    if (un->load == LOAD_NONE || un->load == LOAD_DONE) {
+        un->load = LOAD_QUEUED;
+        vec_push(&m->want_unread, un);
+        loader_kick(m);
+    }
+    return LACK;
+}
+
+void unread_receipt(struct model *m, struct user *u, struct str room_id)
+{
+    (void)m;
+    struct unread *un = smap_get(&u->unread, room_id);
+    if (un) {
+        un->stale = true;
+        un->gen++;
+    }
+}
+
+static bool already_counted(const struct unread *un, int64_t stream)
+{
+    for (size_t i = 0; i < un->included.n; i++) {
+        if (un->included.v[i] == stream)
+            return true;
+    }
+    return false;
+}
+
+/* The push actions of a burst. */
+void unread_apply(struct model *m, const struct burst *b)
+{
+    for (size_t i = 0; i < b->actions.n; i++) {
+        const struct action_row *a = &b->actions.v[i];
+        struct user *u = smap_get(&m->users, a->user_id);
+        struct unread *un = u ? smap_get(&u->unread, a->room_id) : NULL;
+        if (!un)
+            continue;
+        if (un->load != LOAD_DONE) { /* under way: whether it counts this event is not known */
+            un->gen++;
+            continue;
+        }
+        if (already_counted(un, a->stream))
+            continue;
+        struct unread_thread *t = thread_of(un, a->thread_id);
+        if (a->stream <= t->receipt)
+            continue;
+        t->notify += a->notif;
+        t->highlight += a->highlight;
+        t->unread += a->unread;
+    }
+}
+
+static void take_row(struct unread *un, const struct pg_result *r, int i)
+{
+    int64_t v1 = pg_i64(r, i, 4), v2 = pg_i64(r, i, 5), v3 = pg_i64(r, i, 6), v4 = pg_i64(r, i, 7), v5 = pg_i64(r, i, 8);
+    struct str th = pg_str(r, i, 3);
+    switch (pg_i64(r, i, 0)) {
+    case 0:
+        un->base = v1;
+        return;
+    case 1:
+        thread_of(un, th)->receipt = v1;
+        return;
+    case 2: { /* summarised so far; what is newer than the rotation comes with the actions */
+        struct unread_thread *t = thread_of(un, th);
+        t->notify = v1;
+        t->unread = v2;
+        t->summarised = true;
+        return;
+    }
+    default:
+        break;
+    }
+    struct unread_thread *t = thread_of(un, th);
+    t->highlight = v1;
+    t->notify = t->summarised ? t->notify + v4 : v2;
+    t->unread = t->summarised ? t->unread + v5 : v3;
+    for (struct str list = pg_str(r, i, 9), item, rest; !str_absent(list) && list.n; list = rest) {
+        int64_t s;
+        str_cut(list, ',', &item, &rest);
+        if (!str_to_i64(item, &s))
+            vec_push(&un->included, s);
+    }
+}
+
+static void on_unread(struct load_op *op, const struct pg_result *r)
+{
+    struct model *m = op->m;
+    for (size_t i = 0; i < op->targets.n; i++) {
+        struct unread *un = op->targets.v[i];
+        un->load = r ? LOAD_DONE : LOAD_NONE;
+        un->stale = un->gen != op->gens.v[i];
+        if (r)
+            unread_clear(un);
+    }
+    for (int i = 0; r && i < pg_rows(r); i++) {
+        struct user *u = smap_get(&m->users, pg_str(r, i, 1));
+        struct unread *un = u ? smap_get(&u->unread, pg_str(r, i, 2)) : NULL;
+        if (un)
+            take_row(un, r, i);
+    }
+}
+
+void unread_flush(struct model *m, struct batch *b)
+{
+    size_t n = m->want_unread.n;
+    if (n == 0)
+        return;
+    struct load_op *op = load_op_new(m, b, on_unread);
+    struct str *users = xmalloc(sizeof *users * n), *rooms = xmalloc(sizeof *rooms * n);
+    for (size_t i = 0; i < n; i++) {
+        struct unread *un = m->want_unread.v[i];
+        un->load = LOAD_BUSY;
+        un->redaction_gen = un->room->redaction_gen;
+        users[i] = un->user->user_id;
+        rooms[i] = un->room_id;
+        vec_push(&op->targets, un);
+        vec_push(&op->gens, un->gen);
+    }
+    struct pg_args *args = pg_args_new();
+    pg_args_text_array(args, users, n);
+    pg_args_text_array(args, rooms, n);
+    pg_args_i64(args, positions_persisted_upto(m->pos[STREAM_EVENTS]));
+    free(users);
+    free(rooms);
+    m->want_unread.n = 0;
+    load_op_send(op, SQL_unread_of_users, args);
+}

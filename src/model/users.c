@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * Users and their rooms: the current membership rows of a user, and its own membership events over a stretch of the
+ * stream (which is what decides which rooms an incremental sync mentions, sync-v3 section 5).
+ */
+#include "model_int.h"
+
+static void membership_free(struct model *m, struct membership_row *row)
+{
+    evrec_unpin(m, row->rec);
+    row->room->refs--;
+    free(row);
+}
+
+static void rooms_clear(struct model *m, struct user *u)
+{
+    size_t it = 0;
+    for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
+        membership_free(m, row);
+    }
+    smap_fini(&u->rooms);
+    smap_init(&u->rooms);
+}
+
+/* The membership rows may have changed: read them again before the next use. */
+void user_rooms_drop(struct model *m, struct user *u)
+{
+    (void)m;
+    u->rooms_gen++;
+    u->rooms_stale = true;
+}
+
+void user_own_add(struct model *m, struct user *u, struct evrec *rec, struct room *r, int64_t stream, writer_id w)
+{
+    (void)m;
+    size_t i = u->own.n;
+    while (i > 0 && u->own.v[i - 1].stream >= stream) {
+        if (u->own.v[i - 1].stream == stream)
+            return;
+        i--;
+    }
+    evrec_pin(rec);
+    r->refs++;
+    struct own_event e = {rec, r, stream, w};
+    vec_push(&u->own, e);
+    memmove(&u->own.v[i + 1], &u->own.v[i], (u->own.n - 1 - i) * sizeof e);
+    u->own.v[i] = e;
+}
+
+enum have model_user_rooms(struct model *m, struct user *u)
+{
+    if (u->rooms_load == LOAD_DONE && !u->rooms_stale)
+        return HAVE;
+    if (u->rooms_load == LOAD_NONE || u->rooms_load == LOAD_DONE) {
+        u->rooms_load = LOAD_QUEUED;
+        vec_push(&m->want_rooms, u);
+        loader_kick(m);
+    }
+    return LACK;
+}
+
+enum have model_user_own_events(struct model *m, struct user *u, const struct mpos *lo)
+{
+    if (u->own_horizon_known ? u->own_horizon <= lo->min : mpos_le(&u->since_events, lo))
+        return HAVE;
+    if (u->own_load == LOAD_NONE) {
+        u->own_load = LOAD_QUEUED;
+        u->own_want_lo = lo->min;
+        vec_push(&m->want_own, u);
+        loader_kick(m);
+    } else if (u->own_load == LOAD_QUEUED && lo->min < u->own_want_lo) {
+        u->own_want_lo = lo->min;
+    }
+    return LACK;
+}
+
+static void active_remove(struct room *r, struct user *u)
+{
+    for (size_t i = 0; i < r->active.n; i++) {
+        if (r->active.v[i] == u) {
+            r->active.v[i] = r->active.v[--r->active.n];
+            return;
+        }
+    }
+}
+
+void model_user_activate(struct model *m, struct user *u)
+{
+    (void)m;
+    if (u->active)
+        return;
+    u->active = true;
+    size_t it = 0;
+    for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
+        if (row->membership == MEMBERSHIP_JOIN)
+            vec_push(&row->room->active, u);
+    }
+}
+
+static void user_deactivate(struct user *u)
+{
+    if (!u->active)
+        return;
+    u->active = false;
+    size_t it = 0;
+    for (struct membership_row *row; (row = smap_next(&u->rooms, &it));)
+        active_remove(row->room, u);
+}
+
+void user_data_free(struct model *m, struct user *u)
+{
+    user_deactivate(u);
+    rooms_clear(m, u);
+    smap_fini(&u->rooms);
+    for (size_t i = 0; i < u->own.n; i++) {
+        evrec_unpin(m, u->own.v[i].rec);
+        u->own.v[i].room->refs--;
+    }
+    vec_free(&u->own);
+    for (size_t i = 0; i < u->dl.n; i++)
+        free(u->dl.v[i].mem);
+    vec_free(&u->dl);
+    account_free(m, u);
+    size_t it = 0;
+    for (struct unread *un; (un = smap_next(&u->unread, &it));)
+        unread_free(un);
+    smap_fini(&u->unread);
+    it = 0;
+    for (struct device *d; (d = smap_next(&u->devices, &it));)
+        device_free(m, d);
+    smap_fini(&u->devices);
+}
+
+static void on_rooms(struct load_op *op, const struct pg_result *r)
+{
+    struct model *m = op->m;
+    for (size_t i = 0; i < op->targets.n; i++) {
+        struct user *u = op->targets.v[i];
+        if (!r) {
+            u->rooms_load = LOAD_NONE;
+            continue;
+        }
+        u->reactivate = u->active;
+        user_deactivate(u);
+        rooms_clear(m, u);
+        u->rooms_load = LOAD_DONE;
+        u->rooms_stale = u->rooms_gen != op->gens.v[i];
+    }
+    for (int i = 0; r && i < pg_rows(r); i++) {
+        struct user *u = smap_get(&m->users, pg_str(r, i, 0));
+        if (!u)
+            continue;
+        struct str room_id = pg_str(r, i, 1), sender = pg_str(r, i, 2);
+        struct membership_row *row = xcalloc(1, sizeof *row + sender.n + 1);
+        memcpy(row + 1, sender.p ? sender.p : "", sender.n);
+        row->room = model_room(m, room_id);
+        row->room_id = row->room->room_id;
+        row->sender = str_n((char *)(row + 1), sender.n);
+        row->membership = membership_parse(pg_str(r, i, 3));
+        row->rec = model_rec(m, pg_str(r, i, 4));
+        evrec_pin(row->rec);
+        row->writer = model_writer(m, pg_str(r, i, 5));
+        row->stream = pg_i64(r, i, 6);
+        row->known_version = room_version_find(pg_str(r, i, 7)) != NULL;
+        row->forgotten = pg_i64(r, i, 8) != 0;
+        struct membership_row *old = smap_put(&u->rooms, row->room_id, row);
+        row->room->refs++;
+        if (old)
+            membership_free(m, old);
+    }
+    for (size_t i = 0; r && i < op->targets.n; i++) {
+        struct user *u = op->targets.v[i];
+        if (u->reactivate)
+            model_user_activate(m, u);
+        u->reactivate = false;
+    }
+}
+
+static void on_own(struct load_op *op, const struct pg_result *r)
+{
+    struct model *m = op->m;
+    for (int i = 0; r && i < pg_rows(r); i++) {
+        struct user *u = smap_get(&m->users, pg_str(r, i, 0));
+        if (u && u->own_load == LOAD_BUSY)
+            user_own_add(m, u, model_rec(m, pg_str(r, i, 2)), model_room(m, pg_str(r, i, 1)), pg_i64(r, i, 4), model_writer(m, pg_str(r, i, 3)));
+    }
+    for (size_t i = 0; i < op->targets.n; i++) {
+        struct user *u = op->targets.v[i];
+        u->own_load = LOAD_NONE;
+        if (r) {
+            u->own_horizon_known = true;
+            u->own_horizon = u->own_want_lo;
+        }
+    }
+}
+
+void user_flush(struct model *m, struct batch *b)
+{
+    if (m->want_rooms.n) {
+        struct load_op *op = load_op_new(m, b, on_rooms);
+        struct str *ids = xmalloc(sizeof *ids * m->want_rooms.n);
+        for (size_t i = 0; i < m->want_rooms.n; i++) {
+            struct user *u = m->want_rooms.v[i];
+            u->rooms_load = LOAD_BUSY;
+            ids[i] = u->user_id;
+            vec_push(&op->targets, u);
+            vec_push(&op->gens, u->rooms_gen);
+        }
+        struct pg_args *args = pg_args_new();
+        pg_args_text_array(args, ids, m->want_rooms.n);
+        free(ids);
+        m->want_rooms.n = 0;
+        load_op_send(op, SQL_rooms_of_users, args);
+    }
+    if (m->want_own.n) {
+        struct load_op *op = load_op_new(m, b, on_own);
+        size_t n = m->want_own.n;
+        struct str *ids = xmalloc(sizeof *ids * n);
+        int64_t *lo = xmalloc(sizeof *lo * n);
+        for (size_t i = 0; i < n; i++) {
+            struct user *u = m->want_own.v[i];
+            u->own_load = LOAD_BUSY;
+            ids[i] = u->user_id;
+            lo[i] = u->own_want_lo;
+            vec_push(&op->targets, u);
+        }
+        struct pg_args *args = pg_args_new();
+        pg_args_text_array(args, ids, n);
+        pg_args_i64_array(args, lo, n);
+        free(ids);
+        free(lo);
+        m->want_own.n = 0;
+        load_op_send(op, SQL_own_events_of_users, args);
+    }
+    account_flush(m, b);
+}
