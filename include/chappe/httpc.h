@@ -4,7 +4,11 @@
 #define CHAPPE_HTTPC_H
 /*
  * HTTP client of the hub (libcurl multi on its loop): replication HTTP API, token introspection, later push gateways.
- * Responses are bounded; no redirects; done is called exactly once, never before httpc_send returns.
+ * Responses are bounded; no redirects, no proxies of the environment; done is called exactly once, never before
+ * httpc_send returns. It may call httpc_send and httpc_stop. A status of any kind is an answer (err 0); err says that
+ * there is none: -ERR_TIMEOUT, -ERR_CLOSED, -ERR_LIMIT (too large, or too many requests), -ERR_PROTOCOL (not HTTP),
+ * -ERR_PARSE (URL, header with a control byte), -ERR_IO (no connection, name, TLS), -ERR_SHUTDOWN. Connections are
+ * kept alive and shared.
  */
 #include "chappe/mem.h"
 struct uv_loop_s;
@@ -33,6 +37,6 @@ typedef void httpc_done_fn(void *arg, const struct httpc_res *res);
 int httpc_start(struct httpc **out, struct uv_loop_s *loop, struct err *e) NODISCARD;
 /* Copies everything it needs. */
 void httpc_send(struct httpc *c, const struct httpc_req *req, httpc_done_fn *done, void *arg);
-/* Every pending request ends with -ERR_SHUTDOWN before this returns. */
+/* Every pending request ends with -ERR_SHUTDOWN before this returns; the loop frees the rest in its next turns. */
 void httpc_stop(struct httpc **c);
 #endif
