@@ -52,8 +52,11 @@ void http_res_init(struct http_res *res, int status);
  * ready-made canonical form that sort between/after: pass NULL or a struct json object of scalars. */
 struct json;
 void http_res_error(struct http_res *res, int status, const char *errcode, struct str error, const struct json *extra);
-/* Sends res (moved out, left finished) and releases req. Exactly once per request. */
+/* Sends res (moved out, left finished) and releases req. Exactly once per request, this or http_drop(). After the client
+ * has gone it is sent all the same when only the client's own direction has ended (a half-closed connection). */
 void http_reply(struct http_req **req, struct http_res *res);
+/* Releases req without an answer; the connection is closed. */
+void http_drop(struct http_req **req);
 /* Shorthand: error reply. */
 void http_reply_error(struct http_req **req, int status, const char *errcode, const char *error);
 
@@ -68,18 +71,28 @@ void url_encode(struct buf *b, struct str s);
 typedef void http_handler_fn(void *arg, struct http_req *req);
 
 struct httpd_routes {
-    /* Said on the front for each request: 0 = hand to handler, or 404 / 405. Must be pure and thread-safe. */
+    /* Said on the front for each request: 0 = hand to handler, or 404 / 405. Must be pure and thread-safe.
+     * HEAD is asked about as GET (the request itself keeps HTTP_M_HEAD; its body is suppressed by the front). */
     int (*route)(enum http_method m, struct str path);
     http_handler_fn *handler;
     void *arg;
 };
-/* Opens every listener of cfg. -ERR_x with text in e on failure. */
+/* Value of the Server header: begins as the Synapse release whose behaviour we have, names us after it. */
+#define CHAPPE_SYNAPSE_VERSION "1.157.1"
+#define CHAPPE_SERVER_HEADER "Synapse/" CHAPPE_SYNAPSE_VERSION " (chappe " CHAPPE_VERSION ")"
+
+/* Opens every listener of cfg, which must outlive the server. loop must be run by the calling thread. -ERR_x with text in e on failure. */
 int httpd_start(struct httpd **out, struct uv_loop_s *loop, const struct config *cfg, const struct httpd_routes *routes, struct err *e) NODISCARD;
 /* "uring" or "uv", and why. */
 const char *httpd_transport(const struct httpd *h);
-/* Stops accepting; /health turns 503; keep-alive connections are closed after their next response, idle ones at once. */
+/* The port that a TCP listener of cfg (by index) is bound to: tells what port 0 became. 0 for UNIX sockets. */
+int httpd_port(const struct httpd *h, size_t listener);
+/* What /health, and /ready on metrics listeners, say: 200 when ok (the default at start), 503 otherwise. */
+void httpd_health_set(struct httpd *h, bool ok);
+/* Stops accepting (metrics listeners stay until the stop); /health turns 503; keep-alive connections are closed after their next response, idle ones at once. */
 void httpd_drain(struct httpd *h);
 size_t httpd_in_flight(const struct httpd *h); /* requests handed out and not yet replied or not yet written */
-/* Closes whatever is left; on return no thread of httpd runs. All requests must have been replied to. */
+/* Closes whatever is left; on return no thread of httpd runs. All requests must have been replied to. Memory of handles
+ * on the hub's loop goes when that loop runs its closing callbacks: run it once more before uv_loop_close(). */
 void httpd_stop(struct httpd **h);
 #endif

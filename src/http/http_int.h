@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+#ifndef CHAPPE_HTTP_INT_H
+#define CHAPPE_HTTP_INT_H
+/*
+ * Inside the HTTP server. Reading order: head.c and body.c (bytes → requests), conn.c (one connection's life),
+ * front.c (one thread's connections, and what is answered without the hub), server.c (the hub's side), response.c.
+ *
+ * Who owns what: a front's thread owns its transport, connections, timers and the private part of each struct req. The
+ * public part (struct http_req) belongs to the hub from hand-over to http_reply().
+ */
+#include "chappe/httpd.h"
+#include "chappe/loop.h"
+#include "chappe/map.h"
+#include <uv.h>
+
+enum close_reason {
+#define CLOSE_REASON(id, refused, status, errcode, text) CLOSE_##id,
+#include "chappe/tbl/close_reasons.def"
+#undef CLOSE_REASON
+    CLOSE_COUNT
+};
+struct close_reason_row {
+    const char *id;
+    bool refused;
+    int status;
+    const char *errcode, *text;
+};
+extern const struct close_reason_row close_reasons[CLOSE_COUNT];
+
+/* ---- head.c ---- */
+
+enum { HTTP_HEADERS_MAX = 500 };
+
+/* Progress of looking for the end of a head; zeroed at its beginning. */
+struct http_head_scan {
+    size_t line;    /* start of the line being read */
+    size_t pos;     /* bytes before it hold no line feed */
+    unsigned lines; /* complete ones, the request line included */
+};
+/* bytes: the head from its first byte, as far as it has arrived; earlier calls saw a prefix of it. Refuses what
+ * http_parser tolerates. 1: complete, *end is its length; 0: more is needed; -ERR_PARSE or -ERR_LIMIT with *why. */
+int http_head_scan(struct http_head_scan *s, struct str bytes, size_t bytes_max, size_t *end, enum close_reason *why) NODISCARD;
+
+/* A parsed head: slices of the bytes it was parsed from. */
+struct http_head {
+    enum http_method method;
+    struct str method_name;
+    struct str target; /* as received */
+    struct str path, query;
+    int minor; /* HTTP/1.minor */
+    bool options, keep_alive, chunked, expect_continue;
+    int64_t content_length; /* -1: none */
+    struct str host, authorization, user_agent, content_type, forwarded_for, request_id;
+    int authorization_count, host_count, length_count, encoding_count;
+};
+/* bytes: a complete head that http_head_scan() has passed. request_id_header may be absent. 0 or -ERR_PARSE. */
+int http_head_parse(struct str bytes, struct str request_id_header, struct str server_name, struct http_head *h,
+                    enum close_reason *why) NODISCARD;
+
+/* ---- body.c ---- */
+
+struct http_body {
+    enum http_body_state {
+        BODY_DONE,
+        BODY_LENGTH,     /* left bytes to come */
+        BODY_SIZE_FIRST, /* chunk size: first digit */
+        BODY_SIZE,
+        BODY_EXTENSION,
+        BODY_SIZE_LF,
+        BODY_CHUNK, /* left bytes of this chunk */
+        BODY_CHUNK_CR,
+        BODY_CHUNK_LF,
+        BODY_TRAILER_START, /* at the beginning of a trailer line */
+        BODY_TRAILER,
+        BODY_TRAILER_LF,
+        BODY_END_LF,
+    } state;
+    uint64_t left;
+    uint64_t total;     /* data bytes so far */
+    unsigned overhead;  /* bytes of extensions and trailers */
+};
+void http_body_init(struct http_body *b, const struct http_head *h);
+/* Consumes a stretch of *in; *out is the data in it (a slice of in). 1: the body is complete, what is left of *in
+ * belongs to the next request; 0: go on; -ERR_PARSE with *why. */
+int http_body_feed(struct http_body *b, struct str *in, struct str *out, enum close_reason *why) NODISCARD;
+
+/* ---- requests ---- */
+
+enum mail_kind { MAIL_REQUEST, MAIL_GONE, MAIL_GONE_ACK, MAIL_REPLY, MAIL_DRAIN, MAIL_STOP };
+
+/* One allocation: this, then the copied slices. */
+struct req {
+    struct http_req pub;
+    struct front *front;
+    struct conn *conn; /* NULL once the connection is closed */
+    struct mail mail;      /* MAIL_REQUEST */
+    struct mail gone_mail; /* MAIL_GONE, MAIL_GONE_ACK */
+    char *body;
+    struct str target;      /* for the access log */
+    struct str method_name;
+    int64_t replied_ms;
+    size_t body_sent;
+    uint16_t status, listener;
+    uint8_t minor;
+    bool options, close;   /* close: the connection ends with this response */
+    bool handed;           /* counted in in_flight */
+    bool hub_replied;      /* hub's */
+    bool gone_posted, gone_acked, release_pending; /* front's */
+    _Alignas(8) char bytes[];
+};
+struct reply {
+    struct mail mail; /* first */
+    struct req *req;
+    struct http_res res;
+    bool drop;
+};
+static inline struct req *req_of(struct http_req *p) { return (struct req *)(void *)p; }
+struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number);
+void req_free(struct req **r);
+
+/* ---- conn.c ---- */
+
+enum conn_state {
+    CONN_NONE,    /* before accept: zeroed slot */
+    CONN_IDLE,    /* waits for a request; owns nothing */
+    CONN_HEAD,    /* part of a head is there */
+    CONN_BODY,    /* reading a body */
+    CONN_HANDED,  /* the hub has the request */
+    CONN_WRITING, /* a response is on its way */
+    CONN_CLOSING, /* our direction has ended; discards what still arrives, for a moment */
+    CONN_CLOSED,  /* the transport no longer knows it */
+    CONN_STATE_COUNT
+};
+
+/* Exists while bytes of a request are held. */
+struct conn_in {
+    struct buf buf; /* partial head; or what was read ahead of a response */
+    struct http_head_scan scan;
+    struct http_body body;
+    struct buf body_buf;
+    size_t accounted; /* in httpd.read_bytes */
+};
+struct conn {
+    struct front *f;
+    uint64_t id;
+    struct wheel_timer timer;
+    struct conn_in *in; /* usually NULL */
+    struct req *req;
+    uint64_t sent_mark; /* bytes sent when the write timer was set */
+    uint16_t listener;
+    uint8_t state;
+    uint8_t family; /* 4, 6 or 0 */
+    uint8_t interims;  /* 100 Continue on their way */
+    bool eof, paused, linger, counted, close_after;
+    uint8_t after; /* enum close_reason of a response that ends the connection */
+    uint8_t ip[16];
+};
+void conn_accepted(struct front *f, uint64_t id, struct conn *c, int tag, const struct sockaddr_storage *peer);
+void conn_recv(struct conn *c, struct str bytes);
+void conn_eof(struct conn *c, int err);
+void conn_sent(struct conn *c, int status);
+void conn_timeout(struct conn *c);
+void conn_drain(struct conn *c);
+void conn_close(struct conn *c, enum close_reason why);
+void conn_hand_over(struct conn *c); /* its request is the hub's from here */
+void conn_respond(struct conn *c, struct req *r, struct http_res *res);
+
+/* ---- front.c ---- */
+
+struct front {
+    struct httpd *h;
+    size_t index;
+    uv_loop_t *loop;
+    uv_loop_t own_loop; /* with a thread of its own */
+    uv_thread_t thread;
+    struct mailbox *mail; /* likewise */
+    struct transport *transport;
+    struct wheel wheel;
+    uv_timer_t *timer;
+    int64_t timer_due_ms; /* -1 when not running */
+    int64_t date_s;       /* second for which date and prefix hold */
+    char date[48];
+    struct blob *prefix; /* head of a 200 JSON keep-alive response up to Content-Length */
+    bool draining;
+    struct mail drain_mail, stop_mail;
+};
+int front_open(struct front *f, struct err *e) NODISCARD;
+void front_close(struct front *f);
+void front_drain(struct front *f);
+void front_timer_set(struct front *f, struct wheel_timer *t, int64_t due_ms);
+/* A request is complete: answers it, or hands it to the hub. */
+void front_request(struct front *f, struct conn *c);
+void front_gone(struct front *f, struct req *r);
+/* From the hub; moves res out. */
+void front_reply(struct front *f, struct req *r, struct http_res *res, bool drop);
+void front_release(struct front *f, struct req *r);
+void front_mail(void *arg, struct mail *m);
+void front_date(struct front *f, int64_t wall_ms);
+
+/* ---- listen.c ---- */
+
+struct listen_fd {
+    int fd;
+    size_t listener, front;
+};
+struct listen_set {
+    VEC(struct listen_fd) fds;
+};
+/* Opens every listener of cfg for so many fronts. */
+int listen_open(struct listen_set *s, const struct config *cfg, size_t fronts, int *ports, struct err *e) NODISCARD;
+void listen_close(struct listen_set *s); /* those not handed on (fd >= 0) */
+void listen_unlink(const struct config *cfg);
+
+/* ---- server.c ---- */
+
+struct http_listener {
+    const struct config_listener *cfg;
+    char logger[96]; /* synapse.access.http.<tag> */
+    int port;
+};
+struct httpd {
+    const struct config *cfg;
+    struct httpd_routes routes;
+    uv_loop_t *loop;
+    struct http_listener *listeners;
+    size_t listeners_count;
+    struct listen_set set;
+    struct front *fronts;
+    size_t fronts_count;
+    bool threaded;
+    struct mailbox *mail; /* to the hub, when threaded */
+    enum transport_kind kind;
+    char why[160];
+    char transport_text[192];
+    size_t with_handler; /* hub's: requests the handler has */
+    bool stopping;
+    _Atomic int64_t connections, in_flight, read_bytes, waiting_bytes;
+    _Atomic uint64_t requests;
+    _Atomic bool healthy, draining;
+    uv_sem_t started;
+    int start_rc;
+    struct err start_err;
+};
+/* Hands a request over; front's thread. */
+void httpd_hand_over(struct httpd *h, struct req *r);
+
+/* ---- response.c ---- */
+
+const char *http_status_text(int status);
+const char *http_status_label(int status); /* static digits, for metrics */
+/* Builds what is written for res: moves its body. */
+void response_build(struct front *f, const struct http_res *res, struct rope *body, bool head_only, bool close, struct rope *out);
+
+/* ---- access_log.c ---- */
+
+struct access_entry {
+    struct str ip, tag, requester, method, target, user_agent, request_id;
+    int64_t handler_ms, send_ms;
+    size_t bytes;
+    int status, minor;
+    bool cut; /* the client left before the end */
+};
+/* One line, without the logger's prefix. */
+void access_format(struct buf *b, const struct access_entry *e);
+void access_log(const struct httpd *h, const struct req *r, bool cut);
+#endif

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * Response heads and error bodies. Every response carries Server, Date, Cache-Control and the four CORS headers, as
+ * Synapse's JSON responses do, and a Content-Length, because bodies are complete when they come here. The head of the usual
+ * response (200, JSON, keep-alive) is the same for everybody within a second up to its length, so it is one shared
+ * blob per front and second; a delta then costs the length digits and slices.
+ */
+#include "http_int.h"
+#include "chappe/clock.h"
+#include "chappe/json.h"
+#include <stdio.h>
+#include <time.h>
+
+static const struct {
+    int status;
+    const char *label, *text;
+} statuses[] = {
+    {200, "200", "OK"},
+    {204, "204", "No Content"},
+    {302, "302", "Found"},
+    {400, "400", "Bad Request"},
+    {401, "401", "Unauthorized"},
+    {403, "403", "Forbidden"},
+    {404, "404", "Not Found"},
+    {405, "405", "Method Not Allowed"},
+    {408, "408", "Request Timeout"},
+    {409, "409", "Conflict"},
+    {413, "413", "Content Too Large"},
+    {415, "415", "Unsupported Media Type"},
+    {429, "429", "Too Many Requests"},
+    {499, "499", "Client Closed Request"},
+    {500, "500", "Internal Server Error"},
+    {502, "502", "Bad Gateway"},
+    {503, "503", "Service Unavailable"},
+    {504, "504", "Gateway Timeout"},
+};
+
+const char *http_status_text(int status)
+{
+    for (size_t i = 0; i < sizeof statuses / sizeof *statuses; i++) {
+        if (statuses[i].status == status)
+            return statuses[i].text;
+    }
+    return "Unknown";
+}
+
+const char *http_status_label(int status)
+{
+    for (size_t i = 0; i < sizeof statuses / sizeof *statuses; i++) {
+        if (statuses[i].status == status)
+            return statuses[i].label;
+    }
+    return "other";
+}
+
+/* Locale-free, as RFC 9110 wants it. */
+void front_date(struct front *f, int64_t wall_ms)
+{
+    static const char days[] = "SunMonTueWedThuFriSat", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    int64_t now = wall_ms / 1000;
+    if (now == f->date_s)
+        return;
+    f->date_s = now;
+    time_t t = (time_t)now;
+    struct tm tm;
+    gmtime_r(&t, &tm);
+    snprintf(f->date, sizeof f->date, "%.3s, %02d %.3s %04d %02d:%02d:%02d GMT", days + 3 * (tm.tm_wday % 7),
+             tm.tm_mday % 32, months + 3 * (tm.tm_mon % 12), (tm.tm_year + 1900) % 10000, tm.tm_hour % 24,
+             tm.tm_min % 60, tm.tm_sec % 61);
+    blob_unref(&f->prefix);
+}
+
+static void put_head(struct rope *out, struct front *f, const struct http_res *res, bool close, bool has_type)
+{
+    char line[512];
+    int n = snprintf(line, sizeof line, "HTTP/1.1 %d %s\r\nServer: " CHAPPE_SERVER_HEADER "\r\nDate: %s\r\n",
+                     res->status, http_status_text(res->status), f->date);
+    rope_put(out, str_n(line, (size_t)n));
+    if (has_type) {
+        n = snprintf(line, sizeof line, "Content-Type: %s\r\n",
+                     res->content_type ? res->content_type : "application/json");
+        rope_put(out, str_n(line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1));
+    }
+    rope_put(out, STR("Cache-Control: no-cache, no-store, must-revalidate\r\n"
+                      "Access-Control-Allow-Origin: *\r\n"
+                      "Access-Control-Allow-Methods: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n"
+                      "Access-Control-Allow-Headers: X-Requested-With, Content-Type, Authorization, Date\r\n"
+                      "Access-Control-Expose-Headers: Synapse-Trace-Id, Server\r\n"));
+    if (res->retry_after_s > 0) {
+        n = snprintf(line, sizeof line, "Retry-After: %d\r\n", res->retry_after_s);
+        rope_put(out, str_n(line, (size_t)n));
+    }
+    if (close)
+        rope_put(out, STR("Connection: close\r\n"));
+}
+
+static struct blob *common_prefix(struct front *f)
+{
+    if (!f->prefix) {
+        struct http_res usual;
+        struct rope head;
+        struct arena *a = arena_new(4096);
+        http_res_init(&usual, 200);
+        rope_init(&head);
+        put_head(&head, f, &usual, false, true);
+        f->prefix = blob_new(rope_flatten(&head, a));
+        rope_fini(&head);
+        rope_fini(&usual.body);
+        arena_free(&a);
+    }
+    return f->prefix;
+}
+
+void response_build(struct front *f, const struct http_res *res, struct rope *body, bool head_only, bool close,
+                    struct rope *out)
+{
+    front_date(f, clock_wall_ms());
+    rope_init(out);
+    if (res->status == 200 && !res->content_type && !close && res->retry_after_s == 0)
+        rope_blob(out, common_prefix(f));
+    else
+        put_head(out, f, res, close, res->content_type || body->bytes > 0);
+    char length[48];
+    int n = snprintf(length, sizeof length, "Content-Length: %zu\r\n\r\n", body->bytes);
+    rope_put(out, str_n(length, (size_t)n));
+    if (!head_only)
+        rope_rope(out, body);
+    rope_fini(body);
+}
+
+void http_res_init(struct http_res *res, int status)
+{
+    *res = (struct http_res){.status = status};
+    rope_init(&res->body);
+}
+
+void http_res_error(struct http_res *res, int status, const char *errcode, struct str error, const struct json *extra)
+{
+    struct arena *a = arena_new((size_t)1 << 20);
+    struct json *obj = json_new(a, JSON_OBJECT);
+    json_set(obj, STR("errcode"), json_new_str(a, str_of(errcode)));
+    json_set(obj, STR("error"), json_new_str(a, error));
+    json_each(member, extra)
+        json_set(obj, member->key, json_clone(a, member));
+    struct buf b;
+    buf_init(&b, (size_t)1 << 20);
+    json_write(&b, obj, JSON_SORTED | JSON_UTF8);
+    http_res_init(res, status);
+    rope_put(&res->body, buf_str(&b));
+    buf_fini(&b);
+    arena_free(&a);
+}

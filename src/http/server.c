@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * The hub's side of the server: start, drain, stop, and the crossing of requests and replies.
+ *
+ * Without threads there is one front on the hub's loop and a crossing is a call. With threads the hub has a mailbox that all
+ * fronts post requests into, and each front has one for replies. Nothing else is shared but counters and counted blobs.
+ *
+ * Stopping, with threads: every front gets MAIL_STOP behind all replies, closes, and its thread ends with its loop; what it
+ * had posted and the hub had not read is freed here afterwards.
+ */
+#include "http_int.h"
+#include "chappe/log.h"
+#include "chappe/metrics.h"
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* ---- crossing ---- */
+
+static void hub_take(struct httpd *h, struct req *r)
+{
+    h->with_handler++;
+    h->routes.handler(h->routes.arg, &r->pub);
+}
+
+void httpd_hand_over(struct httpd *h, struct req *r)
+{
+    if (!h->threaded) {
+        hub_take(h, r);
+        return;
+    }
+    r->mail.kind = MAIL_REQUEST;
+    mailbox_post(h->mail, &r->mail);
+}
+
+static void hub_gone(struct req *r)
+{
+    if (!r->hub_replied && !r->pub.gone) {
+        r->pub.gone = true;
+        if (r->pub.on_gone)
+            r->pub.on_gone(&r->pub);
+    }
+    r->gone_mail.kind = MAIL_GONE_ACK;
+    mailbox_post(r->front->mail, &r->gone_mail);
+}
+
+static void hub_mail(void *arg, struct mail *m)
+{
+    struct httpd *h = arg;
+    if (m->kind == MAIL_REQUEST) {
+        struct req *r = container_of(m, struct req, mail);
+        if (h->stopping) /* its connection is closed already */
+            front_release(r->front, r);
+        else
+            hub_take(h, r);
+    } else {
+        ASSERT(m->kind == MAIL_GONE);
+        struct req *r = container_of(m, struct req, gone_mail);
+        if (h->stopping) {
+            r->gone_acked = true;
+            if (r->release_pending)
+                front_release(r->front, r);
+        } else {
+            hub_gone(r);
+        }
+    }
+}
+
+static void hub_reply(struct http_req **reqp, struct http_res *res)
+{
+    struct req *r = req_of(*reqp);
+    struct front *f = r->front;
+    *reqp = NULL;
+    ASSERT(!r->hub_replied && f->h->with_handler > 0);
+    r->hub_replied = true;
+    f->h->with_handler--;
+    if (!f->h->threaded) {
+        front_reply(f, r, res, !res);
+        return;
+    }
+    struct reply *reply = xcalloc(1, sizeof *reply);
+    reply->mail.kind = MAIL_REPLY;
+    reply->req = r;
+    reply->drop = !res;
+    if (res) {
+        reply->res = *res;
+        rope_move(&reply->res.body, &res->body);
+    }
+    mailbox_post(f->mail, &reply->mail);
+}
+
+void http_reply(struct http_req **req, struct http_res *res) { hub_reply(req, res); }
+void http_drop(struct http_req **req) { hub_reply(req, NULL); }
+
+void http_reply_error(struct http_req **req, int status, const char *errcode, const char *error)
+{
+    struct http_res res;
+    http_res_error(&res, status, errcode, str_of(error), NULL);
+    http_reply(req, &res);
+}
+
+/* ---- start ---- */
+
+static void front_thread(void *arg)
+{
+    struct front *f = arg;
+    struct httpd *h = f->h;
+    int rc = front_open(f, &h->start_err);
+    h->start_rc = rc;
+    uv_sem_post(&h->started);
+    if (rc)
+        front_close(f);
+    uv_run(f->loop, UV_RUN_DEFAULT);
+    ASSERT(uv_loop_close(f->loop) == 0);
+}
+
+/* Threads start one after the other; the first failure ends it. *running: how many have a thread. */
+static int fronts_start(struct httpd *h, size_t *running, struct err *e)
+{
+    if (!h->threaded) {
+        h->fronts[0].loop = h->loop;
+        return front_open(&h->fronts[0], e);
+    }
+    ASSERT(uv_sem_init(&h->started, 0) == 0);
+    int rc = 0;
+    for (size_t i = 0; i < h->fronts_count && rc == 0; i++) {
+        struct front *f = &h->fronts[i];
+        f->loop = &f->own_loop;
+        ASSERT(uv_loop_init(f->loop) == 0);
+        f->mail = mailbox_new(f->loop, front_mail, f);
+        ASSERT(uv_thread_create(&f->thread, front_thread, f) == 0);
+        (*running)++;
+        uv_sem_wait(&h->started);
+        rc = h->start_rc;
+        if (rc && e)
+            *e = h->start_err;
+    }
+    uv_sem_destroy(&h->started);
+    return rc;
+}
+
+static void fronts_stop(struct httpd *h, size_t running, bool last_failed)
+{
+    for (size_t i = 0; i < running; i++) {
+        struct front *f = &h->fronts[i];
+        if (!(last_failed && i == running - 1)) { /* the failed one has closed itself */
+            f->stop_mail.kind = MAIL_STOP;
+            mailbox_post(f->mail, &f->stop_mail);
+        }
+        uv_thread_join(&f->thread);
+    }
+}
+
+static void httpd_free(struct httpd *h)
+{
+    listen_close(&h->set);
+    listen_unlink(h->cfg);
+    mailbox_free(&h->mail);
+    free(h->listeners);
+    free(h->fronts);
+    free(h);
+}
+
+static void name_listeners(struct httpd *h, const int *ports)
+{
+    h->listeners_count = h->cfg->listeners_count;
+    h->listeners = xcalloc(h->listeners_count, sizeof *h->listeners);
+    for (size_t i = 0; i < h->listeners_count; i++) {
+        struct http_listener *l = &h->listeners[i];
+        l->cfg = &h->cfg->listeners[i];
+        l->port = ports[i];
+        if (l->cfg->tag.n)
+            snprintf(l->logger, sizeof l->logger, "synapse.access.http.%.*s", STR_ARG(l->cfg->tag));
+        else if (!str_absent(l->cfg->path))
+            snprintf(l->logger, sizeof l->logger, "synapse.access.http.unix");
+        else
+            snprintf(l->logger, sizeof l->logger, "synapse.access.http.%d", l->port);
+    }
+}
+
+int httpd_start(struct httpd **out, struct uv_loop_s *loop, const struct config *cfg, const struct httpd_routes *routes,
+                struct err *e)
+{
+    *out = NULL;
+    (void)signal(SIGPIPE, SIG_IGN);
+    struct httpd *h = xcalloc(1, sizeof *h);
+    h->cfg = cfg;
+    h->routes = *routes;
+    h->loop = loop;
+    h->threaded = cfg->front_threads > 0;
+    h->fronts_count = h->threaded ? (size_t)cfg->front_threads : 1;
+    h->fronts = xcalloc(h->fronts_count, sizeof *h->fronts);
+    atomic_store(&h->healthy, true);
+    for (size_t i = 0; i < h->fronts_count; i++) {
+        h->fronts[i].h = h;
+        h->fronts[i].index = i;
+    }
+    int *ports = xcalloc(cfg->listeners_count, sizeof *ports);
+    int rc = transport_choose(cfg->transport, &h->kind, h->why, e);
+    if (rc == 0)
+        rc = listen_open(&h->set, cfg, h->fronts_count, ports, e);
+    name_listeners(h, ports);
+    free(ports);
+    if (rc) {
+        httpd_free(h);
+        return rc;
+    }
+    if (h->threaded)
+        h->mail = mailbox_new(loop, hub_mail, h);
+    size_t running = 0;
+    rc = fronts_start(h, &running, e);
+    if (rc) {
+        fronts_stop(h, running, true);
+        httpd_free(h);
+        return rc;
+    }
+    snprintf(h->transport_text, sizeof h->transport_text, "%s: %s", transport_kind_name(h->kind), h->why);
+    metric_set_l(M_http_transport, transport_kind_name(h->kind), 1);
+    log_info("chappe.http", "transport %s, %s", h->transport_text,
+             h->threaded ? "fronts on threads of their own" : "front on the hub's loop");
+    *out = h;
+    return 0;
+}
+
+/* ---- running ---- */
+
+const char *httpd_transport(const struct httpd *h) { return h->transport_text; }
+int httpd_port(const struct httpd *h, size_t listener) { return h->listeners[listener].port; }
+void httpd_health_set(struct httpd *h, bool ok) { atomic_store(&h->healthy, ok); }
+
+size_t httpd_in_flight(const struct httpd *h)
+{
+    int64_t n = atomic_load(&h->in_flight);
+    return n > 0 ? (size_t)n : 0;
+}
+
+void httpd_drain(struct httpd *h)
+{
+    if (atomic_exchange(&h->draining, true))
+        return;
+    for (size_t i = 0; i < h->fronts_count; i++) {
+        struct front *f = &h->fronts[i];
+        if (!h->threaded) {
+            front_drain(f);
+        } else {
+            f->drain_mail.kind = MAIL_DRAIN;
+            mailbox_post(f->mail, &f->drain_mail);
+        }
+    }
+}
+
+void httpd_stop(struct httpd **hp)
+{
+    struct httpd *h = *hp;
+    *hp = NULL;
+    if (!h)
+        return;
+    ASSERT(h->with_handler == 0);
+    h->stopping = true;
+    if (h->threaded) {
+        fronts_stop(h, h->fronts_count, false);
+        mailbox_drain(h->mail);
+    } else {
+        front_close(&h->fronts[0]);
+    }
+    metric_set_l(M_http_transport, transport_kind_name(h->kind), 0);
+    httpd_free(h);
+}

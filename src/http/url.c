@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * Percent-encoding and query strings. A query is split at '&' only, and a part without '=' is no parameter: that is how
+ * Twisted, and therefore Synapse, reads them. Names are compared after decoding.
+ */
+#include "http_int.h"
+
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F')
+        return c - 'A' + 10;
+    return -1;
+}
+
+/* Decodes s into out, which has room for s.n bytes. */
+static size_t decode(char *out, struct str s, bool plus_is_space)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < s.n; i++) {
+        if (s.p[i] == '%' && s.n - i > 2 && hex_digit(s.p[i + 1]) >= 0 && hex_digit(s.p[i + 2]) >= 0) {
+            out[n++] = (char)(hex_digit(s.p[i + 1]) << 4 | hex_digit(s.p[i + 2]));
+            i += 2;
+        } else {
+            out[n++] = s.p[i] == '+' && plus_is_space ? ' ' : s.p[i];
+        }
+    }
+    return n;
+}
+
+struct str url_decode(struct arena *a, struct str s, bool plus_is_space)
+{
+    char *out = arena_alloc(a, s.n + 1);
+    return str_n(out, decode(out, s, plus_is_space));
+}
+
+void url_encode(struct buf *b, struct str s)
+{
+    static const char digits[] = "0123456789ABCDEF";
+    for (size_t i = 0; i < s.n; i++) {
+        unsigned char c = (unsigned char)s.p[i];
+        if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' ||
+            c == '_' || c == '~') {
+            buf_putc(b, (char)c);
+        } else {
+            char escaped[3] = {'%', digits[c >> 4], digits[c & 15]};
+            buf_put(b, str_n(escaped, 3));
+        }
+    }
+}
+
+/* Compares without memory of its own: escaped names are rare, and never longer than three times the wanted one. */
+static bool name_is(struct str raw, struct str name)
+{
+    if (str_eq(raw, name))
+        return true;
+    char small[192];
+    if (raw.n > sizeof small || raw.n < name.n || name.n == 0)
+        return false;
+    return str_eq(str_n(small, decode(small, raw, true)), name);
+}
+
+static bool query_find(struct str query, struct str name, struct str *value)
+{
+    struct str rest = query, part, key;
+    while (!str_absent(rest)) {
+        str_cut(rest, '&', &part, &rest);
+        if (str_cut(part, '=', &key, value) && name_is(key, name))
+            return true;
+    }
+    return false;
+}
+
+struct str http_query(struct http_req *req, struct str name)
+{
+    struct str value;
+    if (!query_find(req->query, name, &value))
+        return STR_ABSENT;
+    return url_decode(req->arena, value, true);
+}
+
+bool http_query_has(const struct http_req *req, struct str name)
+{
+    struct str value;
+    return query_find(req->query, name, &value);
+}
