@@ -129,11 +129,12 @@ static bool signatures_fit(const struct json *v)
 /* Room id and event id stand in the text or not, depending on the format. */
 static bool ids_fit(const struct event *e, const struct json *root)
 {
-    bool has_room = json_get(root, STR("room_id")) != NULL;
-    if (has_room && str_absent(json_get_str(root, STR("room_id"))))
+    const struct json *room = json_get(root, STR("room_id"));
+    bool has_room = room != NULL, hashed = e->version->create_id_is_room_id;
+    if (has_room && (room->type != JSON_STRING || (hashed && !str_starts(room->s, STR("!")))))
         return false;
     bool create = event_is_create(e) && !str_absent(e->state_key) && e->state_key.n == 0;
-    if (e->version->create_id_is_room_id && create ? has_room : !has_room)
+    if (hashed && create ? has_room : !has_room)
         return false;
     const struct json *id = json_get(root, STR("event_id"));
     return e->version->format == 1 ? id && id->type == JSON_STRING : !id;

@@ -38,7 +38,7 @@ static bool match_label(struct str labels_json, struct str pattern)
             hit = pattern.n == 0 || memmem(v->s.p, v->s.n, pattern.p, pattern.n) != NULL;
         } else {
             json_each(c, v)
-                hit = hit || str_eq(v->type == JSON_OBJECT ? c->key : json_str(c), pattern);
+                hit = hit || match_equal(v->type == JSON_OBJECT ? c->key : json_str(c), pattern);
         }
     }
     arena_free(&a);
