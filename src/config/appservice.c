@@ -15,7 +15,7 @@ static void required(struct reader *r, const struct yaml *doc, const char *name,
     struct yaml *n = yaml_get(doc, name);
 
     if (!n || n->kind != YAML_SCALAR || !yaml_is_string(n) || n->text.n == 0)
-        fail(r, n ? n : doc, "application service: %s must be a string", name);
+        config_fail(r, n ? n : doc, "application service: %s must be a string", name);
     else
         *out = n->text;
 }
@@ -37,7 +37,7 @@ static void namespaces_read(struct reader *r, const struct yaml *doc, struct con
     struct yaml *users = read_list(r, namespaces, "namespaces.users");
 
     if (!namespaces && !r->failed)
-        fail(r, doc, "application service: a map \"namespaces\" is needed");
+        config_fail(r, doc, "application service: a map \"namespaces\" is needed");
     if (!users || users->count == 0)
         return;
     as->users = ARENA_ARRAY(r->a, struct config_regex, users->count);
@@ -45,9 +45,9 @@ static void namespaces_read(struct reader *r, const struct yaml *doc, struct con
         struct yaml *n = users->items[i], *regex = yaml_get(n, "regex");
         struct config_regex *entry = &as->users[as->users_count];
         if (!regex || regex->kind != YAML_SCALAR || yaml_is_null(regex)) {
-            fail(r, n, "application service: namespaces.users needs a string \"regex\" in each entry");
+            config_fail(r, n, "application service: namespaces.users needs a string \"regex\" in each entry");
         } else if (!yaml_bool(yaml_get(n, "exclusive"), &entry->exclusive)) {
-            fail(r, n, "application service: namespaces.users needs \"exclusive\", true or false, in each entry");
+            config_fail(r, n, "application service: namespaces.users needs \"exclusive\", true or false, in each entry");
         } else {
             entry->pattern = regex->text;
             as->users_count++;
@@ -59,9 +59,9 @@ static void unique(struct reader *r, const struct yaml *doc, const struct config
 {
     for (const struct config_app_service *other = r->c->app_services; other < as; other++) {
         if (str_eq(other->id, as->id))
-            fail(r, yaml_get(doc, "id"), "application service: another one has the id %.*s too", STR_ARG(as->id));
+            config_fail(r, yaml_get(doc, "id"), "application service: another one has the id %.*s too", STR_ARG(as->id));
         if (str_eq(other->as_token, as->as_token))
-            fail(r, yaml_get(doc, "as_token"), "application service: %.*s has the same as_token", STR_ARG(other->id));
+            config_fail(r, yaml_get(doc, "as_token"), "application service: %.*s has the same as_token", STR_ARG(other->id));
     }
 }
 
@@ -75,9 +75,9 @@ static void registration_read(struct reader *r, const struct yaml *doc, struct c
     required(r, doc, "hs_token", &hs_token);
     required(r, doc, "sender_localpart", &as->sender_localpart);
     if (!url || (!yaml_is_null(url) && url->kind != YAML_SCALAR))
-        fail(r, url ? url : doc, "application service: url must be a string, or null");
+        config_fail(r, url ? url : doc, "application service: url must be a string, or null");
     if (!r->failed && !localpart_ok(as->sender_localpart))
-        fail(r, yaml_get(doc, "sender_localpart"),
+        config_fail(r, yaml_get(doc, "sender_localpart"),
              "application service: sender_localpart has characters that need URL encoding");
     as->rate_limited = true;
     (void)yaml_bool(limited, &as->rate_limited);
@@ -102,11 +102,11 @@ void app_services_read(struct reader *r)
         struct yaml *doc = NULL;
         struct err e;
         if (file_read(r->a, c->app_service_files[i].p, REGISTRATION_FILE_MAX, true, &text, &e) < 0)
-            fail(r, files->items[i], "app_service_config_files: %s", e.text);
+            config_fail(r, files->items[i], "app_service_config_files: %s", e.text);
         else if (yaml_parse(r->a, c->app_service_files[i].p, text, &doc, &e) < 0)
-            fail(r, NULL, "%s", e.text);
+            config_fail(r, NULL, "%s", e.text);
         else if (!doc || doc->kind != YAML_MAP)
-            fail(r, files->items[i], "app_service_config_files: %.*s is not a registration file",
+            config_fail(r, files->items[i], "app_service_config_files: %.*s is not a registration file",
                  STR_ARG(c->app_service_files[i]));
         else
             registration_read(r, doc, &c->app_services[c->app_services_count++]);

@@ -70,11 +70,11 @@ static void merge(struct reader *r, const char *name, struct str text)
     struct err e;
 
     if (yaml_parse(r->a, name, text, &doc, &e) < 0) {
-        fail(r, NULL, "%s", e.text);
+        config_fail(r, NULL, "%s", e.text);
         return;
     }
     if (!doc || doc->kind != YAML_MAP) {
-        warn(r, doc, "%s%sno keys in this file: ignored", doc ? "" : name, doc ? "" : ": ");
+        config_warn(r, doc, "%s%sno keys in this file: ignored", doc ? "" : name, doc ? "" : ": ");
         return;
     }
     struct yaml_pair *pairs = ARENA_ARRAY(r->a, struct yaml_pair, r->root->count + doc->count + 1);
@@ -94,7 +94,7 @@ static void merge_file(struct reader *r, const char *path)
     struct err e;
 
     if (file_read(r->a, path, CONFIG_FILE_MAX, false, &text, &e) < 0)
-        fail(r, NULL, "%s", e.text);
+        config_fail(r, NULL, "%s", e.text);
     else
         merge(r, path, text);
 }
@@ -111,7 +111,7 @@ static void merge_directory(struct reader *r, const char *path)
     int n = scandir(path, &entries, is_yaml, NULL);
 
     if (n < 0) {
-        fail(r, NULL, "cannot read the directory %s: %s", path, strerror(errno));
+        config_fail(r, NULL, "cannot read the directory %s: %s", path, strerror(errno));
         return;
     }
     for (int i = 1; i < n; i++)

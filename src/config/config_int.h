@@ -47,8 +47,8 @@ struct reader {
     VEC(struct str) warnings;
 };
 /* Reports "<file>:<line>: <text>" unless something failed before. n NULL: no place. */
-void fail(struct reader *r, const struct yaml *n, const char *fmt, ...) PRINTF_LIKE(3, 4);
-void warn(struct reader *r, const struct yaml *n, const char *fmt, ...) PRINTF_LIKE(3, 4);
+void config_fail(struct reader *r, const struct yaml *n, const char *fmt, ...) PRINTF_LIKE(3, 4);
+void config_warn(struct reader *r, const struct yaml *n, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 /* Each leaves *out alone when the key is absent or null; name is what messages call it ("redis.port"): its last
  * part, after the last '.', is the key. */

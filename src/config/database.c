@@ -65,7 +65,7 @@ static const char *keyword_of(struct str key)
 static void args_put(struct reader *r, const struct yaml *args, struct buf *b)
 {
     if (yaml_get(args, "database") && yaml_get(args, "dbname"))
-        fail(r, args, "database.args: \"database\" and \"dbname\" mean the same: keep one of them");
+        config_fail(r, args, "database.args: \"database\" and \"dbname\" mean the same: keep one of them");
     for (size_t i = 0; args && i < args->count; i++) {
         const struct yaml_pair *p = &args->pairs[i];
         const char *keyword = keyword_of(p->key);
@@ -74,7 +74,7 @@ static void args_put(struct reader *r, const struct yaml *args, struct buf *b)
         if (!keyword || yaml_get(args, p->key.p) != p->value || yaml_is_null(p->value))
             continue;
         if (p->value->kind != YAML_SCALAR || p->key.n == 0 || strpbrk(keyword, " ='\\")) {
-            fail(r, p->key_node, "database.args: bad entry");
+            config_fail(r, p->key_node, "database.args: bad entry");
             return;
         }
         pair_put(b, keyword, yaml_bool(p->value, &truth) ? (truth ? "1" : "0") : p->value->text.p);
@@ -91,17 +91,17 @@ static void entry_read(struct reader *r, const struct yaml *entry, struct config
 
     read_str(r, entry, "database.name", &name);
     if (!r->failed && !str_eq(name, STR("psycopg2")))
-        fail(r, yaml_get(entry, "name") ? yaml_get(entry, "name") : entry,
+        config_fail(r, yaml_get(entry, "name") ? yaml_get(entry, "name") : entry,
              "database.name must be psycopg2 (PostgreSQL): workers cannot share an SQLite database");
     buf_init(&b, 1 << 20);
     args_put(r, args, &b);
     if (!r->failed && b.failed)
-        fail(r, args, "database.args: too long");
+        config_fail(r, args, "database.args: too long");
     if (!r->failed) {
         out->conninfo = b.n ? arena_str(r->a, buf_str(&b)) : STR("");
         PQconninfoOption *options = PQconninfoParse(out->conninfo.p, &problem);
         if (!options)
-            fail(r, args, "database.args: %s", problem ? problem : "not understood by libpq");
+            config_fail(r, args, "database.args: %s", problem ? problem : "not understood by libpq");
         PQconninfoFree(options);
         PQfreemem(problem);
     }
@@ -137,17 +137,17 @@ static const struct yaml *carrier(struct reader *r, const struct yaml *databases
     for (size_t i = 0; i < databases->count; i++) {
         struct yaml *entry = databases->pairs[i].value;
         if (entry->kind != YAML_MAP) {
-            fail(r, databases->pairs[i].key_node, "databases: each entry must be a map");
+            config_fail(r, databases->pairs[i].key_node, "databases: each entry must be a map");
             return NULL;
         }
         if (!carries(r, entry, store))
             continue;
         if (found)
-            fail(r, entry, "databases: two entries hold the data store \"%.*s\"", STR_ARG(store));
+            config_fail(r, entry, "databases: two entries hold the data store \"%.*s\"", STR_ARG(store));
         found = entry;
     }
     if (!found)
-        fail(r, databases, "databases: no entry holds the data store \"%.*s\"", STR_ARG(store));
+        config_fail(r, databases, "databases: no entry holds the data store \"%.*s\"", STR_ARG(store));
     return found;
 }
 
@@ -159,7 +159,7 @@ void database_read(struct reader *r)
     if (r->failed)
         return;
     if (one && many) {
-        fail(r, many, "\"database\" and \"databases\" are both set: keep one of them");
+        config_fail(r, many, "\"database\" and \"databases\" are both set: keep one of them");
     } else if (many) {
         const struct yaml *main_entry = carrier(r, many, STR("main")), *state = carrier(r, many, STR("state"));
         if (r->failed)
@@ -171,10 +171,10 @@ void database_read(struct reader *r)
     } else if (one) {
         entry_read(r, one, &c->db_main);
     } else if (!yaml_is_null(yaml_get(r->root, "database_path"))) {
-        fail(r, yaml_get(r->root, "database_path"),
+        config_fail(r, yaml_get(r->root, "database_path"),
              "database_path means SQLite, which workers cannot share: use PostgreSQL (database.name: psycopg2)");
     } else {
-        fail(r, NULL, "no \"database\" is configured");
+        config_fail(r, NULL, "no \"database\" is configured");
     }
     if (!c->db_state_separate)
         c->db_state = c->db_main;

@@ -37,12 +37,12 @@ static void int_read(struct reader *r, const struct option *o, const struct yaml
     int64_t v;
 
     if (!(time ? duration_parse(n, &v) : bytes ? size_parse(n, &v) : yaml_int(n, &v))) {
-        fail(r, n, "chappe.%s must be a number (%s)%s: %s", o->name, o->unit,
+        config_fail(r, n, "chappe.%s must be a number (%s)%s: %s", o->name, o->unit,
              time ? ", or one with a unit like 30s" : bytes ? ", or one with a unit like 10M" : "", o->doc);
         return;
     }
     if (v < o->min || v > o->max) {
-        fail(r, n, "chappe.%s: %lld is outside %lld..%lld (%s): %s", o->name, (long long)v, (long long)o->min,
+        config_fail(r, n, "chappe.%s: %lld is outside %lld..%lld (%s): %s", o->name, (long long)v, (long long)o->min,
              (long long)o->max, o->unit, o->doc);
         return;
     }
@@ -62,7 +62,7 @@ static void enum_read(struct reader *r, const struct option *o, const struct yam
             return;
         }
     }
-    fail(r, n, "chappe.%s must be one of %s: %s", o->name, o->choices, o->doc);
+    config_fail(r, n, "chappe.%s must be one of %s: %s", o->name, o->choices, o->doc);
 }
 
 static void option_read(struct reader *r, const struct option *o, const struct yaml *n)
@@ -77,14 +77,14 @@ static void option_read(struct reader *r, const struct option *o, const struct y
         return;
     case OPTION_BOOL:
         if (!yaml_bool(n, field))
-            fail(r, n, "chappe.%s must be true or false: %s", o->name, o->doc);
+            config_fail(r, n, "chappe.%s must be true or false: %s", o->name, o->doc);
         return;
     case OPTION_ENUM:
         enum_read(r, o, n, field);
         return;
     case OPTION_STR:
         if (n->kind != YAML_SCALAR)
-            fail(r, n, "chappe.%s must be a string: %s", o->name, o->doc);
+            config_fail(r, n, "chappe.%s must be a string: %s", o->name, o->doc);
         else
             memcpy(field, &n->text, sizeof n->text);
         return;
@@ -101,7 +101,7 @@ void options_read(struct reader *r)
             if (str_eq(section->pairs[i].key, str_of(options[j].name)))
                 found = &options[j];
         if (!found) {
-            fail(r, section->pairs[i].key_node, "chappe.%.*s: no such option (chappe --print-config shows them all)",
+            config_fail(r, section->pairs[i].key_node, "chappe.%.*s: no such option (chappe --print-config shows them all)",
                  (int)(section->pairs[i].key.n < 80 ? section->pairs[i].key.n : 80), section->pairs[i].key.p);
             return;
         }

@@ -27,7 +27,7 @@ static void message(char *out, size_t size, const struct yaml *n, const char *fm
     vsnprintf(out + at, size - (size_t)at, fmt, ap);
 }
 
-void fail(struct reader *r, const struct yaml *n, const char *fmt, ...)
+void config_fail(struct reader *r, const struct yaml *n, const char *fmt, ...)
 {
     char text[sizeof r->e->text];
     va_list ap;
@@ -41,7 +41,7 @@ void fail(struct reader *r, const struct yaml *n, const char *fmt, ...)
     (void)err_set(r->e, ERR_CONFIG, "%s", text);
 }
 
-void warn(struct reader *r, const struct yaml *n, const char *fmt, ...)
+void config_warn(struct reader *r, const struct yaml *n, const char *fmt, ...)
 {
     char text[1024];
     va_list ap;
@@ -65,9 +65,9 @@ void read_str(struct reader *r, const struct yaml *map, const char *name, struct
     struct yaml *n = leaf(map, name);
 
     if (n && n->kind != YAML_SCALAR)
-        fail(r, n, "%s must be a string", name);
+        config_fail(r, n, "%s must be a string", name);
     else if (n && strlen(n->text.p) != n->text.n)
-        fail(r, n, "%s contains a NUL character", name);
+        config_fail(r, n, "%s contains a NUL character", name);
     else if (n)
         *out = n->text;
 }
@@ -88,7 +88,7 @@ void read_bool(struct reader *r, const struct yaml *map, const char *name, bool 
         *out = n->text.n > 0;
         for (size_t i = 0; i < sizeof look_false / sizeof *look_false; i++)
             if (str_eq(n->text, str_of(look_false[i])))
-                warn(r, n, "%s is a quoted string, which counts as true (as in Synapse); write it without quotes",
+                config_warn(r, n, "%s is a quoted string, which counts as true (as in Synapse); write it without quotes",
                      name);
     }
 }
@@ -101,9 +101,9 @@ void read_int(struct reader *r, const struct yaml *map, const char *name, int64_
     if (!n)
         return;
     if (!yaml_int(n, &v) && (n->kind != YAML_SCALAR || str_to_i64(n->text, &v) < 0))
-        fail(r, n, "%s must be an integer", name);
+        config_fail(r, n, "%s must be an integer", name);
     else if (v < min || v > max)
-        fail(r, n, "%s: %lld is outside %lld..%lld", name, (long long)v, (long long)min, (long long)max);
+        config_fail(r, n, "%s: %lld is outside %lld..%lld", name, (long long)v, (long long)min, (long long)max);
     else
         *out = v;
 }
@@ -113,7 +113,7 @@ void read_double(struct reader *r, const struct yaml *map, const char *name, dou
     struct yaml *n = leaf(map, name);
 
     if (n && !yaml_double(n, out))
-        fail(r, n, "%s must be a number", name);
+        config_fail(r, n, "%s must be a number", name);
 }
 
 /* digits with a one-letter unit out of units. */
@@ -153,7 +153,7 @@ void read_duration(struct reader *r, const struct yaml *map, const char *name, i
     struct yaml *n = leaf(map, name);
 
     if (n && !duration_parse(n, out))
-        fail(r, n, "%s must be a duration: a number of ms, or one with a unit, like 30s, 5m, 2h, 7d", name);
+        config_fail(r, n, "%s must be a duration: a number of ms, or one with a unit, like 30s, 5m, 2h, 7d", name);
 }
 
 struct yaml *read_map(struct reader *r, const struct yaml *map, const char *name)
@@ -161,7 +161,7 @@ struct yaml *read_map(struct reader *r, const struct yaml *map, const char *name
     struct yaml *n = leaf(map, name);
 
     if (n && n->kind != YAML_MAP) {
-        fail(r, n, "%s must be a map", name);
+        config_fail(r, n, "%s must be a map", name);
         return NULL;
     }
     return n;
@@ -172,7 +172,7 @@ struct yaml *read_list(struct reader *r, const struct yaml *map, const char *nam
     struct yaml *n = leaf(map, name);
 
     if (n && n->kind != YAML_LIST) {
-        fail(r, n, "%s must be a list", name);
+        config_fail(r, n, "%s must be a list", name);
         return NULL;
     }
     return n;
@@ -188,7 +188,7 @@ void read_str_list(struct reader *r, const struct yaml *map, const char *name, s
     *out = n->count ? ARENA_ARRAY(r->a, struct str, n->count) : NULL;
     for (size_t i = 0; i < n->count; i++) {
         if (n->items[i]->kind != YAML_SCALAR || yaml_is_null(n->items[i])) {
-            fail(r, n->items[i], "%s must be a list of strings", name);
+            config_fail(r, n->items[i], "%s must be a list of strings", name);
             return;
         }
         (*out)[(*count)++] = n->items[i]->text;
@@ -260,10 +260,10 @@ void read_secret(struct reader *r, const struct yaml *map, const char *name, con
     if (r->failed)
         return;
     if (path.n > 0 && value.n > 0) {
-        fail(r, leaf(map, path_name), "%s and %s are both set: keep one of them", name, path_name);
+        config_fail(r, leaf(map, path_name), "%s and %s are both set: keep one of them", name, path_name);
     } else if (path.n > 0) {
         if (file_read(r->a, path.p, SECRET_FILE_MAX, true, &value, &e) < 0)
-            fail(r, leaf(map, path_name), "%s: %s", path_name, e.text);
+            config_fail(r, leaf(map, path_name), "%s: %s", path_name, e.text);
         else
             *out = arena_str(r->a, str_trim(value));
     } else if (value.n > 0) {

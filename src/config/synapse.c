@@ -28,11 +28,11 @@ static void presence_read(struct reader *r)
     read_duration(r, map, "presence.sync_online_timeout", &c->presence.sync_online_timeout_ms);
     read_duration(r, map, "presence.idle_timeout", &idle);
     if (c->presence.last_active_granularity_ms <= 0 || c->presence.sync_online_timeout_ms <= 0)
-        fail(r, map, "presence.last_active_granularity and presence.sync_online_timeout must be positive");
+        config_fail(r, map, "presence.last_active_granularity and presence.sync_online_timeout must be positive");
     if (idle <= c->presence.last_active_granularity_ms)
-        fail(r, map, "presence.idle_timeout must be greater than presence.last_active_granularity");
+        config_fail(r, map, "presence.idle_timeout must be greater than presence.last_active_granularity");
     if (!yaml_is_null(yaml_get(map, "presence_router")))
-        warn(r, yaml_get(map, "presence_router"), "presence.presence_router: Python modules are not run: users see the "
+        config_warn(r, yaml_get(map, "presence_router"), "presence.presence_router: Python modules are not run: users see the "
                                                   "presence of those they share rooms with, and of nobody else");
     struct yaml *rc = read_map(r, read_map(r, r->root, "rc_presence"), "rc_presence.per_user");
     read_double(r, rc, "rc_presence.per_user.per_second", &c->rc_presence_per_second);
@@ -51,7 +51,7 @@ static void limits_read(struct reader *r)
     read_int(r, r->root, "max_mau_value", INT64_MIN, INT64_MAX, &c->max_mau_value);
     read_int(r, r->root, "mau_trial_days", 0, 1000000, &c->mau_trial_days);
     if (c->limit_usage_by_mau && !yaml_is_null(yaml_get(r->root, "mau_appservice_trial_days")))
-        warn(r, yaml_get(r->root, "mau_appservice_trial_days"),
+        config_warn(r, yaml_get(r->root, "mau_appservice_trial_days"),
              "mau_appservice_trial_days is not honoured: mau_trial_days counts for everybody");
     read_str(r, read_map(r, r->root, "server_notices"), "server_notices.system_mxid_localpart", &localpart);
     if (localpart.n > 0)
@@ -72,12 +72,12 @@ static void access_read(struct reader *r)
         read_secret(r, mas, "matrix_authentication_service.secret", "matrix_authentication_service.secret_path",
                     &c->mas.secret);
         if (c->mas.secret.n == 0)
-            fail(r, mas, "matrix_authentication_service needs a secret, or a secret_path");
+            config_fail(r, mas, "matrix_authentication_service needs a secret, or a secret_path");
         if (!str_starts(c->mas.endpoint, STR("http://")) && !str_starts(c->mas.endpoint, STR("https://")))
-            fail(r, yaml_get(mas, "endpoint"), "matrix_authentication_service.endpoint must be an http:// or https:// address");
+            config_fail(r, yaml_get(mas, "endpoint"), "matrix_authentication_service.endpoint must be an http:// or https:// address");
     }
     if (!c->mas.enabled && !yaml_is_null(msc3861) && (msc3861->kind == YAML_SCALAR || msc3861->count > 0))
-        fail(r, msc3861, "experimental_features.msc3861 was removed from Synapse: without matrix_authentication_service "
+        config_fail(r, msc3861, "experimental_features.msc3861 was removed from Synapse: without matrix_authentication_service "
                          "every access token would be refused. Configure matrix_authentication_service instead");
     read_bool(r, r->root, "allow_guest_access", &c->allow_guest_access);
     read_bool(r, r->root, "track_puppeted_user_ips", &c->track_puppeted_user_ips);
@@ -88,7 +88,7 @@ static void access_read(struct reader *r)
     if (c->macaroon_secret_key.n == 0) /* as Synapse does */
         c->macaroon_secret_key = shared;
     if (c->macaroon_secret_key.n == 0 && c->allow_guest_access)
-        warn(r, yaml_get(r->root, "allow_guest_access"),
+        config_warn(r, yaml_get(r->root, "allow_guest_access"),
              "macaroon_secret_key is not set: guests are refused here (Synapse would derive a key from its signing key)");
 }
 
@@ -124,7 +124,7 @@ static void features_read(struct reader *r)
         bool on = false;
         read_bool(r, map, path.p, &on);
         if (on && features[i].wrong)
-            fail(r, yaml_get(map, features[i].name), "%s is not supported (%s): turn it off, or let Synapse workers serve sync",
+            config_fail(r, yaml_get(map, features[i].name), "%s is not supported (%s): turn it off, or let Synapse workers serve sync",
                  path.p, features[i].wrong);
         else if (!features[i].wrong)
             memcpy((char *)r->c + features[i].off, &on, sizeof on);
@@ -133,7 +133,7 @@ static void features_read(struct reader *r)
     struct yaml *section = read_map(r, r->root, "retention");
     read_bool(r, section, "retention.enabled", &retention);
     if (retention)
-        fail(r, yaml_get(section, "enabled"), "retention.enabled is not supported: expired messages would still be "
+        config_fail(r, yaml_get(section, "enabled"), "retention.enabled is not supported: expired messages would still be "
                                               "shown. Turn it off, or let Synapse workers serve sync");
 }
 
@@ -143,12 +143,12 @@ static void modules_warn(struct reader *r)
 
     for (size_t i = 0; list && i < list->count; i++) {
         struct yaml *name = yaml_get(list->items[i], "module");
-        warn(r, list->items[i], "module %s: Chappe runs no Python modules: what it does to sync (presence routing, "
+        config_warn(r, list->items[i], "module %s: Chappe runs no Python modules: what it does to sync (presence routing, "
                                 "account validity, unsigned fields) does not happen here",
              name && name->kind == YAML_SCALAR ? name->text.p : "without a name");
     }
     if (!yaml_is_null(yaml_get(r->root, "third_party_event_rules")))
-        warn(r, yaml_get(r->root, "third_party_event_rules"), "third_party_event_rules: Chappe runs no Python modules");
+        config_warn(r, yaml_get(r->root, "third_party_event_rules"), "third_party_event_rules: Chappe runs no Python modules");
 }
 
 /* The level of the root logger, from Python's logging configuration, unless chappe.log_level says better. */
@@ -167,7 +167,7 @@ static void log_level_read(struct reader *r)
     if (path.n == 0)
         return;
     if (file_read(r->a, path.p, LOG_CONFIG_MAX, true, &text, &e) < 0 || yaml_parse(r->a, path.p, text, &doc, &e) < 0) {
-        warn(r, at, "%s: %s: logging stays at its defaults", key, e.text);
+        config_warn(r, at, "%s: %s: logging stays at its defaults", key, e.text);
         return;
     }
     struct yaml *n = yaml_get(yaml_get(doc, "root"), "level");
