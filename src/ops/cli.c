@@ -126,7 +126,7 @@ static int database_check(const struct cli *cli, const struct config *cfg)
         return 0;
     }
     if (rc == -ERR_DB_DOWN) {
-        fprintf(cli->out, "database: not reachable, so its schema was not checked (%s)\n", e.text);
+        fprintf(cli->out, "database: no connection, so its schema was not checked (%s)\n", e.text);
         return 0;
     }
     fprintf(cli->err, "chappe: database: %s\n", e.text[0] ? e.text : err_text(rc));
