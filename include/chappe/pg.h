@@ -67,7 +67,8 @@ struct pg_sync;
 int pg_sync_open(struct pg_sync **out, const struct config *cfg, struct str store, struct err *e) NODISCARD;
 int pg_sync_exec(struct pg_sync *c, const char *sql, struct pg_args *args, const struct pg_result **out, struct err *e) NODISCARD;
 void pg_sync_close(struct pg_sync **c);
-/* Synapse's schema: version, compat, token arity. Refuses what is not known (synapse-replication 8.3). */
+/* Synapse's schema: version, compat, token arity. Refuses what is not known (synapse-replication 8.3), and a database
+ * that any statement of tbl/sql.def does not fit. */
 struct pg_schema {
     int version, compat, token_arity;
 };

@@ -71,6 +71,10 @@ int pg_session_check(PGconn *db, struct err *e);
 void pg_session_setup_sql(const struct config_db *db, struct buf *sql);
 struct str pg_trim_message(const char *message);
 
+int pg_sync_prepare(struct pg_sync *c, const char *name, const char *sql, struct err *e) NODISCARD;
+int pg_schema_check_table(const struct config *cfg, const struct pg_stmt_def *stmts, size_t count,
+                          struct pg_schema *out, struct err *e) NODISCARD;
+
 /* ---- requests ---- */
 struct pg_req {
     struct pg_req *next;

@@ -101,6 +101,21 @@ static void tables_add(struct str *list, size_t *n, const char *const *names, si
         list[(*n)++] = str_of(names[i]);
 }
 
+/* Tables may have changed their columns: the server itself is asked about every statement. */
+static int check_statements(struct pg_sync *c, const struct pg_stmt_def *stmts, size_t count,
+                            const char *store, struct err *e)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct err why;
+        if (store && strcmp(stmts[i].store, store) != 0)
+            continue;
+        if (pg_sync_prepare(c, stmts[i].name, stmts[i].text, &why) < 0)
+            return err_set(e, ERR_SCHEMA, "this release's statement %s does not fit the database: %s",
+                           stmts[i].name, why.text);
+    }
+    return 0;
+}
+
 /* Runs sql, which gets the names as $1 and returns those with a defect, and joins them for a message. */
 static int list_defects(struct pg_sync *c, const char *sql, const struct str *list, size_t n, struct buf *out,
                         struct err *e)
@@ -156,7 +171,9 @@ static int token_arity(struct pg_sync *c, int *arity, struct err *e)
     return err;
 }
 
-static int check_store(const struct config *cfg, bool main, bool state, struct pg_schema *out, struct err *e)
+/* main, state: what the database behind this connection holds; both unless they are separate. */
+static int check_store(const struct config *cfg, const struct pg_stmt_def *stmts, size_t count, bool main,
+                       bool state, struct pg_schema *out, struct err *e)
 {
     struct pg_sync *c;
     int err = pg_sync_open(&c, cfg, main ? STR("main") : STR("state"), e);
@@ -166,6 +183,8 @@ static int check_store(const struct config *cfg, bool main, bool state, struct p
     err = check_versions(c, &out->version, &out->compat, &why);
     if (err == 0)
         err = check_tables(c, main, state, &why);
+    if (err == 0)
+        err = check_statements(c, stmts, count, main && state ? NULL : main ? "main" : "state", &why);
     if (err == 0 && main)
         err = token_arity(c, &out->token_arity, &why);
     if (err < 0)
@@ -174,12 +193,18 @@ static int check_store(const struct config *cfg, bool main, bool state, struct p
     return err;
 }
 
-int pg_schema_check(const struct config *cfg, struct pg_schema *out, struct err *e)
+int pg_schema_check_table(const struct config *cfg, const struct pg_stmt_def *stmts, size_t count,
+                          struct pg_schema *out, struct err *e)
 {
     *out = (struct pg_schema){0};
     struct pg_schema other = {0};
-    int err = check_store(cfg, true, !cfg->db_state_separate, out, e);
+    int err = check_store(cfg, stmts, count, true, !cfg->db_state_separate, out, e);
     if (err == 0 && cfg->db_state_separate)
-        err = check_store(cfg, false, true, &other, e);
+        err = check_store(cfg, stmts, count, false, true, &other, e);
     return err;
+}
+
+int pg_schema_check(const struct config *cfg, struct pg_schema *out, struct err *e)
+{
+    return pg_schema_check_table(cfg, pg_stmts, (size_t)SQL_COUNT, out, e);
 }

@@ -78,6 +78,18 @@ int pg_sync_exec(struct pg_sync *c, const char *sql, struct pg_args *args, const
     return 0;
 }
 
+int pg_sync_prepare(struct pg_sync *c, const char *name, const char *sql, struct err *e)
+{
+    PGresult *res = PQprepare(c->db, name, sql, 0, NULL);
+    int err = 0;
+    if (PQresultStatus(res) != PGRES_COMMAND_OK) {
+        pg_error_describe(res, e);
+        err = -ERR_DB;
+    }
+    PQclear(res);
+    return err;
+}
+
 void pg_sync_close(struct pg_sync **c)
 {
     if (!*c)

@@ -20,13 +20,16 @@ struct pg_cluster cluster;
 
 void fix_config(struct config *cfg, const char *dbname, int connections)
 {
-    static char conninfo[8][512];
-    static int next;
-    char *text = conninfo[next++ % 8];
+    static char conninfo[16][512]; /* one for each database, for the whole run */
+    char text[512];
+    int i = 0;
     memset(cfg, 0, sizeof *cfg);
-    snprintf(text, sizeof conninfo[0], "host=%s port=%d user=chappe password='never shown' dbname=%s",
-             cluster.dir, cluster.port, dbname);
-    cfg->db_main.conninfo = str_of(text);
+    snprintf(text, sizeof text, "host=%s port=%d user=chappe password='never shown' dbname=%s", cluster.dir,
+             cluster.port, dbname);
+    while (conninfo[i][0] && strcmp(conninfo[i], text) != 0)
+        assert_true(++i < 16);
+    memcpy(conninfo[i], text, sizeof text);
+    cfg->db_main.conninfo = str_of(conninfo[i]);
     cfg->db_main.masked = STR("masked");
     cfg->db_main.statement_timeout_ms = 60000;
     cfg->db_main.synchronous_commit = true;

@@ -8,6 +8,11 @@
 
 static struct config cfg;
 
+static const struct pg_stmt_def stmts[] = {
+    {"t_event", "main", false, "SELECT x FROM events WHERE x = $1::int"},
+    {"t_group", "state", false, "SELECT x FROM state_groups WHERE x = $1::int"},
+};
+
 static int setup(void **state)
 {
     (void)state;
@@ -20,7 +25,7 @@ static void says(const char *part)
 {
     struct pg_schema s;
     struct err e = {{0}};
-    assert_int_equal(pg_schema_check(&cfg, &s, &e), -ERR_SCHEMA);
+    assert_int_equal(pg_schema_check_table(&cfg, stmts, 2, &s, &e), -ERR_SCHEMA);
     if (!strstr(e.text, part))
         fail_msg("\"%s\" does not say \"%s\"", e.text, part);
     if (strstr(e.text, "never shown"))
@@ -31,7 +36,7 @@ static void accepts(int version, int compat, int arity)
 {
     struct pg_schema s;
     struct err e = {{0}};
-    if (pg_schema_check(&cfg, &s, &e) < 0)
+    if (pg_schema_check_table(&cfg, stmts, 2, &s, &e) < 0)
         fail_msg("%s", e.text);
     assert_int_equal(s.version, version);
     assert_int_equal(s.compat, compat);
@@ -90,6 +95,9 @@ static void schema_is_judged(void **state)
         snprintf(sql, sizeof sql, "CREATE TABLE %s (x int)", tables[i]);
         sql_now(db, sql);
     }
+    sql_now(db, "ALTER TABLE events RENAME COLUMN x TO y");
+    says("statement t_event does not fit the database: SQLSTATE 42703");
+    sql_now(db, "ALTER TABLE events RENAME COLUMN y TO x");
     static const struct {
         const char *table;
         int arity;
