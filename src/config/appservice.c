@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Registration files of application services, named by app_service_config_files. Checked as Synapse checks them
- * where the check can matter here; patterns are compiled by the module that uses them.
+ * Registration files of application services, named by app_service_config_files. Checked as Synapse checks
+ * them where the check can matter here; patterns are compiled by the module that uses them.
  */
 #include "config_int.h"
 
@@ -25,7 +25,8 @@ static bool localpart_ok(struct str s)
 {
     for (size_t i = 0; i < s.n; i++) {
         char c = s.p[i];
-        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || (c && strchr("_.-~/", c))))
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+              (c && strchr("_.-~/", c))))
             return false;
     }
     return true;
@@ -47,7 +48,9 @@ static void namespaces_read(struct reader *r, const struct yaml *doc, struct con
         if (!regex || regex->kind != YAML_SCALAR || yaml_is_null(regex)) {
             config_fail(r, n, "application service: namespaces.users needs a string \"regex\" in each entry");
         } else if (!yaml_bool(yaml_get(n, "exclusive"), &entry->exclusive)) {
-            config_fail(r, n, "application service: namespaces.users needs \"exclusive\", true or false, in each entry");
+            config_fail(r, n,
+                        "application service: namespaces.users needs \"exclusive\", true or false, in each "
+                        "entry");
         } else {
             entry->pattern = regex->text;
             as->users_count++;
@@ -59,9 +62,11 @@ static void unique(struct reader *r, const struct yaml *doc, const struct config
 {
     for (const struct config_app_service *other = r->c->app_services; other < as; other++) {
         if (str_eq(other->id, as->id))
-            config_fail(r, yaml_get(doc, "id"), "application service: another one has the id %.*s too", STR_ARG(as->id));
+            config_fail(r, yaml_get(doc, "id"), "application service: another one has the id %.*s too",
+                        STR_ARG(as->id));
         if (str_eq(other->as_token, as->as_token))
-            config_fail(r, yaml_get(doc, "as_token"), "application service: %.*s has the same as_token", STR_ARG(other->id));
+            config_fail(r, yaml_get(doc, "as_token"), "application service: %.*s has the same as_token",
+                        STR_ARG(other->id));
     }
 }
 
@@ -78,7 +83,7 @@ static void registration_read(struct reader *r, const struct yaml *doc, struct c
         config_fail(r, url ? url : doc, "application service: url must be a string, or null");
     if (!r->failed && !localpart_ok(as->sender_localpart))
         config_fail(r, yaml_get(doc, "sender_localpart"),
-             "application service: sender_localpart has characters that need URL encoding");
+                    "application service: sender_localpart has characters that need URL encoding");
     as->rate_limited = true;
     (void)yaml_bool(limited, &as->rate_limited);
     namespaces_read(r, doc, as);
@@ -107,7 +112,7 @@ void app_services_read(struct reader *r)
             config_fail(r, NULL, "%s", e.text);
         else if (!doc || doc->kind != YAML_MAP)
             config_fail(r, files->items[i], "app_service_config_files: %.*s is not a registration file",
-                 STR_ARG(c->app_service_files[i]));
+                        STR_ARG(c->app_service_files[i]));
         else
             registration_read(r, doc, &c->app_services[c->app_services_count++]);
     }

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Loading: files and directories in order, a shallow merge of their top-level keys, then one function per section.
+ * Loading: files and directories in order, a shallow merge of their top-level keys, then one function per
+ * section.
  *
  * The configuration and everything it points to live in one arena, together with the YAML trees (some tens of
- * kilobytes for a real deployment), so freeing is one call and slices of scalars need no copy. Keys of Synapse that
- * do not concern a sync worker are ignored in silence: there are hundreds, and the files are the operator's own.
+ * kilobytes for a real deployment), so freeing is one call and slices of scalars need no copy. Keys of
+ * Synapse that do not concern a sync worker are ignored in silence: there are hundreds, and the files are the
+ * operator's own.
  */
 #include "config_int.h"
 

@@ -3,9 +3,10 @@
 /*
  * "database:" and "databases:": psycopg2 arguments become a libpq connection string.
  *
- * Whatever is not for Python's connection pool (cp_*) goes to libpq under its own name, "database" as "dbname";
- * libpq itself judges the keywords and says which one it does not know. Environment variables and password files
- * work as they do for any libpq program. Of several databases one holds the main store and one the state groups.
+ * Whatever is not for Python's connection pool (cp_*) goes to libpq under its own name, "database" as
+ * "dbname"; libpq itself judges the keywords and says which one it does not know. Environment variables and
+ * password files work as they do for any libpq program. Of several databases one holds the main store and one
+ * the state groups.
  */
 #include "config_int.h"
 
@@ -14,7 +15,8 @@
 
 enum { STATEMENT_TIMEOUT_MS = 600000 };
 
-void conninfo_each(const char *conninfo, void (*fn)(void *arg, const char *keyword, const char *value), void *arg)
+void conninfo_each(const char *conninfo, void (*fn)(void *arg, const char *keyword, const char *value),
+                   void *arg)
 {
     PQconninfoOption *options = PQconninfoParse(conninfo, NULL);
 
@@ -92,7 +94,7 @@ static void entry_read(struct reader *r, const struct yaml *entry, struct config
     read_str(r, entry, "database.name", &name);
     if (!r->failed && !str_eq(name, STR("psycopg2")))
         config_fail(r, yaml_get(entry, "name") ? yaml_get(entry, "name") : entry,
-             "database.name must be psycopg2 (PostgreSQL): workers cannot share an SQLite database");
+                    "database.name must be psycopg2 (PostgreSQL): workers cannot share an SQLite database");
     buf_init(&b, 1 << 20);
     args_put(r, args, &b);
     if (!r->failed && b.failed)
@@ -161,7 +163,8 @@ void database_read(struct reader *r)
     if (one && many) {
         config_fail(r, many, "\"database\" and \"databases\" are both set: keep one of them");
     } else if (many) {
-        const struct yaml *main_entry = carrier(r, many, STR("main")), *state = carrier(r, many, STR("state"));
+        const struct yaml *main_entry = carrier(r, many, STR("main")),
+                          *state = carrier(r, many, STR("state"));
         if (r->failed)
             return;
         entry_read(r, main_entry, &c->db_main);
@@ -172,7 +175,8 @@ void database_read(struct reader *r)
         entry_read(r, one, &c->db_main);
     } else if (!yaml_is_null(yaml_get(r->root, "database_path"))) {
         config_fail(r, yaml_get(r->root, "database_path"),
-             "database_path means SQLite, which workers cannot share: use PostgreSQL (database.name: psycopg2)");
+                    "database_path means SQLite, which workers cannot share: use PostgreSQL (database.name: "
+                    "psycopg2)");
     } else {
         config_fail(r, NULL, "no \"database\" is configured");
     }

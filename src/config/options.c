@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * The section "chappe:". Its options are rows of tbl/options.def; an option that does not exist is an error, since a
- * typing mistake would otherwise pass for a setting.
+ * The section "chappe:". Its options are rows of tbl/options.def; an option that does not exist is an error,
+ * since a typing mistake would otherwise pass for a setting.
  */
 #include "config_int.h"
 
@@ -17,13 +17,20 @@ struct option {
     const char *unit, *choices, *doc;
 };
 static const struct option options[] = {
-#define OPT_INT(field, deflt, lo, hi, u, d)                                                               \
-    {.name = #field, .kind = OPTION_INT, .off = offsetof(struct config, field), .min = (lo), .max = (hi), .unit = (u), \
+#define OPT_INT(field, deflt, lo, hi, u, d) \
+    {.name = #field,                        \
+     .kind = OPTION_INT,                    \
+     .off = offsetof(struct config, field), \
+     .min = (lo),                           \
+     .max = (hi),                           \
+     .unit = (u),                           \
      .doc = (d)},
-#define OPT_BOOL(field, deflt, d) {.name = #field, .kind = OPTION_BOOL, .off = offsetof(struct config, field), .doc = (d)},
-#define OPT_ENUM(field, deflt, c, d)                                                                      \
+#define OPT_BOOL(field, deflt, d) \
+    {.name = #field, .kind = OPTION_BOOL, .off = offsetof(struct config, field), .doc = (d)},
+#define OPT_ENUM(field, deflt, c, d) \
     {.name = #field, .kind = OPTION_ENUM, .off = offsetof(struct config, field), .choices = (c), .doc = (d)},
-#define OPT_STR(field, deflt, d) {.name = #field, .kind = OPTION_STR, .off = offsetof(struct config, field), .doc = (d)},
+#define OPT_STR(field, deflt, d) \
+    {.name = #field, .kind = OPTION_STR, .off = offsetof(struct config, field), .doc = (d)},
 #include "chappe/tbl/options.def"
 #undef OPT_INT
 #undef OPT_BOOL
@@ -38,12 +45,15 @@ static void int_read(struct reader *r, const struct option *o, const struct yaml
 
     if (!(time ? duration_parse(n, &v) : bytes ? size_parse(n, &v) : yaml_int(n, &v))) {
         config_fail(r, n, "chappe.%s must be a number (%s)%s: %s", o->name, o->unit,
-             time ? ", or one with a unit like 30s" : bytes ? ", or one with a unit like 10M" : "", o->doc);
+                    time    ? ", or one with a unit like 30s"
+                    : bytes ? ", or one with a unit like 10M"
+                            : "",
+                    o->doc);
         return;
     }
     if (v < o->min || v > o->max) {
-        config_fail(r, n, "chappe.%s: %lld is outside %lld..%lld (%s): %s", o->name, (long long)v, (long long)o->min,
-             (long long)o->max, o->unit, o->doc);
+        config_fail(r, n, "chappe.%s: %lld is outside %lld..%lld (%s): %s", o->name, (long long)v,
+                    (long long)o->min, (long long)o->max, o->unit, o->doc);
         return;
     }
     memcpy(field, &v, sizeof v);
@@ -101,8 +111,10 @@ void options_read(struct reader *r)
             if (str_eq(section->pairs[i].key, str_of(options[j].name)))
                 found = &options[j];
         if (!found) {
-            config_fail(r, section->pairs[i].key_node, "chappe.%.*s: no such option (chappe --print-config shows them all)",
-                 (int)(section->pairs[i].key.n < 80 ? section->pairs[i].key.n : 80), section->pairs[i].key.p);
+            config_fail(r, section->pairs[i].key_node,
+                        "chappe.%.*s: no such option (chappe --print-config shows them all)",
+                        (int)(section->pairs[i].key.n < 80 ? section->pairs[i].key.n : 80),
+                        section->pairs[i].key.p);
             return;
         }
         option_read(r, found, section->pairs[i].value);

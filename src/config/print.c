@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * The effective configuration as YAML that can be read back: what was understood of Synapse's keys, then every
- * option of "chappe:" with its documentation. Secrets show as asterisks when set.
+ * The effective configuration as YAML that can be read back: what was understood of Synapse's keys, then
+ * every option of "chappe:" with its documentation. Secrets show as asterisks when set.
  */
 #include "config_int.h"
 
@@ -156,17 +156,21 @@ static void synapse_print(const struct config *c, struct buf *b)
     line_secret(b, "  secret", c->mas.secret);
     line_bool(b, "  force_http2", c->mas.force_http2);
     buf_printf(b, "presence:\n  enabled: %s\n",
-               !c->presence.enabled ? "false" : c->presence.tracked ? "true" : "untracked");
+               !c->presence.enabled  ? "false"
+               : c->presence.tracked ? "true"
+                                     : "untracked");
     line_bool(b, "  include_offline_users_on_sync", c->presence.include_offline_users_on_sync);
     line_int(b, "  last_active_granularity", c->presence.last_active_granularity_ms);
     line_int(b, "  sync_online_timeout", c->presence.sync_online_timeout_ms);
     /* Not used here, but it must exceed the granularity. */
-    line_int(b, "  idle_timeout", c->presence.last_active_granularity_ms < 300000
-                                      ? 300000 : c->presence.last_active_granularity_ms + 1);
-    buf_printf(b, "rc_presence:\n  per_user: {per_second: %.6f, burst_count: %.6f}\n", c->rc_presence_per_second,
-               c->rc_presence_burst);
+    line_int(b, "  idle_timeout",
+             c->presence.last_active_granularity_ms < 300000 ? 300000
+                                                             : c->presence.last_active_granularity_ms + 1);
+    buf_printf(b, "rc_presence:\n  per_user: {per_second: %.6f, burst_count: %.6f}\n",
+               c->rc_presence_per_second, c->rc_presence_burst);
     line_list(b, "exclude_rooms_from_sync", c->exclude_rooms_from_sync, c->exclude_rooms_from_sync_count);
-    line_list(b, "exclude_rooms_from_presence", c->exclude_rooms_from_presence, c->exclude_rooms_from_presence_count);
+    line_list(b, "exclude_rooms_from_presence", c->exclude_rooms_from_presence,
+              c->exclude_rooms_from_presence_count);
     line_int(b, "filter_timeline_limit", c->filter_timeline_limit);
     buf_printf(b, "caches:\n  sync_response_cache_duration: %lld\n  global_factor: %.6f\n",
                (long long)c->sync_response_cache_duration_ms, c->cache_global_factor);
@@ -224,24 +228,24 @@ static void options_print(const struct config *c, struct buf *b)
     char values[256];
 
     buf_put(b, STR("\n# Chappe's own options.\nchappe:"));
-#define OPT_INT(field, deflt, min, max, unit, doc)                                                        \
-    snprintf(values, sizeof values, "%lld..%lld %s; default %lld", (long long)(min), (long long)(max), (unit), \
-             (long long)(deflt));                                                                         \
-    doc_put(b, (doc), values);                                                                            \
+#define OPT_INT(field, deflt, min, max, unit, doc)                                                     \
+    snprintf(values, sizeof values, "%lld..%lld %s; default %lld", (long long)(min), (long long)(max), \
+             (unit), (long long)(deflt));                                                              \
+    doc_put(b, (doc), values);                                                                         \
     line_int(b, "  " #field, c->field);
-#define OPT_BOOL(field, deflt, doc)                                                                       \
-    snprintf(values, sizeof values, "true or false; default %s", (deflt) ? "true" : "false");             \
-    doc_put(b, (doc), values);                                                                            \
+#define OPT_BOOL(field, deflt, doc)                                                           \
+    snprintf(values, sizeof values, "true or false; default %s", (deflt) ? "true" : "false"); \
+    doc_put(b, (doc), values);                                                                \
     line_bool(b, "  " #field, c->field);
-#define OPT_ENUM(field, deflt, choices, doc)                                                              \
-    snprintf(values, sizeof values, "one of %s; default %s", (choices), (deflt));                         \
-    doc_put(b, (doc), values);                                                                            \
+#define OPT_ENUM(field, deflt, choices, doc)                                      \
+    snprintf(values, sizeof values, "one of %s; default %s", (choices), (deflt)); \
+    doc_put(b, (doc), values);                                                    \
     line_str(b, "  " #field, c->field);
-#define OPT_STR(field, deflt, doc)                                                                        \
-    snprintf(values, sizeof values, "text; default \"%s\"", (deflt));                                     \
-    doc_put(b, (doc), values);                                                                            \
-    buf_put(b, STR("  " #field ": "));                                                                    \
-    quoted_put(b, c->field);                                                                              \
+#define OPT_STR(field, deflt, doc)                                    \
+    snprintf(values, sizeof values, "text; default \"%s\"", (deflt)); \
+    doc_put(b, (doc), values);                                        \
+    buf_put(b, STR("  " #field ": "));                                \
+    quoted_put(b, c->field);                                          \
     buf_putc(b, '\n');
 #include "chappe/tbl/options.def"
 #undef OPT_INT

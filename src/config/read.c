@@ -3,8 +3,9 @@
 /*
  * Reading typed values out of YAML trees, and small files.
  *
- * The first error sticks and later ones are ignored: code that reads a section is a list of calls, and the caller
- * looks at r->failed once at the end. Messages begin with file and line and name the key by its full path.
+ * The first error sticks and later ones are ignored: code that reads a section is a list of calls, and the
+ * caller looks at r->failed once at the end. Messages begin with file and line and name the key by its full
+ * path.
  */
 #include "config_int.h"
 
@@ -88,12 +89,15 @@ void read_bool(struct reader *r, const struct yaml *map, const char *name, bool 
         *out = n->text.n > 0;
         for (size_t i = 0; i < sizeof look_false / sizeof *look_false; i++)
             if (str_eq(n->text, str_of(look_false[i])))
-                config_warn(r, n, "%s is a quoted string, which counts as true (as in Synapse); write it without quotes",
-                     name);
+                config_warn(r, n,
+                            "%s is a quoted string, which counts as true (as in Synapse); write it without "
+                            "quotes",
+                            name);
     }
 }
 
-void read_int(struct reader *r, const struct yaml *map, const char *name, int64_t min, int64_t max, int64_t *out)
+void read_int(struct reader *r, const struct yaml *map, const char *name, int64_t min, int64_t max,
+              int64_t *out)
 {
     struct yaml *n = leaf(map, name);
     int64_t v = 0;
@@ -103,7 +107,8 @@ void read_int(struct reader *r, const struct yaml *map, const char *name, int64_
     if (!yaml_int(n, &v) && (n->kind != YAML_SCALAR || str_to_i64(n->text, &v) < 0))
         config_fail(r, n, "%s must be an integer", name);
     else if (v < min || v > max)
-        config_fail(r, n, "%s: %lld is outside %lld..%lld", name, (long long)v, (long long)min, (long long)max);
+        config_fail(r, n, "%s: %lld is outside %lld..%lld", name, (long long)v, (long long)min,
+                    (long long)max);
     else
         *out = v;
 }
@@ -153,7 +158,8 @@ void read_duration(struct reader *r, const struct yaml *map, const char *name, i
     struct yaml *n = leaf(map, name);
 
     if (n && !duration_parse(n, out))
-        config_fail(r, n, "%s must be a duration: a number of ms, or one with a unit, like 30s, 5m, 2h, 7d", name);
+        config_fail(r, n, "%s must be a duration: a number of ms, or one with a unit, like 30s, 5m, 2h, 7d",
+                    name);
 }
 
 struct yaml *read_map(struct reader *r, const struct yaml *map, const char *name)
@@ -178,7 +184,8 @@ struct yaml *read_list(struct reader *r, const struct yaml *map, const char *nam
     return n;
 }
 
-void read_str_list(struct reader *r, const struct yaml *map, const char *name, struct str **out, size_t *count)
+void read_str_list(struct reader *r, const struct yaml *map, const char *name, struct str **out,
+                   size_t *count)
 {
     struct yaml *n = read_list(r, map, name);
 
@@ -250,7 +257,8 @@ int file_read(struct arena *a, const char *path, size_t max, bool regular, struc
     return rc;
 }
 
-void read_secret(struct reader *r, const struct yaml *map, const char *name, const char *path_name, struct str *out)
+void read_secret(struct reader *r, const struct yaml *map, const char *name, const char *path_name,
+                 struct str *out)
 {
     struct str value = STR_ABSENT, path = STR_ABSENT;
     struct err e;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Synapse's settings that change answers of /sync, who may ask, or what a request leaves behind. Features whose
- * answers would be wrong without support are refused; those that merely lack something are warned about.
+ * Synapse's settings that change answers of /sync, who may ask, or what a request leaves behind. Features
+ * whose answers would be wrong without support are refused; those that merely lack something are warned
+ * about.
  */
 #include "config_int.h"
 
@@ -28,12 +29,14 @@ static void presence_read(struct reader *r)
     read_duration(r, map, "presence.sync_online_timeout", &c->presence.sync_online_timeout_ms);
     read_duration(r, map, "presence.idle_timeout", &idle);
     if (c->presence.last_active_granularity_ms <= 0 || c->presence.sync_online_timeout_ms <= 0)
-        config_fail(r, map, "presence.last_active_granularity and presence.sync_online_timeout must be positive");
+        config_fail(r, map,
+                    "presence.last_active_granularity and presence.sync_online_timeout must be positive");
     if (idle <= c->presence.last_active_granularity_ms)
         config_fail(r, map, "presence.idle_timeout must be greater than presence.last_active_granularity");
     if (!yaml_is_null(yaml_get(map, "presence_router")))
-        config_warn(r, yaml_get(map, "presence_router"), "presence.presence_router: Python modules are not run: users see the "
-                                                  "presence of those they share rooms with, and of nobody else");
+        config_warn(r, yaml_get(map, "presence_router"),
+                    "presence.presence_router: Python modules are not run: users see the "
+                    "presence of those they share rooms with, and of nobody else");
     struct yaml *rc = read_map(r, read_map(r, r->root, "rc_presence"), "rc_presence.per_user");
     read_double(r, rc, "rc_presence.per_user.per_second", &c->rc_presence_per_second);
     read_double(r, rc, "rc_presence.per_user.burst_count", &c->rc_presence_burst);
@@ -52,10 +55,11 @@ static void limits_read(struct reader *r)
     read_int(r, r->root, "mau_trial_days", 0, 1000000, &c->mau_trial_days);
     if (c->limit_usage_by_mau && !yaml_is_null(yaml_get(r->root, "mau_appservice_trial_days")))
         config_warn(r, yaml_get(r->root, "mau_appservice_trial_days"),
-             "mau_appservice_trial_days is not honoured: mau_trial_days counts for everybody");
+                    "mau_appservice_trial_days is not honoured: mau_trial_days counts for everybody");
     read_str(r, read_map(r, r->root, "server_notices"), "server_notices.system_mxid_localpart", &localpart);
     if (localpart.n > 0)
-        c->server_notices_mxid = arena_printf(r->a, "@%.*s:%.*s", STR_ARG(localpart), STR_ARG(c->server_name));
+        c->server_notices_mxid =
+            arena_printf(r->a, "@%.*s:%.*s", STR_ARG(localpart), STR_ARG(c->server_name));
 }
 
 static void access_read(struct reader *r)
@@ -69,16 +73,19 @@ static void access_read(struct reader *r)
     read_bool(r, mas, "matrix_authentication_service.force_http2", &c->mas.force_http2);
     read_str(r, mas, "matrix_authentication_service.endpoint", &c->mas.endpoint);
     if (c->mas.enabled) {
-        read_secret(r, mas, "matrix_authentication_service.secret", "matrix_authentication_service.secret_path",
-                    &c->mas.secret);
+        read_secret(r, mas, "matrix_authentication_service.secret",
+                    "matrix_authentication_service.secret_path", &c->mas.secret);
         if (c->mas.secret.n == 0)
             config_fail(r, mas, "matrix_authentication_service needs a secret, or a secret_path");
         if (!str_starts(c->mas.endpoint, STR("http://")) && !str_starts(c->mas.endpoint, STR("https://")))
-            config_fail(r, yaml_get(mas, "endpoint"), "matrix_authentication_service.endpoint must be an http:// or https:// address");
+            config_fail(r, yaml_get(mas, "endpoint"),
+                        "matrix_authentication_service.endpoint must be an http:// or https:// address");
     }
     if (!c->mas.enabled && !yaml_is_null(msc3861) && (msc3861->kind == YAML_SCALAR || msc3861->count > 0))
-        config_fail(r, msc3861, "experimental_features.msc3861 was removed from Synapse: without matrix_authentication_service "
-                         "every access token would be refused. Configure matrix_authentication_service instead");
+        config_fail(r, msc3861,
+                    "experimental_features.msc3861 was removed from Synapse: without "
+                    "matrix_authentication_service "
+                    "every access token would be refused. Configure matrix_authentication_service instead");
     read_bool(r, r->root, "allow_guest_access", &c->allow_guest_access);
     read_bool(r, r->root, "track_puppeted_user_ips", &c->track_puppeted_user_ips);
     read_bool(r, r->root, "track_appservice_user_ips", &c->track_appservice_user_ips);
@@ -89,16 +96,20 @@ static void access_read(struct reader *r)
         c->macaroon_secret_key = shared;
     if (c->macaroon_secret_key.n == 0 && c->allow_guest_access)
         config_warn(r, yaml_get(r->root, "allow_guest_access"),
-             "macaroon_secret_key is not set: guests are refused here (Synapse would derive a key from its signing key)");
+                    "macaroon_secret_key is not set: guests are refused here (Synapse would derive a key "
+                    "from its signing key)");
 }
 
 /* Flags that change what /sync answers. */
 static const struct {
     const char *name;
-    size_t off; /* the field that holds a supported one */
+    size_t off;        /* the field that holds a supported one */
     const char *wrong; /* what would be wrong */
 } features[] = {
-#define SUPPORTED(flag) {#flag, offsetof(struct config, flag), NULL}
+#define SUPPORTED(flag)                            \
+    {                                              \
+#flag, offsetof(struct config, flag), NULL \
+    }
     SUPPORTED(msc4210_enabled),
     SUPPORTED(msc3773_enabled),
     SUPPORTED(msc2654_enabled),
@@ -124,8 +135,9 @@ static void features_read(struct reader *r)
         bool on = false;
         read_bool(r, map, path.p, &on);
         if (on && features[i].wrong)
-            config_fail(r, yaml_get(map, features[i].name), "%s is not supported (%s): turn it off, or let Synapse workers serve sync",
-                 path.p, features[i].wrong);
+            config_fail(r, yaml_get(map, features[i].name),
+                        "%s is not supported (%s): turn it off, or let Synapse workers serve sync", path.p,
+                        features[i].wrong);
         else if (!features[i].wrong)
             memcpy((char *)r->c + features[i].off, &on, sizeof on);
     }
@@ -133,8 +145,9 @@ static void features_read(struct reader *r)
     struct yaml *section = read_map(r, r->root, "retention");
     read_bool(r, section, "retention.enabled", &retention);
     if (retention)
-        config_fail(r, yaml_get(section, "enabled"), "retention.enabled is not supported: expired messages would still be "
-                                              "shown. Turn it off, or let Synapse workers serve sync");
+        config_fail(r, yaml_get(section, "enabled"),
+                    "retention.enabled is not supported: expired messages would still be "
+                    "shown. Turn it off, or let Synapse workers serve sync");
 }
 
 static void modules_warn(struct reader *r)
@@ -143,12 +156,14 @@ static void modules_warn(struct reader *r)
 
     for (size_t i = 0; list && i < list->count; i++) {
         struct yaml *name = yaml_get(list->items[i], "module");
-        config_warn(r, list->items[i], "module %s: Chappe runs no Python modules: what it does to sync (presence routing, "
-                                "account validity, unsigned fields) does not happen here",
-             name && name->kind == YAML_SCALAR ? name->text.p : "without a name");
+        config_warn(r, list->items[i],
+                    "module %s: Chappe runs no Python modules: what it does to sync (presence routing, "
+                    "account validity, unsigned fields) does not happen here",
+                    name && name->kind == YAML_SCALAR ? name->text.p : "without a name");
     }
     if (!yaml_is_null(yaml_get(r->root, "third_party_event_rules")))
-        config_warn(r, yaml_get(r->root, "third_party_event_rules"), "third_party_event_rules: Chappe runs no Python modules");
+        config_warn(r, yaml_get(r->root, "third_party_event_rules"),
+                    "third_party_event_rules: Chappe runs no Python modules");
 }
 
 /* The level of the root logger, from Python's logging configuration, unless chappe.log_level says better. */
@@ -156,9 +171,10 @@ static void log_level_read(struct reader *r)
 {
     static const struct {
         const char *python, *ours;
-    } levels[] = {{"DEBUG", "debug"},     {"INFO", "info"},     {"WARN", "warning"}, {"WARNING", "warning"},
-                  {"ERROR", "error"},     {"FATAL", "error"},   {"CRITICAL", "error"}};
-    const char *key = yaml_is_null(yaml_get(r->root, "worker_log_config")) ? "log_config" : "worker_log_config";
+    } levels[] = {{"DEBUG", "debug"}, {"INFO", "info"},   {"WARN", "warning"},  {"WARNING", "warning"},
+                  {"ERROR", "error"}, {"FATAL", "error"}, {"CRITICAL", "error"}};
+    const char *key =
+        yaml_is_null(yaml_get(r->root, "worker_log_config")) ? "log_config" : "worker_log_config";
     struct str path = STR_ABSENT, text, level = STR_ABSENT;
     struct yaml *doc, *at = yaml_get(r->root, key);
     struct err e;
@@ -166,7 +182,8 @@ static void log_level_read(struct reader *r)
     read_str(r, r->root, key, &path);
     if (path.n == 0)
         return;
-    if (file_read(r->a, path.p, LOG_CONFIG_MAX, true, &text, &e) < 0 || yaml_parse(r->a, path.p, text, &doc, &e) < 0) {
+    if (file_read(r->a, path.p, LOG_CONFIG_MAX, true, &text, &e) < 0 ||
+        yaml_parse(r->a, path.p, text, &doc, &e) < 0) {
         config_warn(r, at, "%s: %s: logging stays at its defaults", key, e.text);
         return;
     }
@@ -189,7 +206,8 @@ void synapse_read(struct reader *r)
     features_read(r);
     modules_warn(r);
     log_level_read(r);
-    read_str_list(r, r->root, "exclude_rooms_from_sync", &c->exclude_rooms_from_sync, &c->exclude_rooms_from_sync_count);
+    read_str_list(r, r->root, "exclude_rooms_from_sync", &c->exclude_rooms_from_sync,
+                  &c->exclude_rooms_from_sync_count);
     read_str_list(r, r->root, "exclude_rooms_from_presence", &c->exclude_rooms_from_presence,
                   &c->exclude_rooms_from_presence_count);
     read_int(r, r->root, "filter_timeline_limit", INT32_MIN, INT32_MAX, &c->filter_timeline_limit);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Who this worker is and where the others are: identity, listeners, instance_map, stream_writers, duties, Redis.
+ * Who this worker is and where the others are: identity, listeners, instance_map, stream_writers, duties,
+ * Redis.
  *
- * Chappe writes no stream, pushes nothing and runs no background job. A configuration that gives it such a duty
- * would leave the duty undone without anybody noticing, so it is refused; so are keys that Synapse itself refuses.
+ * Chappe writes no stream, pushes nothing and runs no background job. A configuration that gives it such a
+ * duty would leave the duty undone without anybody noticing, so it is refused; so are keys that Synapse
+ * itself refuses.
  */
 #include "config_int.h"
 
@@ -14,9 +16,11 @@
 /* --- identity --- */
 
 static const char *const legacy_apps[] = {
-    "synapse.app.appservice",       "synapse.app.client_reader",  "synapse.app.event_creator",
-    "synapse.app.federation_reader", "synapse.app.federation_sender", "synapse.app.frontend_proxy",
-    "synapse.app.media_repository", "synapse.app.pusher",         "synapse.app.user_dir",
+    "synapse.app.appservice",        "synapse.app.client_reader",
+    "synapse.app.event_creator",     "synapse.app.federation_reader",
+    "synapse.app.federation_sender", "synapse.app.frontend_proxy",
+    "synapse.app.media_repository",  "synapse.app.pusher",
+    "synapse.app.user_dir",
 };
 
 /* Before the newer keys existed, an application name and a switch made a worker the one that has the duty. */
@@ -37,9 +41,11 @@ static void app_check(struct reader *r)
                  str_eq(c->worker_app, STR("synapse.app.synchrotron"));
 
     if (c->worker_app.n == 0 || str_eq(c->worker_app, STR("synapse.app.homeserver"))) {
-        config_fail(r, n, "worker_app %s: this is the configuration of the main process. Give the worker's own file too "
-                   "(--config-path worker.yaml), with worker_app: synapse.app.generic_worker",
-             c->worker_app.n ? "is synapse.app.homeserver" : "is not set");
+        config_fail(r, n,
+                    "worker_app %s: this is the configuration of the main process. Give the worker's own "
+                    "file too "
+                    "(--config-path worker.yaml), with worker_app: synapse.app.generic_worker",
+                    c->worker_app.n ? "is synapse.app.homeserver" : "is not set");
         return;
     }
     for (size_t i = 0; i < sizeof legacy_duties / sizeof *legacy_duties; i++) {
@@ -47,17 +53,21 @@ static void app_check(struct reader *r)
         read_bool(r, r->root, legacy_duties[i].off_key, &on);
         if (str_eq(c->worker_app, str_of(legacy_duties[i].app)) && !on &&
             yaml_is_null(yaml_get(r->root, legacy_duties[i].new_key)))
-            config_fail(r, n, "worker_app %s with %s: false gives this worker a duty that Chappe does not have: name another "
-                       "worker in %s and use worker_app: synapse.app.generic_worker",
-                 legacy_duties[i].app, legacy_duties[i].off_key, legacy_duties[i].new_key);
+            config_fail(r, n,
+                        "worker_app %s with %s: false gives this worker a duty that Chappe does not have: "
+                        "name another "
+                        "worker in %s and use worker_app: synapse.app.generic_worker",
+                        legacy_duties[i].app, legacy_duties[i].off_key, legacy_duties[i].new_key);
     }
     for (size_t i = 0; i < sizeof legacy_apps / sizeof *legacy_apps; i++)
         if (str_eq(c->worker_app, str_of(legacy_apps[i]))) {
-            config_warn(r, n, "worker_app %s: Chappe only serves sync, whatever this name promises", legacy_apps[i]);
+            config_warn(r, n, "worker_app %s: Chappe only serves sync, whatever this name promises",
+                        legacy_apps[i]);
             known = true;
         }
     if (!known)
-        config_fail(r, n, "worker_app %.*s is not known: use synapse.app.generic_worker", STR_ARG(c->worker_app));
+        config_fail(r, n, "worker_app %.*s is not known: use synapse.app.generic_worker",
+                    STR_ARG(c->worker_app));
 }
 
 static void removed_keys_check(struct reader *r)
@@ -70,9 +80,11 @@ static void removed_keys_check(struct reader *r)
         bool on = true;
         read_bool(r, r->root, keys[i], &on);
         if (!yaml_is_null(n) && on)
-            config_fail(r, n, "%s is no longer used by Synapse: put the main process into instance_map under \"main\" and "
-                       "remove this key",
-                 keys[i]);
+            config_fail(r, n,
+                        "%s is no longer used by Synapse: put the main process into instance_map under "
+                        "\"main\" and "
+                        "remove this key",
+                        keys[i]);
     }
     if (!yaml_is_null(yaml_get(r->root, "worker_manhole")))
         config_warn(r, yaml_get(r->root, "worker_manhole"), "worker_manhole: Chappe has no manhole; ignored");
@@ -80,7 +92,8 @@ static void removed_keys_check(struct reader *r)
         bool on = false;
         read_bool(r, r->root, "worker_daemonize", &on);
         if (on)
-            config_warn(r, yaml_get(r->root, "worker_daemonize"), "worker_daemonize: Chappe stays in the foreground; ignored");
+            config_warn(r, yaml_get(r->root, "worker_daemonize"),
+                        "worker_daemonize: Chappe stays in the foreground; ignored");
     }
 }
 
@@ -91,19 +104,22 @@ static void identity_read(struct reader *r)
     read_str(r, r->root, "server_name", &c->server_name);
     read_str(r, r->root, "worker_app", &c->worker_app);
     if (!r->failed && c->server_name.n == 0)
-        config_fail(r, yaml_get(r->root, "server_name"), "server_name is missing: give Synapse's homeserver.yaml with --config-path");
+        config_fail(r, yaml_get(r->root, "server_name"),
+                    "server_name is missing: give Synapse's homeserver.yaml with --config-path");
     if (r->failed)
         return;
     app_check(r);
     c->worker_name = c->worker_app;
     read_str(r, r->root, "worker_name", &c->worker_name);
     if (str_eq(c->worker_name, STR("master")) || str_eq(c->worker_name, STR("main")))
-        config_fail(r, yaml_get(r->root, "worker_name"), "worker_name %.*s is the main process' own name: choose another",
-             STR_ARG(c->worker_name));
+        config_fail(r, yaml_get(r->root, "worker_name"),
+                    "worker_name %.*s is the main process' own name: choose another",
+                    STR_ARG(c->worker_name));
     if (!r->failed && (c->worker_name.n == 0 || strpbrk(c->worker_name.p, " \t\r\n")))
         config_fail(r, yaml_get(r->root, "worker_name"), "worker_name must be one word");
     read_str(r, r->root, "worker_pid_file", &c->worker_pid_file);
-    read_secret(r, r->root, "worker_replication_secret", "worker_replication_secret_path", &c->replication_secret);
+    read_secret(r, r->root, "worker_replication_secret", "worker_replication_secret_path",
+                &c->replication_secret);
     removed_keys_check(r);
 }
 
@@ -162,7 +178,8 @@ static void resources_read(struct reader *r, const struct yaml *n, struct config
     }
     l->client = l->client || !named;
     if (!yaml_is_null(yaml_get(n, "additional_resources")))
-        config_warn(r, yaml_get(n, "additional_resources"), "worker_listeners.additional_resources: Python modules are not run");
+        config_warn(r, yaml_get(n, "additional_resources"),
+                    "worker_listeners.additional_resources: Python modules are not run");
 }
 
 /* Where it listens; false when nothing came of it. */
@@ -180,7 +197,7 @@ static bool address_read(struct reader *r, const struct yaml *n, struct config_l
         config_fail(r, n, "worker_listeners: a \"port\" or a \"path\" is needed");
     else if (l->path.n >= sizeof((struct sockaddr_un *)0)->sun_path)
         config_fail(r, n, "worker_listeners.path: longer than a UNIX socket's path can be (%zu bytes)",
-             sizeof((struct sockaddr_un *)0)->sun_path - 1);
+                    sizeof((struct sockaddr_un *)0)->sun_path - 1);
     l->port = port > 0 ? (int)port : 0;
     return !r->failed;
 }
@@ -205,7 +222,8 @@ static void listener_read(struct reader *r, const struct yaml *n)
         config_fail(r, n, "worker_listeners.type must be http or metrics");
     read_bool(r, n, "worker_listeners.tls", &tls);
     if (tls)
-        config_fail(r, yaml_get(n, "tls"), "worker_listeners.tls: Chappe speaks no TLS to clients: let the reverse proxy do it");
+        config_fail(r, yaml_get(n, "tls"),
+                    "worker_listeners.tls: Chappe speaks no TLS to clients: let the reverse proxy do it");
     if (!address_read(r, n, l))
         return;
     mode_read(r, n, l);
@@ -234,7 +252,8 @@ static void listeners_read(struct reader *r)
     for (size_t i = 0; i < r->c->listeners_count; i++)
         client = client || r->c->listeners[i].client;
     if (!client && !r->failed)
-        config_warn(r, list, "worker_listeners: no http listener with the resource \"client\": nobody will be served");
+        config_warn(r, list,
+                    "worker_listeners: no http listener with the resource \"client\": nobody will be served");
 }
 
 /* --- topology --- */
@@ -246,7 +265,8 @@ static void instance_read(struct reader *r, const struct yaml_pair *p)
 
     in->name = str_eq(p->key, STR("main")) ? STR("master") : p->key;
     if (p->value->kind != YAML_MAP) {
-        config_fail(r, p->key_node, "instance_map.%.*s must be a map with host and port, or path", STR_ARG(p->key));
+        config_fail(r, p->key_node, "instance_map.%.*s must be a map with host and port, or path",
+                    STR_ARG(p->key));
         return;
     }
     read_str(r, p->value, "instance_map.host", &in->host);
@@ -265,7 +285,9 @@ static void instance_map_read(struct reader *r)
     if (r->failed)
         return;
     if (yaml_is_null(yaml_get(map, "main"))) {
-        config_fail(r, map, "instance_map must contain \"main\", with the host and port of the main process' replication listener");
+        config_fail(r, map,
+                    "instance_map must contain \"main\", with the host and port of the main process' "
+                    "replication listener");
         return;
     }
     r->c->instances = ARENA_ARRAY(r->a, struct config_instance, map->count);
@@ -287,7 +309,8 @@ const struct writer_key writer_keys[WRITERS_COUNT] = {
     [WRITERS_QUARANTINED_MEDIA] = {"quarantined_media_changes", false, false},
 };
 
-static void writer_read(struct reader *r, const struct yaml *map, const struct writer_key *k, struct config_writers *w)
+static void writer_read(struct reader *r, const struct yaml *map, const struct writer_key *k,
+                        struct config_writers *w)
 {
     struct yaml *n = yaml_get(map, k->name);
 
@@ -301,14 +324,18 @@ static void writer_read(struct reader *r, const struct yaml *map, const struct w
     if (r->failed)
         return;
     if (w->count == 0 || (k->single && w->count != 1))
-        config_fail(r, n, "stream_writers.%s must name %s instance", k->name, k->single ? "exactly one" : "at least one");
+        config_fail(r, n, "stream_writers.%s must name %s instance", k->name,
+                    k->single ? "exactly one" : "at least one");
     for (size_t i = 0; i < w->count; i++) {
         if (str_eq(w->names[i], r->c->worker_name))
-            config_fail(r, n, "stream_writers.%s names this worker (%.*s), but Chappe writes no stream: name another worker",
-                 k->name, STR_ARG(w->names[i]));
+            config_fail(r, n,
+                        "stream_writers.%s names this worker (%.*s), but Chappe writes no stream: name "
+                        "another worker",
+                        k->name, STR_ARG(w->names[i]));
         if (k->in_map && !str_eq(w->names[i], STR("master")) && !config_instance_find(r->c, w->names[i]))
-            config_fail(r, n, "stream_writers.%s: %.*s is not in instance_map%s", k->name, STR_ARG(w->names[i]),
-                 str_eq(w->names[i], STR("main")) ? " (the main process is called \"master\" here)" : "");
+            config_fail(
+                r, n, "stream_writers.%s: %.*s is not in instance_map%s", k->name, STR_ARG(w->names[i]),
+                str_eq(w->names[i], STR("main")) ? " (the main process is called \"master\" here)" : "");
     }
 }
 
@@ -323,15 +350,17 @@ static void writers_read(struct reader *r)
         for (int k = 0; k < WRITERS_COUNT; k++)
             known = known || str_eq(map->pairs[i].key, str_of(writer_keys[k].name));
         if (!known)
-            config_warn(r, map->pairs[i].key_node, "stream_writers.%.*s is not known; ignored", STR_ARG(map->pairs[i].key));
+            config_warn(r, map->pairs[i].key_node, "stream_writers.%.*s is not known; ignored",
+                        STR_ARG(map->pairs[i].key));
     }
 }
 
 static void duties_check(struct reader *r)
 {
     static const char *const keys[] = {
-        "run_background_tasks_on",          "notify_appservices_from_worker", "update_user_directory_from_worker",
-        "media_instance_running_background_jobs", "federation_sender_instances", "pusher_instances",
+        "run_background_tasks_on",           "notify_appservices_from_worker",
+        "update_user_directory_from_worker", "media_instance_running_background_jobs",
+        "federation_sender_instances",       "pusher_instances",
         "outbound_federation_restricted_to",
     };
 
@@ -341,8 +370,8 @@ static void duties_check(struct reader *r)
         for (size_t j = 0; n && n->kind == YAML_LIST && j < n->count; j++)
             us = us || (n->items[j]->kind == YAML_SCALAR && str_eq(n->items[j]->text, r->c->worker_name));
         if (us)
-            config_fail(r, n, "%s names this worker (%.*s), but Chappe only serves sync: name another worker", keys[i],
-                 STR_ARG(r->c->worker_name));
+            config_fail(r, n, "%s names this worker (%.*s), but Chappe only serves sync: name another worker",
+                        keys[i], STR_ARG(r->c->worker_name));
     }
 }
 

@@ -3,11 +3,12 @@
 /*
  * YAML text to trees that remember file and line.
  *
- * libyaml's event parser drives one stack of open collections; finished nodes live in an arena. Scalars keep their
- * text and whether they were quoted: what a plain scalar means is asked later, by the rules of YAML 1.1 as Python's
- * loader applies them, because that is what the operator's files were written for.
+ * libyaml's event parser drives one stack of open collections; finished nodes live in an arena. Scalars keep
+ * their text and whether they were quoted: what a plain scalar means is asked later, by the rules of YAML 1.1
+ * as Python's loader applies them, because that is what the operator's files were written for.
  *
- * An alias shares the node of its anchor, so aliases cost no memory however often they are nested; a merge key
+ * An alias shares the node of its anchor, so aliases cost no memory however often they are nested; a merge
+ * key
  * ("<<") is resolved when its map closes, keys of the map itself winning, then those of earlier merged maps.
  * Depth and number of nodes are bounded: a hostile or broken file ends in an error, not in exhaustion.
  */
@@ -47,7 +48,8 @@ static int bad(struct builder *b, size_t line, const char *text)
     return err_set(b->e, ERR_CONFIG, "%s:%zu: %s", b->file, line + 1, text);
 }
 
-static struct yaml *node_new(struct builder *b, const yaml_event_t *ev, enum yaml_kind kind, const yaml_char_t *tag)
+static struct yaml *node_new(struct builder *b, const yaml_event_t *ev, enum yaml_kind kind,
+                             const yaml_char_t *tag)
 {
     struct yaml *n = ARENA_NEW(b->a, struct yaml);
     struct str t = str_of((const char *)tag);
@@ -204,7 +206,8 @@ static int on_event(struct builder *b, const yaml_event_t *ev)
 
     switch (ev->type) {
     case YAML_DOCUMENT_START_EVENT:
-        return ++b->documents > 1 ? bad(b, ev->start_mark.line, "more than one YAML document in this file") : 0;
+        return ++b->documents > 1 ? bad(b, ev->start_mark.line, "more than one YAML document in this file")
+                                  : 0;
     case YAML_SCALAR_EVENT:
         n = node_new(b, ev, YAML_SCALAR, ev->data.scalar.tag);
         n->plain = ev->data.scalar.plain_implicit;

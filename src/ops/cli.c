@@ -3,10 +3,10 @@
 /*
  * Command line: the flags that Synapse workers are started with, and four of our own.
  *
- * Units and container entry points written for a Synapse worker must work after a change of the program's name, so
- * its harmless flags are accepted. Those that would change what the process does are refused, because ignoring them
- * would surprise: --daemonize has its place in the service manager. Exit status: 0, 1 for a configuration that does
- * not work, 2 for a command line that is not understood.
+ * Units and container entry points written for a Synapse worker must work after a change of the program's
+ * name, so its harmless flags are accepted. Those that would change what the process does are refused,
+ * because ignoring them would surprise: --daemonize has its place in the service manager. Exit status: 0, 1
+ * for a configuration that does not work, 2 for a command line that is not understood.
  */
 #include "chappe/log.h"
 #include "chappe/pg.h"
@@ -25,7 +25,8 @@ struct request {
 static const char usage[] =
     "usage: chappe --config-path FILE [--config-path FILE ...] [--check-config | --print-config]\n"
     "\n"
-    "  -c, --config-path PATH  Synapse's homeserver.yaml, then the worker's file; later files override earlier\n"
+    "  -c, --config-path PATH  Synapse's homeserver.yaml, then the worker's file; later files override "
+    "earlier\n"
     "                          ones, and a directory stands for its *.yaml files\n"
     "      --check-config      check the files, and the database if it can be reached; then exit\n"
     "      --print-config      print the effective configuration, secrets masked; then exit\n"
@@ -40,7 +41,7 @@ static const struct {
     const char *name;
     bool takes_value;
 } ignored[] = {
-    {"--keys-directory", true}, {"--no-redirect-stdio", false}, {"-n", false},
+    {"--keys-directory", true}, {"--no-redirect-stdio", false},    {"-n", false},
     {"--manhole", true},        {"--no-secrets-in-config", false}, {"--print-pidfile", false},
 };
 
@@ -84,7 +85,8 @@ static int args_parse(const struct cli *cli, int argc, char **argv, struct reque
 {
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i], *value;
-        if (flag_is("--config-path", true, argc, argv, &i, &value) || flag_is("-c", true, argc, argv, &i, &value)) {
+        if (flag_is("--config-path", true, argc, argv, &i, &value) ||
+            flag_is("-c", true, argc, argv, &i, &value)) {
             if (!value)
                 return usage_error(cli, "a path is missing after", arg);
             vec_push(&q->paths, value);
@@ -122,7 +124,8 @@ static int database_check(const struct cli *cli, const struct config *cfg)
     int rc = pg_schema_check(cfg, &schema, &e);
 
     if (rc == 0) {
-        fprintf(cli->out, "database: schema version %d, compatible with %d: supported\n", schema.version, schema.compat);
+        fprintf(cli->out, "database: schema version %d, compatible with %d: supported\n", schema.version,
+                schema.compat);
         return 0;
     }
     if (rc == -ERR_DB_DOWN) {
@@ -137,7 +140,9 @@ static int config_check(const struct cli *cli, const struct config *cfg)
 {
     for (size_t i = 0; i < cfg->warnings_count; i++)
         fprintf(cli->out, "warning: %.*s\n", STR_ARG(cfg->warnings[i]));
-    fprintf(cli->out, "files: %.*s on %.*s, %zu listener(s), %zu instance(s), %zu application service(s), %zu warning(s)\n",
+    fprintf(cli->out,
+            "files: %.*s on %.*s, %zu listener(s), %zu instance(s), %zu application service(s), %zu "
+            "warning(s)\n",
             STR_ARG(cfg->worker_name), STR_ARG(cfg->server_name), cfg->listeners_count, cfg->instances_count,
             cfg->app_services_count, cfg->warnings_count);
     return database_check(cli, cfg);

@@ -3,14 +3,14 @@
 /*
  * Vector clocks of one stream.
  *
- * A position is a floor that every writer has reached plus the writers known to stand higher. Entries are kept
- * sorted by writer, each above the floor, at most MPOS_WRITERS_MAX of them: so two equal positions are equal
- * field by field, and every operation is one merge over two short sorted arrays, without allocation. The order is
- * partial: neither of two positions need be <= the other.
+ * A position is a floor that every writer has reached plus the writers known to stand higher. Entries are
+ * kept sorted by writer, each above the floor, at most MPOS_WRITERS_MAX of them: so two equal positions are
+ * equal field by field, and every operation is one merge over two short sorted arrays, without allocation.
+ * The order is partial: neither of two positions need be <= the other.
  *
- * A writer that is not listed stands at the floor. When more writers are ahead than fit, those with the greatest
- * ids count as standing at the floor: an older position makes somebody send a row again or look once more in the
- * database, a newer one would lose rows.
+ * A writer that is not listed stands at the floor. When more writers are ahead than fit, those with the
+ * greatest ids count as standing at the floor: an older position makes somebody send a row again or look once
+ * more in the database, a newer one would lose rows.
  */
 #include "token_int.h"
 

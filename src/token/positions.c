@@ -3,17 +3,17 @@
 /*
  * Where the writers of one stream stand.
  *
- * Ids come from one database sequence that several writers share, and a writer commits its own ids in order but
- * independently of the others. So "everything up to P is finished" needs two sources: the least position of any
- * writer, and, above it, ids that were each seen finished and follow P without a gap. The second is only an
- * improvement: an id that was rolled back never shows up, and then P waits for the slowest writer to announce a
- * position beyond it.
+ * Ids come from one database sequence that several writers share, and a writer commits its own ids in order
+ * but independently of the others. So "everything up to P is finished" needs two sources: the least position
+ * of any writer, and, above it, ids that were each seen finished and follow P without a gap. The second is
+ * only an improvement: an id that was rolled back never shows up, and then P waits for the slowest writer to
+ * announce a position beyond it.
  *
- * Writers are a short array sorted by id. Ids seen above P wait in a binary min-heap; its size is bounded, and an
- * id that does not fit is forgotten, which can only delay P. Every call costs O(writers + log ids).
+ * Writers are a short array sorted by id. Ids seen above P wait in a binary min-heap; its size is bounded,
+ * and an id that does not fit is forgotten, which can only delay P. Every call costs O(writers + log ids).
  *
- * A writer that was never heard of stands at P. One that announced itself takes part in the minimum for ever, so
- * the caller keeps instances away that are not configured as writers of the stream.
+ * A writer that was never heard of stands at P. One that announced itself takes part in the minimum for ever,
+ * so the caller keeps instances away that are not configured as writers of the stream.
  */
 #include "token_int.h"
 

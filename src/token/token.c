@@ -7,8 +7,8 @@
  * zeros and a longer one is refused. One table says which kind each field is and where it lives; parsing,
  * formatting and comparing all walk that table, so a field cannot be parsed but forgotten in a comparison.
  *
- * Decoding accepts what Synapse accepts (signs, empty map parts, repeated writers of which the last counts) short
- * of Python's taste for blanks, and refuses what it refuses. It allocates nothing and costs one pass.
+ * Decoding accepts what Synapse accepts (signs, empty map parts, repeated writers of which the last counts)
+ * short of Python's taste for blanks, and refuses what it refuses. It allocates nothing and costs one pass.
  */
 #include "token_int.h"
 
@@ -77,7 +77,8 @@ static int map_entry_parse(struct str part, bool (*known_writer)(writer_id), str
     struct str id_text, pos_text;
     int64_t id, pos;
 
-    if (!str_cut(part, '.', &id_text, &pos_text) || int_parse(id_text, &id) < 0 || int_parse(pos_text, &pos) < 0)
+    if (!str_cut(part, '.', &id_text, &pos_text) || int_parse(id_text, &id) < 0 ||
+        int_parse(pos_text, &pos) < 0)
         return -ERR_PARSE;
     if (id <= 0 || id > INT32_MAX || (known_writer && !known_writer((writer_id)id)))
         return -ERR_PARSE;
@@ -140,7 +141,8 @@ static int room_parse(struct str s, bool (*known_writer)(writer_id), struct stre
     }
 }
 
-static int field_parse(const struct field *f, struct str s, bool (*known_writer)(writer_id), struct stream_token *out)
+static int field_parse(const struct field *f, struct str s, bool (*known_writer)(writer_id),
+                       struct stream_token *out)
 {
     void *at = (char *)out + f->off;
     int64_t v;
@@ -237,7 +239,8 @@ static char *field_format(char *out, const struct field *f, const struct stream_
 
 /* Longest text: four vector clocks, nine numbers (and the topological one), separators. */
 enum { INT_TEXT = 20, ENTRY_TEXT = 1 + 11 + 1 + INT_TEXT };
-_Static_assert(4 * (1 + INT_TEXT + MPOS_WRITERS_MAX * ENTRY_TEXT) + 10 * INT_TEXT + TOKEN_FIELD_COUNT + 2 <= TOKEN_TEXT_MAX,
+_Static_assert(4 * (1 + INT_TEXT + MPOS_WRITERS_MAX * ENTRY_TEXT) + 10 * INT_TEXT + TOKEN_FIELD_COUNT + 2 <=
+                   TOKEN_TEXT_MAX,
                "TOKEN_TEXT_MAX holds any token");
 
 size_t token_format(const struct stream_token *t, char *out)

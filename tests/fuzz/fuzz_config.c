@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * A configuration text either loads or is refused with a message. What loads must print to something that loads
- * again and prints the same. The input stands alone, and once more after a text that is complete by itself, so that
- * small inputs reach every section.
+ * A configuration text either loads or is refused with a message. What loads must print to something that
+ * loads again and prints the same. The input stands alone, and once more after a text that is complete by
+ * itself, so that small inputs reach every section.
  */
 #include "chappe/config.h"
 
@@ -11,7 +11,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char base[] = "server_name: a\nworker_app: synapse.app.generic_worker\nworker_name: w\nredis: {enabled: true}\n"
+static const char base[] = "server_name: a\nworker_app: synapse.app.generic_worker\nworker_name: w\nredis: "
+                           "{enabled: true}\n"
                            "instance_map: {main: {host: h, port: 1}}\ndatabase: {name: psycopg2}\n";
 
 static struct config *load(struct str text)

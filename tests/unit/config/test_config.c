@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Keys one by one, on one text: defaults, good values, refusals with the line they name, warnings, and printing
- * (which must read back as itself and must not contain a secret).
+ * Keys one by one, on one text: defaults, good values, refusals with the line they name, warnings, and
+ * printing (which must read back as itself and must not contain a secret).
  */
 #include "test_config.h"
 
@@ -33,7 +33,8 @@ static void test_defaults(void **state)
     assert_true(c->presence.enabled && c->presence.tracked && !c->presence.include_offline_users_on_sync);
     assert_int_equal(c->presence.last_active_granularity_ms, 60000);
     assert_int_equal(c->presence.sync_online_timeout_ms, 30000);
-    assert_true(c->rc_presence_per_second > 0.0999 && c->rc_presence_per_second < 0.1001 && c->rc_presence_burst > 0.99);
+    assert_true(c->rc_presence_per_second > 0.0999 && c->rc_presence_per_second < 0.1001 &&
+                c->rc_presence_burst > 0.99);
     assert_int_equal(c->filter_timeline_limit, 100);
     assert_int_equal(c->sync_response_cache_duration_ms, 120000);
     assert_true(c->enable_push && !c->allow_guest_access && !c->mas.enabled && !c->hs_disabled);
@@ -73,7 +74,8 @@ static void test_refused(void **state)
         {"worker_replication_secret_path: /nowhere/at/all\n", 1, "cannot open /nowhere/at/all"},
         {"worker_replication_secret_path: /dev/zero\n", 1, "not a regular file"},
         {"worker_app: synapse.app.pusher\nstart_pushers: false\n", 1, "pusher_instances"},
-        {"worker_app: synapse.app.federation_sender\nsend_federation: no\n", 1, "federation_sender_instances"},
+        {"worker_app: synapse.app.federation_sender\nsend_federation: no\n", 1,
+         "federation_sender_instances"},
         {"redis: {enabled: false}\n", 1, "redis.enabled must be true"},
         {"redis:\n", 0, "redis.enabled must be true"},
         {"redis: on\n", 1, "redis must be a map"},
@@ -93,7 +95,8 @@ static void test_refused(void **state)
         {"stream_writers: {events: main}\n", 1, "called \"master\" here"},
         {"stream_writers: {events: {a: b}}\n", 1, "stream_writers.events must be a list"},
         {"run_background_tasks_on: sync1\n", 1, "Chappe only serves sync"},
-        {"notify_appservices_from_worker: sync1\n", 1, "notify_appservices_from_worker names this worker (sync1)"},
+        {"notify_appservices_from_worker: sync1\n", 1,
+         "notify_appservices_from_worker names this worker (sync1)"},
         {"update_user_directory_from_worker: sync1\n", 1, "update_user_directory_from_worker"},
         {"media_instance_running_background_jobs: sync1\n", 1, "media_instance_running_background_jobs"},
         {"federation_sender_instances:\n- w2\n- sync1\n", 2, "federation_sender_instances names this worker"},
@@ -108,8 +111,10 @@ static void test_refused(void **state)
         {"database:\n  name: psycopg2\n  args:\n    host: [a]\n", 4, "bad entry"},
         {"database:\n  name: psycopg2\n  statement_timeout: never\n", 3, "must be an integer"},
         {"databases: {a: {name: psycopg2}}\n", 1, "both set"},
-        {"database:\ndatabases: {a: {name: psycopg2}, b: {name: psycopg2}}\n", 2, "two entries hold the data store \"main\""},
-        {"database:\ndatabases: {a: {name: psycopg2, data_stores: [main]}}\n", 2, "no entry holds the data store \"state\""},
+        {"database:\ndatabases: {a: {name: psycopg2}, b: {name: psycopg2}}\n", 2,
+         "two entries hold the data store \"main\""},
+        {"database:\ndatabases: {a: {name: psycopg2, data_stores: [main]}}\n", 2,
+         "no entry holds the data store \"state\""},
         {"database:\ndatabases: {a: 1}\n", 2, "each entry must be a map"},
         {"worker_listeners: 8083\n", 1, "worker_listeners must be a list"},
         {"worker_listeners: [8083]\n", 1, "each entry must be a map"},
@@ -120,12 +125,14 @@ static void test_refused(void **state)
         {"worker_listeners:\n- type: http\n  port: 1\n  tls: true\n", 4, "speaks no TLS"},
         {"worker_listeners:\n- type: http\n  path: /a\n  mode: rw\n", 4, "permissions in octal"},
         {"worker_listeners:\n- type: http\n  path: /a\n  mode: 666\n", 4, "permissions in octal"},
-        {"worker_listeners:\n- type: http\n  path: /0123456789012345678901234567890123456789012345678901234567890123456789"
+        {"worker_listeners:\n- type: http\n  path: "
+         "/0123456789012345678901234567890123456789012345678901234567890123456789"
          "01234567890123456789012345678901234567890\n",
          2, "longer than a UNIX socket's path"},
         {"matrix_authentication_service: {enabled: true}\n", 1, "needs a secret"},
         {"matrix_authentication_service: {enabled: true, secret: a, secret_path: b}\n", 1, "both set"},
-        {"matrix_authentication_service: {enabled: true, secret: a, endpoint: mas}\n", 1, "http:// or https://"},
+        {"matrix_authentication_service: {enabled: true, secret: a, endpoint: mas}\n", 1,
+         "http:// or https://"},
         {"experimental_features: {msc3861: {enabled: true}}\n", 1, "matrix_authentication_service"},
         {"experimental_features:\n  msc4222_enabled: true\n", 2, "msc4222_enabled is not supported"},
         {"experimental_features: {msc4354_enabled: true}\n", 1, "sticky"},
@@ -135,14 +142,16 @@ static void test_refused(void **state)
         {"presence: {last_active_granularity: 0}\n", 1, "must be positive"},
         {"presence: {sync_online_timeout: soon}\n", 1, "must be a duration"},
         {"presence: {idle_timeout: 60s}\n", 1, "must be greater"},
-        {"caches: {sync_response_cache_duration: 2q}\n", 1, "caches.sync_response_cache_duration must be a duration"},
+        {"caches: {sync_response_cache_duration: 2q}\n", 1,
+         "caches.sync_response_cache_duration must be a duration"},
         {"caches: {global_factor: high}\n", 1, "caches.global_factor must be a number"},
         {"exclude_rooms_from_sync: ['!a:b', {c: d}]\n", 1, "list of strings"},
         {"app_service_config_files: a.yaml\n", 1, "must be a list"},
         {"app_service_config_files: [/nowhere/as.yaml]\n", 1, "cannot open /nowhere/as.yaml"},
         {"chappe:\n  front_threads: 1\n  front_thread: 2\n", 3, "chappe.front_thread: no such option"},
         {"chappe: [a]\n", 1, "chappe must be a map"},
-        {"chappe:\n  front_threads: 65\n", 2, "chappe.front_threads: 65 is outside 0..64 (threads): Threads that own"},
+        {"chappe:\n  front_threads: 65\n", 2,
+         "chappe.front_threads: 65 is outside 0..64 (threads): Threads that own"},
         {"chappe: {front_threads: many}\n", 1, "must be a number (threads): Threads that own"},
         {"chappe: {drain_ms: 1q}\n", 1, "with a unit like 30s"},
         {"chappe: {drain_ms: 1h}\n", 1, "outside 100..600000 (ms)"},
@@ -205,7 +214,8 @@ static void test_warnings(void **state)
         {"worker_listeners: []\n", "nobody will be served"},
         {"worker_listeners: [{type: metrics, port: 1}]\n", "nobody will be served"},
         {"worker_listeners: [{type: manhole, port: 1}, {type: http, port: 2}]\n", "no manhole"},
-        {"worker_listeners: [{type: http, port: 2, additional_resources: {/a: {module: b}}}]\n", "Python modules"},
+        {"worker_listeners: [{type: http, port: 2, additional_resources: {/a: {module: b}}}]\n", "Python "
+                                                                                                 "modules"},
         {"limit_usage_by_mau: true\nmau_appservice_trial_days: {irc: 3}\n", "mau_appservice_trial_days"},
         {"allow_guest_access: true\n", "guests are refused here"},
         {"presence: {enabled: 'false'}\n", "quoted"},
@@ -225,11 +235,14 @@ static void test_warnings(void **state)
 static void test_listeners(void **state)
 {
     struct config *c = load("worker_listeners:\n"
-                            "- {type: http, port: 8083, bind_addresses: ['127.0.0.1'], bind_address: '::1', tag: t, x_forwarded: yes}\n"
+                            "- {type: http, port: 8083, bind_addresses: ['127.0.0.1'], bind_address: '::1', "
+                            "tag: t, x_forwarded: yes}\n"
                             "- {type: http, path: /run/a.sock, tag: t, resources: [{names: [replication]}]}\n"
-                            "- {type: http, path: /run/b.sock, mode: 0o660, resources: [{names: [health]}, {names: [client, metrics]}]}\n"
+                            "- {type: http, path: /run/b.sock, mode: 0o660, resources: [{names: [health]}, "
+                            "{names: [client, metrics]}]}\n"
                             "- {type: http, path: /run/c.sock, mode: 0600, x_forwarded: false}\n"
-                            "- {type: http, path: /run/d.sock, mode: '640', request_id_header: X-Request-ID}\n"
+                            "- {type: http, path: /run/d.sock, mode: '640', request_id_header: "
+                            "X-Request-ID}\n"
                             "- {type: http, path: /run/e.sock, mode: 438}\n"
                             "- {type: metrics, port: 19091}\n"
                             "- {type: http, port: 0}\n");
@@ -265,8 +278,10 @@ static void test_listeners(void **state)
 
 static void test_writers(void **state)
 {
-    struct config *c = load("stream_writers: {events: [w2, w3], typing: w2, receipts: [master, w2], quarantined_media_changes: w9}\n"
-                            "run_background_tasks_on: w2\nfederation_sender_instances: [w2]\npusher_instances: []\n");
+    struct config *c = load("stream_writers: {events: [w2, w3], typing: w2, receipts: [master, w2], "
+                            "quarantined_media_changes: w9}\n"
+                            "run_background_tasks_on: w2\nfederation_sender_instances: "
+                            "[w2]\npusher_instances: []\n");
 
     (void)state;
     assert_int_equal(c->writers[WRITERS_EVENTS].count, 2);
@@ -300,7 +315,8 @@ static void test_database(void **state)
     struct config *c = load("database:\n  name: psycopg2\n  txn_limit: 10\n  synchronous_commit: false\n"
                             "  statement_timeout: null\n  allow_unsafe_locale: true\n  args:\n"
                             "    cp_min: 5\n    cp_max: 10\n    cp_reconnect: true\n    user: 'o''brien'\n"
-                            "    password: \" p'a\\\\ss = x\"\n    database: syn\n    host: a,b\n    port: 5433\n"
+                            "    password: \" p'a\\\\ss = x\"\n    database: syn\n    host: a,b\n    port: "
+                            "5433\n"
                             "    keepalives: 1\n    sslmode: require\n    application_name: null\n");
 
     (void)state;
@@ -319,7 +335,8 @@ static void test_database(void **state)
     assert_false(c->db_main.synchronous_commit);
     config_free(&c);
 
-    c = load("database:\ndatabases:\n  x: {name: psycopg2, data_stores: [main], statement_timeout: 5, args: {dbname: m}}\n"
+    c = load("database:\ndatabases:\n  x: {name: psycopg2, data_stores: [main], statement_timeout: 5, args: "
+             "{dbname: m}}\n"
              "  y: {name: psycopg2, data_stores: [state], args: {dbname: s}}\n");
     assert_true(c->db_state_separate);
     assert_conninfo(c->db_main.conninfo, "dbname", "m");
@@ -362,8 +379,10 @@ static void test_presence(void **state)
         assert_int_equal(c->presence.tracked, table[i].tracked);
         config_free(&c);
     }
-    c = load("presence: {last_active_granularity: 2m, sync_online_timeout: 45s, include_offline_users_on_sync: true}\n"
-             "rc_presence: {per_user: {per_second: 5, burst_count: 2.5}}\nexclude_rooms_from_presence: ['!a:b']\n");
+    c = load("presence: {last_active_granularity: 2m, sync_online_timeout: 45s, "
+             "include_offline_users_on_sync: true}\n"
+             "rc_presence: {per_user: {per_second: 5, burst_count: 2.5}}\nexclude_rooms_from_presence: "
+             "['!a:b']\n");
     assert_int_equal(c->presence.last_active_granularity_ms, 120000);
     assert_int_equal(c->presence.sync_online_timeout_ms, 45000);
     assert_true(c->presence.include_offline_users_on_sync);
@@ -374,17 +393,26 @@ static void test_presence(void **state)
 
 static void test_other_keys(void **state)
 {
-    struct config *c = load("redis: {enabled: true, path: /run/redis.sock, dbid: '3', password: 'p w', use_tls: true, ca_file: /ca}\n"
-                            "matrix_authentication_service: {enabled: true, endpoint: 'https://mas/', secret: s, force_http2: true}\n"
-                            "experimental_features: {msc3861: {enabled: true}, msc4210_enabled: true, msc3874_enabled: true, msc4293_enabled: true}\n"
-                            "filter_timeline_limit: -1\ncaches: {sync_response_cache_duration: 5m, global_factor: 2}\n"
-                            "push: {enabled: false}\nhs_disabled: true\nhs_disabled_message: gone\nadmin_contact: mailto:a@b\n"
+    struct config *c = load("redis: {enabled: true, path: /run/redis.sock, dbid: '3', password: 'p w', "
+                            "use_tls: true, ca_file: /ca}\n"
+                            "matrix_authentication_service: {enabled: true, endpoint: 'https://mas/', "
+                            "secret: s, force_http2: true}\n"
+                            "experimental_features: {msc3861: {enabled: true}, msc4210_enabled: true, "
+                            "msc3874_enabled: true, msc4293_enabled: true}\n"
+                            "filter_timeline_limit: -1\ncaches: {sync_response_cache_duration: 5m, "
+                            "global_factor: 2}\n"
+                            "push: {enabled: false}\nhs_disabled: true\nhs_disabled_message: "
+                            "gone\nadmin_contact: mailto:a@b\n"
                             "limit_usage_by_mau: true\nmax_mau_value: 50\nmau_trial_days: 2\n"
-                            "server_notices: {system_mxid_localpart: notices}\nregistration_shared_secret: shared\n"
-                            "account_validity: {enabled: true}\ntrack_puppeted_user_ips: true\ntrack_appservice_user_ips: true\n"
-                            "exclude_rooms_from_sync: ['!x:y', '!z:y']\nenable_metrics: true\nallow_guest_access: true\n"
+                            "server_notices: {system_mxid_localpart: notices}\nregistration_shared_secret: "
+                            "shared\n"
+                            "account_validity: {enabled: true}\ntrack_puppeted_user_ips: "
+                            "true\ntrack_appservice_user_ips: true\n"
+                            "exclude_rooms_from_sync: ['!x:y', '!z:y']\nenable_metrics: "
+                            "true\nallow_guest_access: true\n"
                             "retention: {enabled: false}\nsome_unknown_key: {a: b}\nreport_stats: no\n"
-                            "chappe: {front_threads: 2, drain_ms: 5s, body_bytes_max: 2M, transport: uv, redis_verify_tls: no, log_level: null}\n");
+                            "chappe: {front_threads: 2, drain_ms: 5s, body_bytes_max: 2M, transport: uv, "
+                            "redis_verify_tls: no, log_level: null}\n");
 
     (void)state;
     assert_str(c->redis.path, "/run/redis.sock");
@@ -404,7 +432,8 @@ static void test_other_keys(void **state)
     assert_int_equal(c->mau_trial_days, 2);
     assert_str(c->server_notices_mxid, "@notices:example.com");
     assert_str(c->macaroon_secret_key, "shared");
-    assert_true(c->account_validity && c->track_puppeted_user_ips && c->track_appservice_user_ips && c->enable_metrics);
+    assert_true(c->account_validity && c->track_puppeted_user_ips && c->track_appservice_user_ips &&
+                c->enable_metrics);
     assert_int_equal(c->exclude_rooms_from_sync_count, 2);
     assert_str(c->exclude_rooms_from_sync[1], "!z:y");
     assert_int_equal(c->front_threads, 2);
@@ -428,16 +457,23 @@ static struct str printed(const struct config *c, struct buf *b)
 static void test_print(void **state)
 {
     static const char *const secrets[] = {"hunter1", "hunter2", "hunter3", "hunter4", "hunter5"};
-    static const char *const wanted[] = {"worker_name: \"sync1\"", "password: \"********\"", "enabled: untracked",
-                                         "front_threads: 3", "# Threads that own client sockets",
-                                         "0..64 threads; default 0", "msc4210_enabled: true", "mode: 0660", "main:"};
-    struct config *c = load("redis: {enabled: true, password: hunter1}\nworker_replication_secret: hunter2\n"
-                            "matrix_authentication_service: {enabled: true, secret: hunter3}\nmacaroon_secret_key: hunter4\n"
-                            "database:\n  name: psycopg2\n  args: {user: a, password: hunter5, host: \"we'ird\\\\\"}\n"
-                            "presence: {enabled: untracked}\nchappe: {front_threads: 3}\n"
-                            "server_notices: {system_mxid_localpart: notices}\nadmin_contact: \"a\\x01\\\"\\\\b: é\"\n"
-                            "experimental_features: {msc4210_enabled: on}\nstream_writers: {events: [w2, w3]}\n"
-                            "worker_listeners: [{type: http, path: /a, mode: 0660}, {type: metrics, port: 9}]\n");
+    static const char *const wanted[] = {"worker_name: \"sync1\"",
+                                         "password: \"********\"",
+                                         "enabled: untracked",
+                                         "front_threads: 3",
+                                         "# Threads that own client sockets",
+                                         "0..64 threads; default 0",
+                                         "msc4210_enabled: true",
+                                         "mode: 0660",
+                                         "main:"};
+    struct config *c =
+        load("redis: {enabled: true, password: hunter1}\nworker_replication_secret: hunter2\n"
+             "matrix_authentication_service: {enabled: true, secret: hunter3}\nmacaroon_secret_key: hunter4\n"
+             "database:\n  name: psycopg2\n  args: {user: a, password: hunter5, host: \"we'ird\\\\\"}\n"
+             "presence: {enabled: untracked}\nchappe: {front_threads: 3}\n"
+             "server_notices: {system_mxid_localpart: notices}\nadmin_contact: \"a\\x01\\\"\\\\b: é\"\n"
+             "experimental_features: {msc4210_enabled: on}\nstream_writers: {events: [w2, w3]}\n"
+             "worker_listeners: [{type: http, path: /a, mode: 0660}, {type: metrics, port: 9}]\n");
     struct config *again;
     struct buf first, second;
     struct err e;
@@ -467,10 +503,11 @@ static void test_print(void **state)
 int run_config(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),  cmocka_unit_test(test_refused), cmocka_unit_test(test_refused_whole),
-        cmocka_unit_test(test_warnings),  cmocka_unit_test(test_listeners), cmocka_unit_test(test_writers),
-        cmocka_unit_test(test_database),  cmocka_unit_test(test_presence), cmocka_unit_test(test_other_keys),
-        cmocka_unit_test(test_print),
+        cmocka_unit_test(test_defaults),      cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_refused_whole), cmocka_unit_test(test_warnings),
+        cmocka_unit_test(test_listeners),     cmocka_unit_test(test_writers),
+        cmocka_unit_test(test_database),      cmocka_unit_test(test_presence),
+        cmocka_unit_test(test_other_keys),    cmocka_unit_test(test_print),
     };
 
     return cmocka_run_group_tests_name("config", tests, NULL, NULL);

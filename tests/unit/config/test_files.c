@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Files: shallow merge in order, directories, secrets, registration files, logging configuration, and a pair of
- * files as an operator would have them.
+ * Files: shallow merge in order, directories, secrets, registration files, logging configuration, and a pair
+ * of files as an operator would have them.
  */
 #include "test_config.h"
 
@@ -86,8 +86,10 @@ static void assert_refused(const char *const *paths, size_t n, const char *path,
 
 static void test_merge(void **state)
 {
-    const char *one = file("one.yaml", BASE "presence: {enabled: false, sync_online_timeout: 40s}\nhs_disabled: true\n");
-    const char *two = file("two.yaml", "presence: {last_active_granularity: 2m}\nworker_name: other\nhs_disabled:\n");
+    const char *one = file("one.yaml", BASE "presence: {enabled: false, sync_online_timeout: "
+                                            "40s}\nhs_disabled: true\n");
+    const char *two = file("two.yaml", "presence: {last_active_granularity: 2m}\nworker_name: "
+                                       "other\nhs_disabled:\n");
     const char *empty = file("empty.yaml", "# nothing\n");
     const char *list = file("list.yaml", "- a\n");
     struct config *c = load_files((const char *[]){one, empty, list, two}, 4);
@@ -137,7 +139,8 @@ static void test_secret_files(void **state)
     file("secret", "  s3cret value\r\n\n");
     file("empty-secret", "\n");
     snprintf(text, sizeof text,
-             BASE "worker_replication_secret_path: %s/secret\nredis: {enabled: true, password_path: %s/secret}\n"
+             BASE "worker_replication_secret_path: %s/secret\nredis: {enabled: true, password_path: "
+                  "%s/secret}\n"
                   "matrix_authentication_service: {enabled: true, secret_path: %s/secret}\n"
                   "macaroon_secret_key_path: %s/empty-secret\nregistration_shared_secret_path: %s/secret\n",
              dir, dir, dir, dir, dir);
@@ -154,9 +157,11 @@ static void test_secret_files(void **state)
 static void test_app_services(void **state)
 {
     const char *irc = file("irc.yaml", AS_HEAD "rate_limited: false\nnamespaces:\n  users:\n"
-                                               "  - {regex: '@_irc_.*', exclusive: true}\n  - {regex: '@x', exclusive: no}\n"
+                                               "  - {regex: '@_irc_.*', exclusive: true}\n  - {regex: '@x', "
+                                               "exclusive: no}\n"
                                                "  rooms: []\nip_range_whitelist: [10.0.0.0/8, '::1']\n");
-    const char *sms = file("sms.yaml", "id: sms\nas_token: at2\nhs_token: h\nurl: http://x\nsender_localpart: s\nnamespaces: {}\n"
+    const char *sms = file("sms.yaml", "id: sms\nas_token: at2\nhs_token: h\nurl: "
+                                       "http://x\nsender_localpart: s\nnamespaces: {}\n"
                                        "ip_range_whitelist: []\n");
     char text[2048];
 
@@ -170,7 +175,8 @@ static void test_app_services(void **state)
     assert_str(as->sender_localpart, "ircbot");
     assert_int_equal(as->users_count, 2);
     assert_str(as->users[0].pattern, "@_irc_.*");
-    assert_true(as->users[0].exclusive && !as->users[1].exclusive && !as->rate_limited && as->has_ip_range_whitelist);
+    assert_true(as->users[0].exclusive && !as->users[1].exclusive && !as->rate_limited &&
+                as->has_ip_range_whitelist);
     assert_int_equal(as->ip_range_whitelist_count, 2);
     assert_true(as[1].rate_limited && !as[1].has_ip_range_whitelist && as[1].users_count == 0);
     config_free(&c);
@@ -183,18 +189,23 @@ static void test_bad_app_services(void **state)
         int line;
         const char *error;
     } table[] = {
-        {"as_token: at\nhs_token: ht\nurl: null\nsender_localpart: s\nnamespaces: {}\n", 1, "id must be a string"},
-        {"id: a\nas_token: 5\nhs_token: ht\nurl: null\nsender_localpart: s\nnamespaces: {}\n", 2, "as_token must be a string"},
+        {"as_token: at\nhs_token: ht\nurl: null\nsender_localpart: s\nnamespaces: {}\n", 1,
+         "id must be a string"},
+        {"id: a\nas_token: 5\nhs_token: ht\nurl: null\nsender_localpart: s\nnamespaces: {}\n", 2,
+         "as_token must be a string"},
         {"id: a\nas_token: at\nhs_token: ht\nsender_localpart: s\nnamespaces: {}\n", 1, "url must be"},
-        {"id: a\nas_token: at\nhs_token: ht\nurl: null\nsender_localpart: 's p'\nnamespaces: {}\n", 5, "URL encoding"},
+        {"id: a\nas_token: at\nhs_token: ht\nurl: null\nsender_localpart: 's p'\nnamespaces: {}\n", 5,
+         "URL encoding"},
         {AS_HEAD, 1, "\"namespaces\" is needed"},
         {AS_HEAD "namespaces: []\n", 6, "must be a map"},
         {AS_HEAD "namespaces: {users: {}}\n", 6, "must be a list"},
         {AS_HEAD "namespaces:\n  users:\n  - {exclusive: true}\n", 8, "\"regex\""},
         {AS_HEAD "namespaces:\n  users:\n  - {regex: a}\n", 8, "\"exclusive\""},
         {AS_HEAD "namespaces: {}\nip_range_whitelist: x\n", 7, "must be a list"},
-        {"id: irc\nas_token: other\nhs_token: ht\nurl: null\nsender_localpart: s\nnamespaces: {}\n", 1, "has the id irc too"},
-        {"id: b\nas_token: at\nhs_token: ht\nurl: null\nsender_localpart: s\nnamespaces: {}\n", 2, "same as_token"},
+        {"id: irc\nas_token: other\nhs_token: ht\nurl: null\nsender_localpart: s\nnamespaces: {}\n", 1,
+         "has the id irc too"},
+        {"id: b\nas_token: at\nhs_token: ht\nurl: null\nsender_localpart: s\nnamespaces: {}\n", 2,
+         "same as_token"},
         {"id: [}", 1, "while parsing"},
         {"\n\nid: a: b\n", 3, "mapping values"},
     };
@@ -230,116 +241,117 @@ static void test_log_config(void **state)
     config_free(&c);
 }
 
-static const char homeserver[] =
-    "# Main configuration, shared by all processes.\n"
-    "server_name: \"chat.example.org\"\n"
-    "pid_file: /var/run/matrix-synapse.pid\n"
-    "public_baseurl: https://matrix.example.org/\n"
-    "listeners:\n"
-    "  - port: 8008\n"
-    "    tls: false\n"
-    "    type: http\n"
-    "    x_forwarded: true\n"
-    "    bind_addresses: ['::1', '127.0.0.1']\n"
-    "    resources:\n"
-    "      - names: [client, federation]\n"
-    "        compress: false\n"
-    "  - port: 9093\n"
-    "    bind_address: 127.0.0.1\n"
-    "    type: http\n"
-    "    resources: [{names: [replication]}]\n"
-    "database:\n"
-    "  name: psycopg2\n"
-    "  txn_limit: 10000\n"
-    "  args:\n"
-    "    user: synapse_user\n"
-    "    password: correct horse battery staple\n"
-    "    dbname: synapse\n"
-    "    host: localhost\n"
-    "    port: 5432\n"
-    "    cp_min: 5\n"
-    "    cp_max: 10\n"
-    "log_config: \"/etc/matrix-synapse/log.yaml\"\n"
-    "media_store_path: /var/lib/matrix-synapse/media\n"
-    "uploads_path: \"/var/lib/uploads\"\n"
-    "max_upload_size: 50M\n"
-    "url_preview_enabled: true\n"
-    "url_preview_ip_range_blacklist: ['127.0.0.0/8', '10.0.0.0/8', \"::1/128\"]\n"
-    "turn_uris: [ \"turn:turn.example.org?transport=udp\" ]\n"
-    "turn_user_lifetime: 1h\n"
-    "enable_registration: false\n"
-    "registration_shared_secret: \"abc#def\"\n"
-    "macaroon_secret_key: \"&key:with *odd @chars\"\n"
-    "form_secret: 'x''y'\n"
-    "signing_key_path: \"/etc/matrix-synapse/homeserver.signing.key\"\n"
-    "trusted_key_servers:\n"
-    "  - server_name: \"matrix.org\"\n"
-    "suppress_key_server_warning: true\n"
-    "report_stats: false\n"
-    "password_config: {enabled: true, localdb_enabled: true}\n"
-    "email:\n"
-    "  smtp_host: mail.example.org\n"
-    "  notif_from: \"Your Friendly %(app)s <noreply@example.org>\"\n"
-    "rc_message: {per_second: 0.5, burst_count: 15}\n"
-    "rc_login: {address: {per_second: 0.003, burst_count: 5}}\n"
-    "presence:\n"
-    "  enabled: true\n"
-    "caches:\n"
-    "  global_factor: 2.0\n"
-    "  per_cache_factors: {get_users_who_share_room_with_user: 3.0}\n"
-    "  expire_caches: true\n"
-    "  cache_entry_ttl: 30m\n"
-    "  sync_response_cache_duration: 2m\n"
-    "redis:\n"
-    "  enabled: true\n"
-    "  host: 127.0.0.1\n"
-    "  dbid: 1\n"
-    "instance_map: &instances\n"
-    "  main: {host: localhost, port: 9093}\n"
-    "  persister1: {host: localhost, port: 9101, tls: no}\n"
-    "  persister2:\n"
-    "    path: /run/matrix/persister2.sock\n"
-    "  typer: {host: localhost, port: 9103}\n"
-    "stream_writers:\n"
-    "  events:\n"
-    "    - persister1\n"
-    "    - persister2\n"
-    "  typing: typer\n"
-    "pusher_instances: [pusher1]\n"
-    "federation_sender_instances: [sender1, sender2]\n"
-    "worker_replication_secret: \"lots of entropy\"\n"
-    "experimental_features:\n"
-    "  msc3266_enabled: true\n"
-    "  msc4140_enabled: true\n"
-    "serve_server_wellknown: true\n"
-    "...\n";
+static const char homeserver[] = "# Main configuration, shared by all processes.\n"
+                                 "server_name: \"chat.example.org\"\n"
+                                 "pid_file: /var/run/matrix-synapse.pid\n"
+                                 "public_baseurl: https://matrix.example.org/\n"
+                                 "listeners:\n"
+                                 "  - port: 8008\n"
+                                 "    tls: false\n"
+                                 "    type: http\n"
+                                 "    x_forwarded: true\n"
+                                 "    bind_addresses: ['::1', '127.0.0.1']\n"
+                                 "    resources:\n"
+                                 "      - names: [client, federation]\n"
+                                 "        compress: false\n"
+                                 "  - port: 9093\n"
+                                 "    bind_address: 127.0.0.1\n"
+                                 "    type: http\n"
+                                 "    resources: [{names: [replication]}]\n"
+                                 "database:\n"
+                                 "  name: psycopg2\n"
+                                 "  txn_limit: 10000\n"
+                                 "  args:\n"
+                                 "    user: synapse_user\n"
+                                 "    password: correct horse battery staple\n"
+                                 "    dbname: synapse\n"
+                                 "    host: localhost\n"
+                                 "    port: 5432\n"
+                                 "    cp_min: 5\n"
+                                 "    cp_max: 10\n"
+                                 "log_config: \"/etc/matrix-synapse/log.yaml\"\n"
+                                 "media_store_path: /var/lib/matrix-synapse/media\n"
+                                 "uploads_path: \"/var/lib/uploads\"\n"
+                                 "max_upload_size: 50M\n"
+                                 "url_preview_enabled: true\n"
+                                 "url_preview_ip_range_blacklist: ['127.0.0.0/8', '10.0.0.0/8', "
+                                 "\"::1/128\"]\n"
+                                 "turn_uris: [ \"turn:turn.example.org?transport=udp\" ]\n"
+                                 "turn_user_lifetime: 1h\n"
+                                 "enable_registration: false\n"
+                                 "registration_shared_secret: \"abc#def\"\n"
+                                 "macaroon_secret_key: \"&key:with *odd @chars\"\n"
+                                 "form_secret: 'x''y'\n"
+                                 "signing_key_path: \"/etc/matrix-synapse/homeserver.signing.key\"\n"
+                                 "trusted_key_servers:\n"
+                                 "  - server_name: \"matrix.org\"\n"
+                                 "suppress_key_server_warning: true\n"
+                                 "report_stats: false\n"
+                                 "password_config: {enabled: true, localdb_enabled: true}\n"
+                                 "email:\n"
+                                 "  smtp_host: mail.example.org\n"
+                                 "  notif_from: \"Your Friendly %(app)s <noreply@example.org>\"\n"
+                                 "rc_message: {per_second: 0.5, burst_count: 15}\n"
+                                 "rc_login: {address: {per_second: 0.003, burst_count: 5}}\n"
+                                 "presence:\n"
+                                 "  enabled: true\n"
+                                 "caches:\n"
+                                 "  global_factor: 2.0\n"
+                                 "  per_cache_factors: {get_users_who_share_room_with_user: 3.0}\n"
+                                 "  expire_caches: true\n"
+                                 "  cache_entry_ttl: 30m\n"
+                                 "  sync_response_cache_duration: 2m\n"
+                                 "redis:\n"
+                                 "  enabled: true\n"
+                                 "  host: 127.0.0.1\n"
+                                 "  dbid: 1\n"
+                                 "instance_map: &instances\n"
+                                 "  main: {host: localhost, port: 9093}\n"
+                                 "  persister1: {host: localhost, port: 9101, tls: no}\n"
+                                 "  persister2:\n"
+                                 "    path: /run/matrix/persister2.sock\n"
+                                 "  typer: {host: localhost, port: 9103}\n"
+                                 "stream_writers:\n"
+                                 "  events:\n"
+                                 "    - persister1\n"
+                                 "    - persister2\n"
+                                 "  typing: typer\n"
+                                 "pusher_instances: [pusher1]\n"
+                                 "federation_sender_instances: [sender1, sender2]\n"
+                                 "worker_replication_secret: \"lots of entropy\"\n"
+                                 "experimental_features:\n"
+                                 "  msc3266_enabled: true\n"
+                                 "  msc4140_enabled: true\n"
+                                 "serve_server_wellknown: true\n"
+                                 "...\n";
 
-static const char worker[] =
-    "worker_app: synapse.app.generic_worker\n"
-    "worker_name: sync_worker_1\n"
-    "worker_main_http_uri: http://localhost:8008\n"
-    "worker_listeners:\n"
-    "  - type: http\n"
-    "    port: 8083\n"
-    "    x_forwarded: true\n"
-    "    resources:\n"
-    "      - names: [client, federation]\n"
-    "  - type: metrics\n"
-    "    port: 9183\n"
-    "    bind_addresses: ['127.0.0.1']\n"
-    "worker_pid_file: /run/sync1.pid\n"
-    "chappe:\n"
-    "  model_memory_mb: 2048\n";
+static const char worker[] = "worker_app: synapse.app.generic_worker\n"
+                             "worker_name: sync_worker_1\n"
+                             "worker_main_http_uri: http://localhost:8008\n"
+                             "worker_listeners:\n"
+                             "  - type: http\n"
+                             "    port: 8083\n"
+                             "    x_forwarded: true\n"
+                             "    resources:\n"
+                             "      - names: [client, federation]\n"
+                             "  - type: metrics\n"
+                             "    port: 9183\n"
+                             "    bind_addresses: ['127.0.0.1']\n"
+                             "worker_pid_file: /run/sync1.pid\n"
+                             "chappe:\n"
+                             "  model_memory_mb: 2048\n";
 
 static void test_realistic(void **state)
 {
-    struct config *c = load_files((const char *[]){file("homeserver.yaml", homeserver), file("worker.yaml", worker)}, 2);
+    struct config *c =
+        load_files((const char *[]){file("homeserver.yaml", homeserver), file("worker.yaml", worker)}, 2);
 
     (void)state;
     assert_str(c->server_name, "chat.example.org");
     assert_str(c->worker_name, "sync_worker_1");
     assert_str(c->worker_pid_file, "/run/sync1.pid");
-    assert_str(c->db_main.conninfo, "user='synapse_user' password='correct horse battery staple' dbname='synapse' "
+    assert_str(c->db_main.conninfo, "user='synapse_user' password='correct horse battery staple' "
+                                    "dbname='synapse' "
                                     "host='localhost' port='5432'");
     assert_str(c->replication_secret, "lots of entropy");
     assert_str(c->macaroon_secret_key, "&key:with *odd @chars");
@@ -360,8 +372,12 @@ static void test_realistic(void **state)
 int run_files(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_merge),        cmocka_unit_test(test_directory),        cmocka_unit_test(test_secret_files),
-        cmocka_unit_test(test_app_services), cmocka_unit_test(test_bad_app_services), cmocka_unit_test(test_log_config),
+        cmocka_unit_test(test_merge),
+        cmocka_unit_test(test_directory),
+        cmocka_unit_test(test_secret_files),
+        cmocka_unit_test(test_app_services),
+        cmocka_unit_test(test_bad_app_services),
+        cmocka_unit_test(test_log_config),
         cmocka_unit_test(test_realistic),
     };
 

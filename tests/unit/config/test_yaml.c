@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Trees and scalars: YAML 1.1 as Python reads it, aliases and merge keys, lines, hostile nesting, and every prefix
- * of a real document.
+ * Trees and scalars: YAML 1.1 as Python reads it, aliases and merge keys, lines, hostile nesting, and every
+ * prefix of a real document.
  */
 #include "test_config.h"
 
@@ -41,13 +41,31 @@ static void test_ints(void **state)
         bool ok;
         int64_t v;
     } table[] = {
-        {"0", true, 0},           {"12", true, 12},         {"-12", true, -12},     {"+12", true, 12},
-        {"1_000", true, 1000},    {"0x1F", true, 31},       {"0b101", true, 5},     {"0666", true, 438},
-        {"1:30", true, 90},       {"1:00:00", true, 3600},  {"08", false, 0},       {"0o17", false, 0},
-        {"1.5", false, 0},        {"'12'", false, 0},       {"!!str 12", false, 0}, {"", false, 0},
-        {"-x", false, 0},         {"1e3", false, 0},        {"12a", false, 0},      {"1:75", false, 0},
-        {"9223372036854775807", true, INT64_MAX},           {"9223372036854775808", false, 0},
-        {"-9223372036854775807", true, -INT64_MAX},         {"_1", false, 0},       {"[1]", false, 0},
+        {"0", true, 0},
+        {"12", true, 12},
+        {"-12", true, -12},
+        {"+12", true, 12},
+        {"1_000", true, 1000},
+        {"0x1F", true, 31},
+        {"0b101", true, 5},
+        {"0666", true, 438},
+        {"1:30", true, 90},
+        {"1:00:00", true, 3600},
+        {"08", false, 0},
+        {"0o17", false, 0},
+        {"1.5", false, 0},
+        {"'12'", false, 0},
+        {"!!str 12", false, 0},
+        {"", false, 0},
+        {"-x", false, 0},
+        {"1e3", false, 0},
+        {"12a", false, 0},
+        {"1:75", false, 0},
+        {"9223372036854775807", true, INT64_MAX},
+        {"9223372036854775808", false, 0},
+        {"-9223372036854775807", true, -INT64_MAX},
+        {"_1", false, 0},
+        {"[1]", false, 0},
     };
 
     (void)state;
@@ -63,7 +81,8 @@ static void test_ints(void **state)
 
 static void test_other_scalars(void **state)
 {
-    struct yaml *n = parse("t: Yes\nf: OFF\nqt: 'yes'\nnone: ~\nempty:\nq: ''\nd: 1.5\nd2: -2\nd3: 1.\nbad: 1.5.5\n"
+    struct yaml *n = parse("t: Yes\nf: OFF\nqt: 'yes'\nnone: ~\nempty:\nq: ''\nd: 1.5\nd2: -2\nd3: 1.\nbad: "
+                           "1.5.5\n"
                            "s: text\nm: {a: 1}\n");
     bool b;
     double d;
@@ -80,7 +99,8 @@ static void test_other_scalars(void **state)
     assert_true(yaml_double(yaml_get(n, "d3"), &d));
     assert_false(yaml_double(yaml_get(n, "bad"), &d));
     assert_true(yaml_is_string(yaml_get(n, "s")) && yaml_is_string(yaml_get(n, "qt")));
-    assert_false(yaml_is_string(yaml_get(n, "d")) || yaml_is_string(yaml_get(n, "t")) || yaml_is_string(yaml_get(n, "m")));
+    assert_false(yaml_is_string(yaml_get(n, "d")) || yaml_is_string(yaml_get(n, "t")) ||
+                 yaml_is_string(yaml_get(n, "m")));
     assert_null(yaml_get(yaml_get(n, "m"), "b"));
     assert_null(yaml_get(yaml_get(n, "s"), "b"));
     assert_int_equal(yaml_get(n, "d")->line, 7);
@@ -93,10 +113,23 @@ static void test_durations_and_sizes(void **state)
         const char *text;
         int64_t ms, bytes; /* -1: refused */
     } table[] = {
-        {"1500", 1500, 1500}, {"'1500'", 1500, 1500}, {"30s", 30000, -1}, {"5m", 300000, -1}, {"2h", 7200000, -1},
-        {"1d", 86400000, -1}, {"1w", 604800000, -1},  {"1y", 31536000000, -1}, {"10K", -1, 10240}, {"3M", -1, 3145728},
-        {"1G", -1, 1073741824}, {"x", -1, -1},        {"s", -1, -1},      {"5 m", 300000, -1}, {"1.5h", -1, -1},
-        {"[1]", -1, -1},      {"9223372036854775807y", -1, -1},
+        {"1500", 1500, 1500},
+        {"'1500'", 1500, 1500},
+        {"30s", 30000, -1},
+        {"5m", 300000, -1},
+        {"2h", 7200000, -1},
+        {"1d", 86400000, -1},
+        {"1w", 604800000, -1},
+        {"1y", 31536000000, -1},
+        {"10K", -1, 10240},
+        {"3M", -1, 3145728},
+        {"1G", -1, 1073741824},
+        {"x", -1, -1},
+        {"s", -1, -1},
+        {"5 m", 300000, -1},
+        {"1.5h", -1, -1},
+        {"[1]", -1, -1},
+        {"9223372036854775807y", -1, -1},
     };
 
     (void)state;
@@ -170,8 +203,8 @@ static void test_hostile(void **state)
     /* Aliases of aliases share nodes: nothing is multiplied. */
     at += (size_t)snprintf(text + at, sizeof text - at, "a0: &a0 [x]\n");
     for (int i = 1; i < 30; i++)
-        at += (size_t)snprintf(text + at, sizeof text - at, "a%d: &a%d [*a%d, *a%d, *a%d, *a%d]\n", i, i, i - 1, i - 1,
-                               i - 1, i - 1);
+        at += (size_t)snprintf(text + at, sizeof text - at, "a%d: &a%d [*a%d, *a%d, *a%d, *a%d]\n", i, i,
+                               i - 1, i - 1, i - 1, i - 1);
     assert_int_equal(yaml_parse(arena, "f", str_n(text, at), &n, &e), 0);
     assert_int_equal(yaml_get(n, "a29")->count, 4);
     assert_true(arena_bytes(arena) < 1 << 20);
@@ -201,8 +234,12 @@ static void test_prefixes(void **state)
 int run_yaml(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ints),    cmocka_unit_test(test_other_scalars), cmocka_unit_test(test_durations_and_sizes),
-        cmocka_unit_test(test_refused), cmocka_unit_test(test_aliases_and_merges), cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_ints),
+        cmocka_unit_test(test_other_scalars),
+        cmocka_unit_test(test_durations_and_sizes),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_aliases_and_merges),
+        cmocka_unit_test(test_hostile),
         cmocka_unit_test(test_prefixes),
     };
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Command line: exit status, what is said and where, and whether the worker would have been run. The database named
- * in the files cannot be reached, so --check-config must say so and pass.
+ * Command line: exit status, what is said and where, and whether the worker would have been run. The database
+ * named in the files cannot be reached, so --check-config must say so and pass.
  */
 #include "test_ops.h"
 
@@ -31,10 +31,13 @@ static int setup(void **state)
     if (!mkdtemp(dir))
         return -1;
     file(homeserver, sizeof homeserver, "homeserver.yaml",
-         "server_name: example.com\nredis: {enabled: true, password: hunter2}\ninstance_map: {main: {host: h, port: 1}}\n"
-         "database: {name: psycopg2, args: {host: /nowhere/at/all, dbname: d, password: hunter2}}\nmodules: [{module: a.B}]\n");
+         "server_name: example.com\nredis: {enabled: true, password: hunter2}\ninstance_map: {main: {host: "
+         "h, port: 1}}\n"
+         "database: {name: psycopg2, args: {host: /nowhere/at/all, dbname: d, password: hunter2}}\nmodules: "
+         "[{module: a.B}]\n");
     file(worker, sizeof worker, "worker.yaml",
-         "worker_app: synapse.app.generic_worker\nworker_name: w1\nworker_listeners: [{type: http, port: 1}]\n"
+         "worker_app: synapse.app.generic_worker\nworker_name: w1\nworker_listeners: [{type: http, port: "
+         "1}]\n"
          "chappe: {log_level: error}\n");
     file(bad, sizeof bad, "bad.yaml", "\nchappe: {nonsense: 1}\n");
     return 0;
@@ -97,16 +100,32 @@ static void test_table(void **state)
         {{"--config-path", homeserver, "--config-path", worker}, 7, 1, "", NULL},
         {{"-c", homeserver, "-c", worker}, 7, 1, "", NULL},
         {{"-c", homeserver, worker}, 7, 1, "", NULL},
-        {{"-c", dir, "--no-redirect-stdio"}, 7, 1, "", NULL}, /* worker.yaml comes last and replaces "chappe" */
-        {{"--keys-directory", "/k", "-n", "-c", homeserver, "-c", worker, "--manhole=5", "--print-pidfile"}, 7, 1, "", NULL},
+        {{"-c", dir, "--no-redirect-stdio"},
+         7,
+         1,
+         "",
+         NULL}, /* worker.yaml comes last and replaces "chappe" */
+        {{"--keys-directory", "/k", "-n", "-c", homeserver, "-c", worker, "--manhole=5", "--print-pidfile"},
+         7,
+         1,
+         "",
+         NULL},
         {{"-c", worker}, 1, 0, "", "server_name is missing"},
         {{"-c", homeserver}, 1, 0, "", "worker_app is not set"},
         {{"-c", "/nowhere.yaml"}, 1, 0, "", "cannot open /nowhere.yaml"},
-        {{"-c", homeserver, "-c", worker, "-c", bad}, 1, 0, "", "bad.yaml:2: chappe.nonsense: no such option"},
+        {{"-c", homeserver, "-c", worker, "-c", bad},
+         1,
+         0,
+         "",
+         "bad.yaml:2: chappe.nonsense: no such option"},
         {{"-c", homeserver, "-c", worker, "--print-config"}, 0, 0, "worker_name: \"w1\"", ""},
         {{"-c", homeserver, "-c", worker, "--check-config"}, 0, 0, "database: no connection", ""},
         {{"-c", homeserver, "-c", worker, "--check-config"}, 0, 0, "warning: ", ""},
-        {{"-c", homeserver, "-c", worker, "--check-config"}, 0, 0, "files: w1 on example.com, 1 listener(s)", ""},
+        {{"-c", homeserver, "-c", worker, "--check-config"},
+         0,
+         0,
+         "files: w1 on example.com, 1 listener(s)",
+         ""},
         {{"-c", homeserver, "-c", worker, "--check-config", "--print-config"}, 0, 0, "files: w1", ""},
         {{"-c", bad, "--check-config"}, 1, 0, "", "server_name is missing"},
         {{"--version"}, 0, 0, "chappe " CHAPPE_VERSION, ""},

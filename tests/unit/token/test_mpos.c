@@ -172,8 +172,12 @@ static void test_random_against_reference(void **state)
 int run_mpos(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_get_max_covers), cmocka_unit_test(test_compare),  cmocka_unit_test(test_join),
-        cmocka_unit_test(test_bound),          cmocka_unit_test(test_in_range), cmocka_unit_test(test_full),
+        cmocka_unit_test(test_get_max_covers),
+        cmocka_unit_test(test_compare),
+        cmocka_unit_test(test_join),
+        cmocka_unit_test(test_bound),
+        cmocka_unit_test(test_in_range),
+        cmocka_unit_test(test_full),
         cmocka_unit_test(test_random_against_reference),
     };
 

@@ -65,7 +65,8 @@ static void test_start_without_rows(void **state)
     positions_free(&p);
 }
 
-/* A configured writer that never wrote counts as standing at P, and takes part in the minimum from then on. */
+/* A configured writer that never wrote counts as standing at P, and takes part in the minimum from then on.
+ */
 static void test_start_missing_writer(void **state)
 {
     static const writer_id writers[] = {EP1, EP2};
@@ -187,8 +188,8 @@ static void test_known_is_bounded(void **state)
 }
 
 /*
- * Writers take ids from one sequence, hold some open for a while, roll some back, and announce what they finished.
- * P must never pass an id in flight, never go back, and reach the end once everybody is idle.
+ * Writers take ids from one sequence, hold some open for a while, roll some back, and announce what they
+ * finished. P must never pass an id in flight, never go back, and reach the end once everybody is idle.
  */
 static void test_random_traffic(void **state)
 {
@@ -232,10 +233,14 @@ static void test_random_traffic(void **state)
 int run_positions(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_example_c),      cmocka_unit_test(test_start_without_rows),
-        cmocka_unit_test(test_single_writer),  cmocka_unit_test(test_start_missing_writer),
-        cmocka_unit_test(test_unknown_writers), cmocka_unit_test(test_reset),
-        cmocka_unit_test(test_copy),           cmocka_unit_test(test_known_is_bounded),
+        cmocka_unit_test(test_example_c),
+        cmocka_unit_test(test_start_without_rows),
+        cmocka_unit_test(test_single_writer),
+        cmocka_unit_test(test_start_missing_writer),
+        cmocka_unit_test(test_unknown_writers),
+        cmocka_unit_test(test_reset),
+        cmocka_unit_test(test_copy),
+        cmocka_unit_test(test_known_is_bounded),
         cmocka_unit_test(test_random_traffic),
     };
 

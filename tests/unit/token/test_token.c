@@ -28,10 +28,11 @@ static void test_accepted(void **state)
     static const struct {
         const char *in, *out; /* out NULL: the same */
     } table[] = {
-        {BRAND_NEW, NULL}, /* A */
-        {SINGLE, NULL},    /* B */
-        {CLOCKS, NULL},    /* D */
-        {"s2633508_17_338_6732159_1082514_541479_274711_265584_1", /* E: the ninth field is always written as 0 */
+        {BRAND_NEW, NULL},                                         /* A */
+        {SINGLE, NULL},                                            /* B */
+        {CLOCKS, NULL},                                            /* D */
+        {"s2633508_17_338_6732159_1082514_541479_274711_265584_1", /* E: the ninth field is always written as
+                                                                      0 */
          "s2633508_17_338_6732159_1082514_541479_274711_265584_0_0_0_0_0"},
         {"s9", "s9_0_0_0_0_0_0_0_0_0_0_0_0"},
         {"s0", "s0_0_0_0_0_0_0_0_0_0_0_0_0"},
@@ -51,7 +52,8 @@ static void test_accepted(void **state)
         {"s1_1_0_m-3~_1_1_1_m-4~1.-3", "s1_1_0_m-3_1_1_1_m-4~1.-3_0_0_0_0_0"},
         {"s1_1_0_m1_1_1_1_m7~", "s1_1_0_1_1_1_1_7_0_0_0_0_0"},
         {"s1_1_0_1_1_1_1_1_-77_1_1_1_1", BRAND_NEW},
-        {"s9223372036854775807_-9223372036854775808", "s9223372036854775807_-9223372036854775808_0_0_0_0_0_0_0_0_0_0_0"},
+        {"s9223372036854775807_-9223372036854775808", "s9223372036854775807_-9223372036854775808_0_0_0_0_0_0_"
+                                                      "0_0_0_0_0"},
     };
 
     (void)state;
@@ -235,8 +237,10 @@ static void test_random_round_trips(void **state)
 {
     (void)state;
     for (int i = 0; i < 20000; i++) {
-        struct stream_token t = {.room = random_clock(), .receipt = random_clock(),
-                                 .device_list = random_clock(), .quarantined_media = random_clock()};
+        struct stream_token t = {.room = random_clock(),
+                                 .receipt = random_clock(),
+                                 .device_list = random_clock(),
+                                 .quarantined_media = random_clock()};
         struct stream_token back;
         char text[TOKEN_TEXT_MAX];
         t.presence = random_int();
@@ -263,9 +267,14 @@ static void test_random_round_trips(void **state)
 /* The greatest values everywhere still fit. */
 static void test_longest(void **state)
 {
-    struct stream_token t = {.presence = INT64_MIN, .typing = INT64_MIN, .account_data = INT64_MIN,
-                             .push_rules = INT64_MIN, .to_device = INT64_MIN, .un_partial_stated_rooms = INT64_MIN,
-                             .thread_subscriptions = INT64_MIN, .sticky_events = INT64_MIN};
+    struct stream_token t = {.presence = INT64_MIN,
+                             .typing = INT64_MIN,
+                             .account_data = INT64_MIN,
+                             .push_rules = INT64_MIN,
+                             .to_device = INT64_MIN,
+                             .un_partial_stated_rooms = INT64_MIN,
+                             .thread_subscriptions = INT64_MIN,
+                             .sticky_events = INT64_MIN};
     struct mpos longest = mpos_of(INT64_MIN);
     struct stream_token back;
     char *text = malloc(TOKEN_TEXT_MAX);
@@ -292,8 +301,9 @@ static void test_longest(void **state)
 int run_token(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_accepted), cmocka_unit_test(test_refused), cmocka_unit_test(test_fields),
-        cmocka_unit_test(test_order),    cmocka_unit_test(test_arity),   cmocka_unit_test(test_random_round_trips),
+        cmocka_unit_test(test_accepted), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_fields),   cmocka_unit_test(test_order),
+        cmocka_unit_test(test_arity),    cmocka_unit_test(test_random_round_trips),
         cmocka_unit_test(test_longest),
     };
 
