@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/* The timer wheel against a plain list of due times: never early, at most one tick late, each exactly once. */
+#include "test_loop.h"
+#include "chappe/loop.h"
+#include "chappe/map.h"
+#include <stdlib.h>
+
+struct probe {
+    struct wheel_timer t;
+    int64_t fired_ms;
+    int fired;
+};
+static int64_t now_ms;
+static struct wheel *wheel_under_test;
+
+static void on_fire(void *arg, struct wheel_timer *t)
+{
+    struct probe *p = container_of(t, struct probe, t);
+    (*(int *)arg)++;
+    p->fired++;
+    p->fired_ms = now_ms;
+    assert_false(wheel_is_set(t));
+}
+
+static void test_never_early_once(void **state)
+{
+    (void)state;
+    static const int64_t starts[] = {0, 63, 64, 1000003, 65536};
+    for (size_t k = 0; k < sizeof starts / sizeof *starts; k++) {
+        enum { N = 2000 };
+        struct wheel *w = calloc(1, sizeof *w);
+        struct probe *probes = calloc(N, sizeof *probes);
+        int fired = 0;
+        now_ms = starts[k];
+        wheel_init(w, now_ms);
+        srand(7 + (unsigned)k);
+        for (int i = 0; i < N; i++) /* up to three turns of the wheel */
+            wheel_set(w, &probes[i].t, now_ms + rand() % 200000);
+        int64_t end = now_ms + 200000 + WHEEL_TICK_MS;
+        while (now_ms < end) {
+            now_ms += 1 + rand() % 50;
+            wheel_advance(w, now_ms, on_fire, &fired);
+        }
+        assert_int_equal(fired, N);
+        assert_int_equal(w->count, 0);
+        assert_int_equal(wheel_next_ms(w, now_ms), -1);
+        for (int i = 0; i < N; i++) {
+            assert_int_equal(probes[i].fired, 1);
+            assert_true(probes[i].fired_ms >= probes[i].t.due_ms);
+            assert_true(probes[i].fired_ms - probes[i].t.due_ms <= WHEEL_TICK_MS + 50);
+        }
+        free(probes);
+        free(w);
+    }
+}
+
+static void test_next_leads_there(void **state)
+{
+    (void)state;
+    struct wheel *w = calloc(1, sizeof *w);
+    static const int64_t delays[] = {0, 1, 63, 64, 65, 1000, 60000, 65536, 65537, 90000, 3600000};
+    for (size_t i = 0; i < sizeof delays / sizeof *delays; i++) {
+        struct probe p = {0};
+        int fired = 0, looks = 0;
+        now_ms = 12345;
+        wheel_init(w, now_ms);
+        wheel_set(w, &p.t, now_ms + delays[i]);
+        while (!fired) {
+            int64_t ms = wheel_next_ms(w, now_ms);
+            assert_true(ms >= 0);
+            now_ms += ms > 0 ? ms : 1;
+            wheel_advance(w, now_ms, on_fire, &fired);
+            looks++;
+        }
+        assert_true(p.fired_ms >= 12345 + delays[i]);
+        assert_true(p.fired_ms <= 12345 + delays[i] + WHEEL_TICK_MS);
+        assert_true(looks <= 2 + delays[i] / 60000); /* sleeping, not polling */
+    }
+    free(w);
+}
+
+static void test_cancel_and_move(void **state)
+{
+    (void)state;
+    struct wheel *w = calloc(1, sizeof *w);
+    struct probe p[3] = {0};
+    int fired = 0;
+    now_ms = 0;
+    wheel_init(w, 0);
+    wheel_cancel(w, &p[0].t); /* not set: harmless */
+    for (int i = 0; i < 3; i++)
+        wheel_set(w, &p[i].t, 1000);
+    wheel_cancel(w, &p[0].t);
+    wheel_set(w, &p[1].t, 5000);
+    assert_int_equal(w->count, 2);
+    now_ms = 2000;
+    wheel_advance(w, now_ms, on_fire, &fired);
+    assert_int_equal(p[0].fired + p[1].fired, 0);
+    assert_int_equal(p[2].fired, 1);
+    now_ms = 6000;
+    wheel_advance(w, now_ms, on_fire, &fired);
+    assert_int_equal(p[1].fired, 1);
+    now_ms += 10000000; /* a suspended machine */
+    wheel_set(w, &p[0].t, now_ms - 5);
+    wheel_advance(w, now_ms + WHEEL_TICK_MS, on_fire, &fired);
+    assert_int_equal(p[0].fired, 1);
+    free(w);
+}
+
+/* A callback that cancels its neighbour of the same slot, and sets itself again. */
+static struct probe chain[3];
+static void on_chain(void *arg, struct wheel_timer *t)
+{
+    struct probe *p = container_of(t, struct probe, t);
+    (void)arg;
+    p->fired++;
+    wheel_cancel(wheel_under_test, &chain[1].t);
+    if (p == &chain[0] && p->fired < 3)
+        wheel_set(wheel_under_test, &p->t, now_ms);
+}
+
+static void test_callbacks_change_the_wheel(void **state)
+{
+    (void)state;
+    wheel_under_test = calloc(1, sizeof *wheel_under_test);
+    now_ms = 0;
+    wheel_init(wheel_under_test, 0);
+    for (int i = 0; i < 3; i++)
+        wheel_set(wheel_under_test, &chain[i].t, 100);
+    for (now_ms = 0; now_ms < 1000; now_ms += WHEEL_TICK_MS)
+        wheel_advance(wheel_under_test, now_ms, on_chain, NULL);
+    assert_int_equal(chain[0].fired, 3);
+    assert_int_equal(chain[1].fired, 0);
+    assert_int_equal(chain[2].fired, 1);
+    assert_int_equal(wheel_under_test->count, 0);
+    free(wheel_under_test);
+}
+
+int run_wheel_tests(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_never_early_once),
+        cmocka_unit_test(test_next_leads_there),
+        cmocka_unit_test(test_cancel_and_move),
+        cmocka_unit_test(test_callbacks_change_the_wheel),
+    };
+    return cmocka_run_group_tests_name("wheel", tests, NULL, NULL);
+}
