@@ -106,8 +106,8 @@ class World:
     def logs(self) -> dict[str, str]:
         """Return the ends of all servers' logs, for failure reports."""
         ends: dict[str, str] = {}
-        for path in sorted(self.settings.logs.glob("*")):
-            if path.name not in ("nginx-access.log",):
+        for path in sorted(self.settings.logs.glob("*.*")):
+            if path.name not in ("nginx-access.log", "pip.log", "build.log"):
                 text = path.read_text(errors="replace")
-                ends[path.name] = text[-4000:]
+                ends[path.name] = text[-(6000 if path.name.startswith("chappe") else 1200) :]
         return ends

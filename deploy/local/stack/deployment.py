@@ -79,6 +79,15 @@ class Deployment:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise StackError(f"Another deployment is running in {state}; choose another folder with --state.") from error
+        self._keep_last_logs()
+
+    def _keep_last_logs(self) -> None:
+        """Set the last run's logs aside, so that this run's show only this run."""
+        previous = self.settings.logs / "previous"
+        previous.mkdir(exist_ok=True)
+        for log in self.settings.logs.iterdir():
+            if log.is_file():
+                log.replace(previous / log.name)
 
     def _secrets(self) -> dict[str, str]:
         path = self.settings.state / "secrets.json"
