@@ -41,7 +41,8 @@ void pg_args_i64_array(struct pg_args *a, const int64_t *v, size_t n);
 
 struct pg_result;
 int pg_rows(const struct pg_result *r);
-struct str pg_str(const struct pg_result *r, int row, int col); /* absent when NULL; NUL-terminated; borrowed for the callback; bytea decoded */
+/* Absent when NULL; NUL-terminated; bytea decoded; borrowed for the callback. */
+struct str pg_str(const struct pg_result *r, int row, int col);
 int64_t pg_i64(const struct pg_result *r, int row, int col);    /* 0 when NULL; booleans: t = 1, f = 0 */
 bool pg_null(const struct pg_result *r, int row, int col);
 
@@ -65,7 +66,8 @@ void pg_stop(struct pg **pg);
  * lives until the next pg_sync_exec or pg_sync_close; args are consumed. */
 struct pg_sync;
 int pg_sync_open(struct pg_sync **out, const struct config *cfg, struct str store, struct err *e) NODISCARD;
-int pg_sync_exec(struct pg_sync *c, const char *sql, struct pg_args *args, const struct pg_result **out, struct err *e) NODISCARD;
+int pg_sync_exec(struct pg_sync *c, const char *sql, struct pg_args *args, const struct pg_result **out,
+                 struct err *e) NODISCARD;
 void pg_sync_close(struct pg_sync **c);
 /* Synapse's schema: version, compat, token arity. Refuses what is not known (synapse-replication 8.3), and a database
  * that any statement of tbl/sql.def does not fit. */

@@ -103,7 +103,7 @@ void pg_req_finish(struct pg *pg, struct pg_req *r, int err, PGresult *res)
     if (err == 0) {
         int64_t us = clock_mono_us() - r->sent_us;
         metric_add_l(M_pg_microseconds, name, us);
-        if (us > PG_SLOW_MS * 1000)
+        if (us > INT64_C(1000) * PG_SLOW_MS)
             log_warning(PG_LOGGER, "%s took %lld ms", name, (long long)(us / 1000));
     }
     pg_args_free(&r->args);

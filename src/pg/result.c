@@ -36,7 +36,7 @@ static int bytea_decode(char *p, int n)
     int to = 0;
     if (n >= 2 && p[0] == '\\' && p[1] == 'x') {
         for (int i = 2; i + 1 < n; i += 2)
-            p[to++] = (char)(hex_value(p[i]) << 4 | hex_value(p[i + 1]));
+            p[to++] = (char)((unsigned)hex_value(p[i]) << 4 | (unsigned)hex_value(p[i + 1]));
     } else {
         for (int i = 0; i < n; i++) {
             if (p[i] == '\\' && i + 3 < n && is_octal(p + i + 1)) {

@@ -16,13 +16,14 @@ FUNCTION_LINES_MAX = 90
 FILE_LINES_MAX = 1000
 
 # Who may include whom: a module sees itself and what stands before it.
-MODULES = ["base", "loop", "config", "token", "http", "pg", "feed", "event", "model", "auth", "sync", "ops", "main"]
+MODULES = ["base", "loop", "config", "token", "http", "httpc", "pg", "feed", "event", "model", "auth", "sync", "ops", "main"]
 HEADERS = {
     "base": "str err mem blob map clock log json metrics version",
     "loop": "loop",
     "config": "config",
     "token": "token",
-    "http": "httpd httpc",
+    "http": "httpd",
+    "httpc": "httpc",
     "pg": "pg",
     "feed": "feed",
     "event": "event filter",
@@ -39,7 +40,7 @@ WRAPPED = {
     "liburing.h": {"loop"},
     "hiredis/": {"feed"},
     "libpq-fe.h": {"pg", "config"},
-    "curl/": {"http"},
+    "curl/": {"httpc"},
     "http_parser.h": {"http"},
     "yaml.h": {"config"},
 }

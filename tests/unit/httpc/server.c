@@ -60,7 +60,7 @@ static size_t read_request(int fd, char *p)
         const char *end = strstr(p, "\r\n\r\n"), *length = strcasestr(p, "\r\ncontent-length:");
         if (!end)
             continue;
-        size_t body = length && length < end ? (size_t)atol(length + 17) : 0;
+        size_t body = length && length < end ? strtoul(length + 17, NULL, 10) : 0;
         if (n >= (size_t)(end - p) + 4 + body)
             return n;
     }
