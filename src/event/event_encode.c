@@ -3,10 +3,10 @@
 /*
  * The client form of an event, built once and shared by all its readers.
  *
- * The text has its keys sorted at every depth, as Synapse's has. It is written around "unsigned", whose fixed members
- * stand in place with their lengths noted, so that event_render can put a reader's members between them. The content
- * of the event is a part of the same text; only a redaction event, whose content gains or shares "redacts" in the
- * client form, keeps its stored content apart, and only when asked.
+ * The text has its keys sorted at every depth, as Synapse's has. It is written around "unsigned", whose fixed
+ * members stand in place with their lengths noted, so that event_render can put a reader's members between
+ * them. The content of the event is a part of the same text; only a redaction event, whose content gains or
+ * shares "redacts" in the client form, keeps its stored content apart, and only when asked.
  */
 #include "event_int.h"
 #include <stdlib.h>
@@ -22,7 +22,8 @@ static void remove_hidden(struct json *root)
 }
 
 /* Clients of every age find the target of a redaction: it is put where the room version does not keep it. */
-static void redacts_in_both_places(const struct event *ev, struct arena *a, struct json *root, struct json *content)
+static void redacts_in_both_places(const struct event *ev, struct arena *a, struct json *root,
+                                   struct json *content)
 {
     if (!str_eq(ev->type, STR("m.room.redaction")))
         return;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * The general way to render an event, for the rare filters that ask for the federation format or for some fields
- * only, and what else needs the stored text again: the stripped state of invites and knocks.
+ * The general way to render an event, for the rare filters that ask for the federation format or for some
+ * fields only, and what else needs the stored text again: the stripped state of invites and knocks.
  *
- * Everything happens on a tree built for the purpose; the result is private bytes. Field paths pick values out of a
- * finished event, "unsigned" included; bundled relations come afterwards, whatever was picked.
+ * Everything happens on a tree built for the purpose; the result is private bytes. Field paths pick values
+ * out of a finished event, "unsigned" included; bundled relations come afterwards, whatever was picked.
  */
 #include "chappe/filter.h"
 #include "event_int.h"
@@ -29,8 +29,8 @@ static void set_true(struct arena *a, struct json *obj, struct str key, bool set
         json_set(obj, key, json_new_bool(a, true));
 }
 
-static struct json *unsigned_build(const struct event *ev, const struct event_extra *x, const struct event_unsigned *u,
-                                   struct arena *a)
+static struct json *unsigned_build(const struct event *ev, const struct event_extra *x,
+                                   const struct event_unsigned *u, struct arena *a)
 {
     struct json *o = json_new(a, JSON_OBJECT);
     if (ev->has_age_ts)
@@ -73,9 +73,11 @@ static struct json *alias(struct arena *a, const struct json *v)
     return copy;
 }
 
-/* Puts what the path leads to into to, with the objects on the way. Only objects are descended. Values are shared
- * with from, therefore nothing may be put into an object that is there as a whole: it has everything already. */
-static void copy_field(struct arena *a, const struct json *from, struct json *to, const struct str *parts, size_t n)
+/* Puts what the path leads to into to, with the objects on the way. Only objects are descended. Values are
+ * shared with from, therefore nothing may be put into an object that is there as a whole: it has everything
+ * already. */
+static void copy_field(struct arena *a, const struct json *from, struct json *to, const struct str *parts,
+                       size_t n)
 {
     const struct json *v = from;
     for (size_t i = 0; i < n; i++) {
@@ -97,7 +99,8 @@ static void copy_field(struct arena *a, const struct json *from, struct json *to
     json_set(to, parts[n - 1], alias(a, v));
 }
 
-static struct json *only_fields(struct arena *a, const struct json *root, const struct str *fields, size_t count)
+static struct json *only_fields(struct arena *a, const struct json *root, const struct str *fields,
+                                size_t count)
 {
     struct json *out = json_new(a, JSON_OBJECT);
     for (size_t i = 0; i < count; i++) {
@@ -109,8 +112,8 @@ static struct json *only_fields(struct arena *a, const struct json *root, const 
     return out;
 }
 
-void event_render_general(struct event *ev, const struct event_extra *x, bool federation, const struct str *fields,
-                          size_t fields_count, struct rope *out)
+void event_render_general(struct event *ev, const struct event_extra *x, bool federation,
+                          const struct str *fields, size_t fields_count, struct rope *out)
 {
     size_t extra = x->prev_content.n + x->prev_sender.n + x->redacted_because.n + x->relations.n +
                    x->invite_room_state.n + x->knock_room_state.n + x->transaction_id.n + x->delay_id.n +

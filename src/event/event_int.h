@@ -8,8 +8,12 @@
  */
 #include "chappe/event.h"
 
-/* Arena maximum for the tree of a text of n bytes: a node per two bytes of text is the worst case ("[0,0,…"). */
-static inline size_t event_arena_max(size_t n) { return 256 * 1024 + n * 160; }
+/* Arena maximum for the tree of a text of n bytes: a node per two bytes of text is the worst case ("[0,0,…").
+ */
+static inline size_t event_arena_max(size_t n)
+{
+    return ((size_t)256 << 10) + n * 160;
+}
 
 /* The members of "unsigned" that survive loading; NULL when not there (JSON null counts as not there). */
 struct event_unsigned {
@@ -24,12 +28,14 @@ void event_prune(struct arena *a, const struct room_version *v, struct json *roo
 void event_redacted_set(struct event *ev, bool redacted, struct str redaction_id);
 /* Sets the fields that come from content. Slices point into the tree's arena. */
 void event_content_read(struct event *e, const struct json *content, struct arena *a);
-/* Repoints a slice to equal bytes inside the event's block; they are there when the slice was there at birth. */
+/* Repoints a slice to equal bytes inside the event's block; they are there when the slice was there at birth.
+ */
 void event_locate(const struct event *ev, struct str *s);
 
-/* The PDU as it now stands (pruned if redacted) with the client transformation applied: event_id, room_id of v12
- * create events, redacts in both places, the members that clients do not see removed unless federation.
- * "unsigned" is detached into u. Content as it was before redacts was added: *content (may equal the tree's). */
+/* The PDU as it now stands (pruned if redacted) with the client transformation applied: event_id, room_id of
+ * v12 create events, redacts in both places, the members that clients do not see removed unless federation.
+ * "unsigned" is detached into u. Content as it was before redacts was added: *content (may equal the tree's).
+ */
 struct json *event_tree(const struct event *ev, struct arena *a, bool federation, struct event_unsigned *u,
                         const struct json **content);
 void event_enc_drop(struct event *ev);

@@ -3,21 +3,26 @@
 /*
  * A database row becomes a struct event.
  *
- * Events are kept by the hundred thousands, so each is one allocation: the struct, the arrays of ids, the stored
- * text, the metadata, and behind them only what the text does not hold verbatim. A parsed string becomes a slice of
- * the stored text wherever the same bytes stand in it (any place will do), which is nearly always: Synapse writes
- * printable ASCII as it is. The tree that parsing needs lives in an arena and is gone afterwards.
+ * Events are kept by the hundred thousands, so each is one allocation: the struct, the arrays of ids, the
+ * stored text, the metadata, and behind them only what the text does not hold verbatim. A parsed string
+ * becomes a slice of the stored text wherever the same bytes stand in it (any place will do), which is nearly
+ * always: Synapse writes printable ASCII as it is. The tree that parsing needs lives in an arena and is gone
+ * afterwards.
  *
  * What is refused here is what Synapse refuses when it loads the row: its typed fields have the same types.
  */
 #include "event_int.h"
 #include <stdlib.h>
 
-bool event_is_create(const struct event *ev) { return str_eq(ev->type, STR("m.room.create")); }
+bool event_is_create(const struct event *ev)
+{
+    return str_eq(ev->type, STR("m.room.create"));
+}
 
 /* ---- validation ---- */
 
-/* What json_parse accepts and Synapse's second parser does not: lone surrogates, and one more level of depth. */
+/* What json_parse accepts and Synapse's second parser does not: lone surrogates, and one more level of depth.
+ */
 struct fit {
     bool surrogates; /* the text has escapes that could make one */
 };
@@ -110,8 +115,8 @@ bool event_unsigned_read(const struct json *root, struct event_unsigned *u)
     if (u->prev_content && u->prev_content->type == JSON_NULL)
         u->prev_content = NULL;
     return optional_type(&u->age_ts, JSON_NUMBER) && optional_type(&u->replaces_state, JSON_STRING) &&
-           optional_type(&u->invite_room_state, JSON_ARRAY) && optional_type(&u->knock_room_state, JSON_ARRAY) &&
-           optional_type(&u->prev_sender, JSON_STRING);
+           optional_type(&u->invite_room_state, JSON_ARRAY) &&
+           optional_type(&u->knock_room_state, JSON_ARRAY) && optional_type(&u->prev_sender, JSON_STRING);
 }
 
 static bool signatures_fit(const struct json *v)
@@ -176,12 +181,14 @@ static struct str json_text(const struct json *v, struct arena *a)
 
 void event_content_read(struct event *e, const struct json *content, struct arena *a)
 {
-    e->membership = str_eq(e->type, STR("m.room.member")) ? membership_parse(json_get_str(content, STR("membership")))
-                                                          : MEMBERSHIP_NONE;
+    e->membership = str_eq(e->type, STR("m.room.member"))
+                        ? membership_parse(json_get_str(content, STR("membership")))
+                        : MEMBERSHIP_NONE;
     e->history_visibility = str_eq(e->type, STR("m.room.history_visibility"))
                                 ? json_get_str(content, STR("history_visibility"))
                                 : STR_ABSENT;
-    e->join_rule = str_eq(e->type, STR("m.room.join_rules")) ? json_get_str(content, STR("join_rule")) : STR_ABSENT;
+    e->join_rule =
+        str_eq(e->type, STR("m.room.join_rules")) ? json_get_str(content, STR("join_rule")) : STR_ABSENT;
     e->has_name = (str_eq(e->type, STR("m.room.name")) && truthy(json_get(content, STR("name")))) ||
                   (str_eq(e->type, STR("m.room.canonical_alias")) && truthy(json_get(content, STR("alias"))));
     const struct json *relation = json_get(content, STR("m.relates_to"));
@@ -204,7 +211,9 @@ static const struct room_version *version_of(const struct event_row *row, const 
     /* Old out-of-band invites have no rooms row. They are of version 5 at most, and those redact alike. */
     if (!str_eq(e->type, STR("m.room.member")))
         return NULL;
-    return room_version_find(row->format_version == 1 ? STR("1") : row->format_version == 2 ? STR("3") : STR("5"));
+    return room_version_find(row->format_version == 1   ? STR("1")
+                             : row->format_version == 2 ? STR("3")
+                                                        : STR("5"));
 }
 
 static bool metadata_read(struct event *e, struct str text, struct arena *a)
@@ -233,7 +242,8 @@ static bool pdu_read(struct event *e, const struct json *root, struct arena *a)
     e->state_key = json_str(state_key);
     if (str_absent(e->sender) || (state_key && state_key->type != JSON_STRING) || !ids_fit(e, root) ||
         !json_int(json_get(root, STR("origin_server_ts")), &e->origin_server_ts) ||
-        !json_int(json_get(root, STR("depth")), &depth) || !is_map_of_strings(json_get(root, STR("hashes"))) ||
+        !json_int(json_get(root, STR("depth")), &depth) ||
+        !is_map_of_strings(json_get(root, STR("hashes"))) ||
         !signatures_fit(json_get(root, STR("signatures"))))
         return false;
     int format = e->version->format;
@@ -262,89 +272,129 @@ static bool pdu_read(struct event *e, const struct json *root, struct arena *a)
 
 /* ---- packing ---- */
 
-/* Every slice of an event that must outlive the tree. */
-#define EVENT_SLICES(X)                                                                                   \
-    X(type) X(sender) X(room_id) X(state_key) X(redacts) X(replaces_state) X(history_visibility) X(join_rule) \
-    X(rel_type) X(relates_to) X(labels_json) X(content_user_id) X(txn_id) X(txn_device_id) X(delay_id)    \
-    X(event_id)
+/* Every slice of an event that must outlive the tree, in the order in which the stored text has them. */
+#define CONTENT_SLICES(X) \
+    X(history_visibility) X(join_rule) X(labels_json) X(relates_to) X(rel_type) X(content_user_id)
+#define PDU_SLICES(X)      X(redacts) X(room_id) X(sender) X(state_key) X(type) X(replaces_state)
+#define METADATA_SLICES(X) X(txn_device_id) X(delay_id) X(txn_id)
 
-/* Slices that must be found verbatim are looked for from the last find on, then from the start; a text made to
- * defeat that gives up after some misses, and its strings are copied. */
+/* Looks for strings from the last find on, then from the start. A text made to defeat that is searched in
+ * vain a few times only; its strings are copied then. */
 struct finder {
     struct str text;
     size_t at, misses;
 };
 enum { FIND_MISSES_MAX = 64 };
 
-static const char *find(struct finder *f, struct str s)
-{
-    if (f->misses >= FIND_MISSES_MAX)
-        return NULL;
-    const char *p = memmem(f->text.p + f->at, f->text.n - f->at, s.p, s.n);
-    if (!p) {
-        p = memmem(f->text.p, f->text.n, s.p, s.n);
-        f->misses++;
-    }
-    if (p)
-        f->at = (size_t)(p - f->text.p);
-    return p;
-}
-
-/* What is not in the text is added up, and copied to *to if that is somewhere. */
-static void pack(struct finder *f, struct str *s, char **to, size_t *extra)
+/* Repoints s to the text, or adds its length to what must be copied. */
+static void find(struct finder *f, struct str *s, size_t *extra)
 {
     if (str_absent(*s))
         return;
-    const char *p = find(f, *s);
+    const char *p = NULL;
+    if (f->misses < FIND_MISSES_MAX) {
+        p = memmem(f->text.p + f->at, f->text.n - f->at, s->p, s->n);
+        if (!p && f->at)
+            p = memmem(f->text.p, f->text.n, s->p, s->n);
+    }
     if (p) {
+        f->at = (size_t)(p - f->text.p);
         s->p = p;
-        return;
+    } else {
+        f->misses++;
+        *extra += s->n;
     }
-    if (*to) {
-        memcpy(*to, s->p, s->n);
-        s->p = *to;
-        *to += s->n;
-    }
-    *extra += s->n;
 }
 
-static size_t pack_all(struct event *e, struct str text, char *to)
+static size_t find_all(struct event *e, const struct event_row *row)
 {
-    struct finder f = {.text = text};
+    struct finder f = {.text = row->json}, m = {.text = row->internal_metadata};
     size_t extra = 0;
-#define X(field) pack(&f, &e->field, &to, &extra);
-    EVENT_SLICES(X)
-#undef X
-    for (size_t i = 0; i < e->prev_events_count; i++)
-        pack(&f, &e->prev_events[i], &to, &extra);
+#define X(field) find(&f, &e->field, &extra);
+#define Y(field) find(&m, &e->field, &extra);
     for (size_t i = 0; i < e->auth_events_count; i++)
-        pack(&f, &e->auth_events[i], &to, &extra);
+        find(&f, &e->auth_events[i], &extra);
+    CONTENT_SLICES(X)
+    for (size_t i = 0; i < e->prev_events_count; i++)
+        find(&f, &e->prev_events[i], &extra);
+    PDU_SLICES(X)
+    METADATA_SLICES(Y)
+#undef X
+#undef Y
+    if (e->version->format == 1) /* later formats do not store it */
+        find(&f, &e->event_id, &extra);
+    else
+        extra += e->event_id.n;
     return extra;
+}
+
+struct mover {
+    const struct event_row *row;
+    const struct event *ev; /* its source and metadata are in place */
+    char *to;               /* where the next string goes that is in neither */
+};
+
+static bool lies_in(struct str s, struct str text)
+{
+    return s.p >= text.p && s.p + s.n <= text.p + text.n;
+}
+
+static void move(struct mover *m, struct str *s)
+{
+    if (str_absent(*s))
+        return;
+    if (lies_in(*s, m->row->json)) {
+        s->p = m->ev->source.p + (s->p - m->row->json.p);
+    } else if (lies_in(*s, m->row->internal_metadata)) {
+        s->p = m->ev->metadata.p + (s->p - m->row->internal_metadata.p);
+    } else {
+        memcpy(m->to, s->p, s->n);
+        s->p = m->to;
+        m->to += s->n;
+    }
+}
+
+static void move_all(struct event *ev, struct mover *m)
+{
+#define X(field) move(m, &ev->field);
+    CONTENT_SLICES(X)
+    PDU_SLICES(X)
+    METADATA_SLICES(X)
+    X(event_id)
+#undef X
+    for (size_t i = 0; i < ev->prev_events_count; i++)
+        move(m, &ev->prev_events[i]);
+    for (size_t i = 0; i < ev->auth_events_count; i++)
+        move(m, &ev->auth_events[i]);
+}
+
+static struct str put(char **to, struct str s)
+{
+    struct str at = str_n(*to, s.n);
+    memcpy(*to, s.p, s.n);
+    *to += s.n;
+    return at;
 }
 
 static struct event *event_pack(struct event *e, const struct event_row *row)
 {
-    /* The first pass already repoints what it finds; the second finds the same, as its text has the same bytes. */
-    size_t extra = pack_all(e, row->json, NULL), ids = e->prev_events_count + e->auth_events_count;
+    size_t extra = find_all(e, row), ids = e->prev_events_count + e->auth_events_count;
     size_t block = sizeof *e + ids * sizeof(struct str) + row->json.n + row->internal_metadata.n + extra;
     ASSERT(block <= UINT32_MAX);
     struct event *ev = xmalloc(block);
     *ev = *e;
     struct str *arrays = (struct str *)(ev + 1);
-    char *p = (char *)(arrays + ids);
-    memcpy(p, row->json.p, row->json.n);
-    ev->source = str_n(p, row->json.n);
-    p += row->json.n;
-    memcpy(p, row->internal_metadata.p, row->internal_metadata.n);
-    ev->metadata = str_n(p, row->internal_metadata.n);
-    p += row->internal_metadata.n;
-    if (e->prev_events_count)
-        memcpy(arrays, e->prev_events, e->prev_events_count * sizeof *arrays);
+    struct mover m = {.row = row, .ev = ev, .to = (char *)(arrays + ids)};
+    ev->source = put(&m.to, row->json);
+    ev->metadata = put(&m.to, row->internal_metadata);
     ev->prev_events = arrays;
-    if (e->auth_events_count)
-        memcpy(arrays + e->prev_events_count, e->auth_events, e->auth_events_count * sizeof *arrays);
     ev->auth_events = arrays + e->prev_events_count;
-    ASSERT(pack_all(ev, ev->source, p) == extra);
+    if (e->prev_events_count)
+        memcpy(ev->prev_events, e->prev_events, e->prev_events_count * sizeof *arrays);
+    if (e->auth_events_count)
+        memcpy(ev->auth_events, e->auth_events, e->auth_events_count * sizeof *arrays);
+    move_all(ev, &m);
+    ASSERT(m.to <= (char *)ev + block);
     ev->block = (uint32_t)block;
     ev->bytes = block;
     return ev;

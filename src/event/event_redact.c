@@ -3,9 +3,10 @@
 /*
  * The redaction algorithm, and the switch between the two faces of an event.
  *
- * An event keeps its stored text untouched; "redacted" says which face the encodings show. Pruning happens on the
- * tree each time an encoding is built, which is once per face. What is kept is data: a table of (type, member, since
- * which room version), because that is all the algorithm is, but for three special cases written out below it.
+ * An event keeps its stored text untouched; "redacted" says which face the encodings show. Pruning happens on
+ * the tree each time an encoding is built, which is once per face. What is kept is data: a table of (type,
+ * member, since which room version), because that is all the algorithm is, but for three special cases
+ * written out below it.
  */
 #include "event_int.h"
 #include <stdlib.h>
@@ -61,7 +62,8 @@ static void move(struct json *from, struct json *to, const char *member)
         json_set(to, str_of(member), v);
 }
 
-static struct json *prune_content(struct arena *a, const struct room_version *v, struct str type, struct json *content)
+static struct json *prune_content(struct arena *a, const struct room_version *v, struct str type,
+                                  struct json *content)
 {
     if (v->updated_redaction_rules && str_eq(type, STR("m.room.create")))
         return content;

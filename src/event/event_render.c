@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * An event as one reader sees it: two slices of the shared text with the reader's members of "unsigned" between.
+ * An event as one reader sees it: two slices of the shared text with the reader's members of "unsigned"
+ * between.
  *
- * All members of "unsigned" have a place in one sorted order; the fixed ones of the shared text are copied when a
- * reader's member comes behind them, and shared when none does. The cost is a few dozen private bytes for a message,
- * plus prev_content for a state event in a timeline.
+ * All members of "unsigned" have a place in one sorted order; the fixed ones of the shared text are copied
+ * when a reader's member comes behind them, and shared when none does. The cost is a few dozen private bytes
+ * for a message, plus prev_content for a state event in a timeline.
  */
 #include "event_int.h"
 

@@ -3,8 +3,9 @@
 /*
  * Matching of items against filters, without parsing (but for labels, which hardly anybody uses).
  *
- * Each field is judged on its own: a value in not_X rejects; a given X, even an empty one, must hold a match. The
- * fields differ only in what "match" means: equality, a trailing wildcard for types, membership for labels.
+ * Each field is judged on its own: a value in not_X rejects; a given X, even an empty one, must hold a match.
+ * The fields differ only in what "match" means: equality, a trailing wildcard for types, membership for
+ * labels.
  */
 #include "chappe/filter.h"
 #include "event_int.h"
@@ -53,8 +54,8 @@ static bool any(match_fn *match, struct str value, const struct str *patterns, s
     return false;
 }
 
-#define FIELD(match, value, s, x)                                                                         \
-    (!any(match, value, (s)->not_##x, (s)->not_##x##_count) &&                                            \
+#define FIELD(match, value, s, x)                              \
+    (!any(match, value, (s)->not_##x, (s)->not_##x##_count) && \
      (!(s)->has_##x || any(match, value, (s)->x, (s)->x##_count)))
 
 bool filter_match(const struct filter_section *s, const struct filter_item *it)

@@ -3,11 +3,11 @@
 /*
  * Filters: from JSON text to validated, immutable tables.
  *
- * The schema is data: which member of a section has which type, and where its value goes in struct filter_section.
- * As in the reference, unknown members are allowed everywhere, a member of a wrong type anywhere in the schema makes
- * the whole filter invalid, and sections that are not read later (rel_types without the experimental feature) are
- * validated all the same. User ids and room ids must have the form of one.
- * Parsing uses a scratch tree; the filter's own arena holds only what matching needs.
+ * The schema is data: which member of a section has which type, and where its value goes in struct
+ * filter_section. As in the reference, unknown members are allowed everywhere, a member of a wrong type
+ * anywhere in the schema makes the whole filter invalid, and sections that are not read later (rel_types
+ * without the experimental feature) are validated all the same. User ids and room ids must have the form of
+ * one. Parsing uses a scratch tree; the filter's own arena holds only what matching needs.
  */
 #include "chappe/filter.h"
 #include "event_int.h"
@@ -18,7 +18,10 @@ enum { FILTER_TEXT_MAX = 1 << 20, TIMELINE_LIMIT_DEFAULT = 10 };
 
 /* ---- identifiers ---- */
 
-static bool is_digit(char c) { return c >= '0' && c <= '9'; }
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
 
 /* What Python's int() reads, for ASCII: blanks around, a sign, digits with single underscores between. */
 static bool port_valid(struct str s)
@@ -91,7 +94,10 @@ static bool id_valid(struct str s, char sigil)
            server_name_valid(domain);
 }
 
-bool filter_user_id_valid(struct str s) { return id_valid(s, '@'); }
+bool filter_user_id_valid(struct str s)
+{
+    return id_valid(s, '@');
+}
 
 bool filter_room_id_valid(struct str s)
 {
@@ -140,7 +146,10 @@ static const struct rule rules[] = {
     {"related_by_rel_types", FORM_STRINGS, IN_ROOM_EVENT},
 };
 
-static bool is_bool(const struct json *v) { return v->type == JSON_TRUE || v->type == JSON_FALSE; }
+static bool is_bool(const struct json *v)
+{
+    return v->type == JSON_TRUE || v->type == JSON_FALSE;
+}
 
 static bool is_list(const struct json *v, enum form form)
 {
@@ -169,7 +178,8 @@ static bool form_fits(const struct json *v, enum form form)
 /* where is "room.timeline" and the like, for the message. */
 static int invalid(struct err *e, const char *where, const char *key)
 {
-    return err_set(e, ERR_PROTOCOL, "Invalid filter: %s%s%s has the wrong form", where, *where ? "." : "", key);
+    return err_set(e, ERR_PROTOCOL, "Invalid filter: %s%s%s has the wrong form", where, *where ? "." : "",
+                   key);
 }
 
 static int section_validate(const struct json *parent, const char *key, const char *where, enum scope scope,
@@ -233,9 +243,11 @@ static int validate(const struct json *root, struct err *e)
 
 /* ---- reading ---- */
 
-/* A list into the filter's arena; answers whether it was given at all. Where the schema does not look (labels in
- * account_data, say) anything may stand: what is no string matches nothing, and what is no list is an empty one. */
-static bool list_read(struct arena *a, const struct json *o, const char *key, struct str **list, size_t *count)
+/* A list into the filter's arena; answers whether it was given at all. Where the schema does not look (labels
+ * in account_data, say) anything may stand: what is no string matches nothing, and what is no list is an
+ * empty one. */
+static bool list_read(struct arena *a, const struct json *o, const char *key, struct str **list,
+                      size_t *count)
 {
     const struct json *v = json_get(o, str_of(key));
     *list = NULL;
@@ -289,8 +301,8 @@ static void room_read(struct filter_section *s, const struct json *o, struct are
     s->empty = none_given(s);
 }
 
-/* Any JSON number: integers out of range are clamped, and a point or exponent makes it fractional even if it is
- * a whole number, for that is what makes the reference fail later. */
+/* Any JSON number: integers out of range are clamped, and a point or exponent makes it fractional even if it
+ * is a whole number, for that is what makes the reference fail later. */
 static void limit_read(struct filter *f, const struct json *timeline)
 {
     const struct json *v = json_get(timeline, STR("limit"));
@@ -317,7 +329,8 @@ static void limit_read(struct filter *f, const struct json *timeline)
 
 static bool section_rare(const struct filter_section *s)
 {
-    return s->has_labels || s->not_labels_count || s->has_rel_types || s->not_rel_types_count || s->has_related;
+    return s->has_labels || s->not_labels_count || s->has_rel_types || s->not_rel_types_count ||
+           s->has_related;
 }
 
 static void filter_read(struct filter *f, const struct json *root, unsigned features)
@@ -342,9 +355,9 @@ static void filter_read(struct filter *f, const struct json *root, unsigned feat
     f->include_leave = json_is_true(json_get(room, STR("include_leave")));
     f->federation_format = str_eq(json_get_str(root, STR("event_format")), STR("federation"));
     list_read(a, root, "event_fields", &f->event_fields, &f->event_fields_count);
-    f->rare = f->federation_format || f->event_fields_count || section_rare(&f->timeline) || section_rare(&f->state) ||
-              section_rare(&f->ephemeral) || section_rare(&f->room_account_data) || section_rare(&f->presence) ||
-              section_rare(&f->account_data);
+    f->rare = f->federation_format || f->event_fields_count || section_rare(&f->timeline) ||
+              section_rare(&f->state) || section_rare(&f->ephemeral) || section_rare(&f->room_account_data) ||
+              section_rare(&f->presence) || section_rare(&f->account_data);
 }
 
 int filter_parse_with(struct str text, unsigned features, struct filter **out, struct err *e)
@@ -374,7 +387,10 @@ int filter_parse_with(struct str text, unsigned features, struct filter **out, s
     return rc;
 }
 
-int filter_parse(struct str text, struct filter **out, struct err *e) { return filter_parse_with(text, 0, out, e); }
+int filter_parse(struct str text, struct filter **out, struct err *e)
+{
+    return filter_parse_with(text, 0, out, e);
+}
 
 struct filter *filter_ref(struct filter *f)
 {

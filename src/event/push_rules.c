@@ -3,73 +3,79 @@
 /*
  * The m.push_rules content of a user: the server's default rules with the user's own among them.
  *
- * The defaults are data: texts with a mark where the user's id or localpart goes. A row whose id is that of a default
- * rule replaces the actions of that rule; all other rows are rules of their own and stand before the defaults of
- * their kind (but behind .m.rule.master), highest priority first. Conditions and actions of rows are not echoed:
- * Synapse reads them into types and writes those, so that a condition of a known kind has its members in a fixed
- * order and loses unknown ones, while any other object has sorted keys. A row that Synapse could not read at all
- * (its sync would fail) is left out.
+ * The defaults are data: texts with a mark where the user's id or localpart goes. A row whose id is that of a
+ * default rule replaces the actions of that rule; all other rows are rules of their own and stand before the
+ * defaults of their kind (but behind .m.rule.master), highest priority first. Conditions and actions of rows
+ * are not echoed: Synapse reads them into types and writes those, so that a condition of a known kind has its
+ * members in a fixed order and loses unknown ones, while any other object has sorted keys. A row that Synapse
+ * could not read at all (its sync would fail) is left out.
  */
 #include "event_int.h"
 #include <stdio.h>
 #include <stdlib.h>
 
 enum kind { UNDERRIDE, SENDER, ROOM, POSTCONTENT, CONTENT, OVERRIDE, KINDS }; /* in order of output */
-static const char *const kind_names[KINDS] = {"underride", "sender", "room", "postcontent", "content", "override"};
+static const char *const kind_names[KINDS] = {"underride",   "sender",  "room",
+                                              "postcontent", "content", "override"};
 static const int kind_classes[KINDS] = {1, 2, 3, 6, 4, 5}; /* push_rules.priority_class */
 
-#define ME "\x01"    /* the user's id */
-#define LOCAL "\x02" /* the user's localpart */
-#define MATCH(k, v) "{\"kind\":\"event_match\",\"key\":\"" k "\",\"pattern\":\"" v "\"}"
-#define COUNT2 "{\"kind\":\"room_member_count\",\"is\":\"2\"}"
+#define ME              "\x01" /* the user's id */
+#define LOCAL           "\x02" /* the user's localpart */
+#define MATCH(k, v)     "{\"kind\":\"event_match\",\"key\":\"" k "\",\"pattern\":\"" v "\"}"
+#define COUNT2          "{\"kind\":\"room_member_count\",\"is\":\"2\"}"
 #define MAY_NOTIFY_ROOM "{\"kind\":\"sender_notification_permission\",\"key\":\"room\"}"
-#define NOTIFY "\"notify\""
-#define LOUD "{\"set_tweak\":\"highlight\"}"
-#define CALM "{\"set_tweak\":\"highlight\",\"value\":false}"
-#define SOUND(s) "{\"set_tweak\":\"sound\",\"value\":\"" s "\"}"
-#define MENTION NOTIFY "," LOUD "," SOUND("default")
+#define NOTIFY          "\"notify\""
+#define LOUD            "{\"set_tweak\":\"highlight\"}"
+#define CALM            "{\"set_tweak\":\"highlight\",\"value\":false}"
+#define SOUND(s)        "{\"set_tweak\":\"sound\",\"value\":\"" s "\"}"
+#define MENTION         NOTIFY "," LOUD "," SOUND("default")
 
 struct base_rule {
     enum kind kind;
+    bool hidden_with_msc4210, disabled;
     const char *id;
     const char *conditions; /* the pattern of a content rule */
     const char *actions;
-    bool hidden_with_msc4210, disabled;
 };
 static const struct base_rule base_rules[] = {
-    {OVERRIDE, ".m.rule.master", "", "", false, true},
-    {OVERRIDE, ".m.rule.suppress_notices", MATCH("content.msgtype", "m.notice"), "", false, false},
-    {OVERRIDE, ".m.rule.invite_for_me",
+    {OVERRIDE, false, true, ".m.rule.master", "", ""},
+    {OVERRIDE, false, false, ".m.rule.suppress_notices", MATCH("content.msgtype", "m.notice"), ""},
+    {OVERRIDE, false, false, ".m.rule.invite_for_me",
      MATCH("type", "m.room.member") "," MATCH("content.membership", "invite") "," MATCH("state_key", ME),
-     NOTIFY "," CALM "," SOUND("default"), false, false},
-    {OVERRIDE, ".m.rule.member_event", MATCH("type", "m.room.member"), "", false, false},
-    {OVERRIDE, ".m.rule.is_user_mention",
-     "{\"kind\":\"event_property_contains\",\"key\":\"content.m\\\\.mentions.user_ids\",\"value\":\"" ME "\"}", MENTION,
-     false, false},
-    {OVERRIDE, ".m.rule.contains_display_name", "{\"kind\":\"contains_display_name\"}", MENTION, true, false},
-    {OVERRIDE, ".m.rule.is_room_mention",
-     "{\"kind\":\"event_property_is\",\"key\":\"content.m\\\\.mentions.room\",\"value\":true}," MAY_NOTIFY_ROOM,
-     NOTIFY "," LOUD, false, false},
-    {OVERRIDE, ".m.rule.roomnotif", MAY_NOTIFY_ROOM "," MATCH("content.body", "@room"), NOTIFY "," LOUD, true, false},
-    {OVERRIDE, ".m.rule.tombstone", MATCH("type", "m.room.tombstone") "," MATCH("state_key", ""), NOTIFY "," LOUD,
-     false, false},
-    {OVERRIDE, ".m.rule.reaction", MATCH("type", "m.reaction"), "", false, false},
-    {OVERRIDE, ".m.rule.room.server_acl", MATCH("type", "m.room.server_acl") "," MATCH("state_key", ""), "", false,
-     false},
-    {OVERRIDE, ".m.rule.suppress_edits",
-     "{\"kind\":\"event_property_is\",\"key\":\"content.m\\\\.relates_to.rel_type\",\"value\":\"m.replace\"}", "",
-     false, false},
-    {CONTENT, ".m.rule.contains_user_name", LOCAL, MENTION, true, false},
-    {UNDERRIDE, ".m.rule.call", MATCH("type", "m.call.invite"), NOTIFY "," SOUND("ring") "," CALM, false, false},
-    {UNDERRIDE, ".m.rule.encrypted_room_one_to_one", MATCH("type", "m.room.encrypted") "," COUNT2,
-     NOTIFY "," SOUND("default") "," CALM, false, false},
-    {UNDERRIDE, ".m.rule.room_one_to_one", MATCH("type", "m.room.message") "," COUNT2,
-     NOTIFY "," SOUND("default") "," CALM, false, false},
-    {UNDERRIDE, ".m.rule.message", MATCH("type", "m.room.message"), NOTIFY "," CALM, false, false},
-    {UNDERRIDE, ".m.rule.encrypted", MATCH("type", "m.room.encrypted"), NOTIFY "," CALM, false, false},
-    {UNDERRIDE, ".im.vector.jitsi",
-     MATCH("type", "im.vector.modular.widgets") "," MATCH("content.type", "jitsi") "," MATCH("state_key", "*"),
-     NOTIFY "," CALM, false, false},
+     NOTIFY "," CALM "," SOUND("default")},
+    {OVERRIDE, false, false, ".m.rule.member_event", MATCH("type", "m.room.member"), ""},
+    {OVERRIDE, false, false, ".m.rule.is_user_mention",
+     "{\"kind\":\"event_property_contains\",\"key\":\"content.m\\\\.mentions.user_ids\",\"value\":\"" ME
+     "\"}",
+     MENTION},
+    {OVERRIDE, true, false, ".m.rule.contains_display_name", "{\"kind\":\"contains_display_name\"}", MENTION},
+    {OVERRIDE, false, false, ".m.rule.is_room_mention",
+     "{\"kind\":\"event_property_is\",\"key\":\"content.m\\\\.mentions.room\",\"value\":true}"
+     "," MAY_NOTIFY_ROOM,
+     NOTIFY "," LOUD},
+    {OVERRIDE, true, false, ".m.rule.roomnotif", MAY_NOTIFY_ROOM "," MATCH("content.body", "@room"),
+     NOTIFY "," LOUD},
+    {OVERRIDE, false, false, ".m.rule.tombstone",
+     MATCH("type", "m.room.tombstone") "," MATCH("state_key", ""), NOTIFY "," LOUD},
+    {OVERRIDE, false, false, ".m.rule.reaction", MATCH("type", "m.reaction"), ""},
+    {OVERRIDE, false, false, ".m.rule.room.server_acl",
+     MATCH("type", "m.room.server_acl") "," MATCH("state_key", ""), ""},
+    {OVERRIDE, false, false, ".m.rule.suppress_edits",
+     "{\"kind\":\"event_property_is\",\"key\":\"content.m\\\\.relates_to.rel_type\",\"value\":\"m.replace\"}",
+     ""},
+    {CONTENT, true, false, ".m.rule.contains_user_name", LOCAL, MENTION},
+    {UNDERRIDE, false, false, ".m.rule.call", MATCH("type", "m.call.invite"),
+     NOTIFY "," SOUND("ring") "," CALM},
+    {UNDERRIDE, false, false, ".m.rule.encrypted_room_one_to_one",
+     MATCH("type", "m.room.encrypted") "," COUNT2, NOTIFY "," SOUND("default") "," CALM},
+    {UNDERRIDE, false, false, ".m.rule.room_one_to_one", MATCH("type", "m.room.message") "," COUNT2,
+     NOTIFY "," SOUND("default") "," CALM},
+    {UNDERRIDE, false, false, ".m.rule.message", MATCH("type", "m.room.message"), NOTIFY "," CALM},
+    {UNDERRIDE, false, false, ".m.rule.encrypted", MATCH("type", "m.room.encrypted"), NOTIFY "," CALM},
+    {UNDERRIDE, false, false, ".im.vector.jitsi",
+     MATCH("type", "im.vector.modular.widgets") "," MATCH("content.type", "jitsi") "," MATCH("state_key",
+                                                                                             "*"),
+     NOTIFY "," CALM},
 };
 enum { BASE_RULES = sizeof base_rules / sizeof base_rules[0] };
 
@@ -155,7 +161,8 @@ static bool shape_fits(const struct json *v, enum shape shape)
     case BOOLEAN:
         return !none && (v->type == JSON_TRUE || v->type == JSON_FALSE);
     case SCALAR:
-        return v && v->type != JSON_ARRAY && v->type != JSON_OBJECT && (v->type != JSON_NUMBER || json_int(v, &i));
+        return v && v->type != JSON_ARRAY && v->type != JSON_OBJECT &&
+               (v->type != JSON_NUMBER || json_int(v, &i));
     }
     return false;
 }
@@ -226,7 +233,8 @@ static struct str typed_value(const struct render *r, const struct json *conditi
 
 static void put_unknown_condition(struct render *r, struct json *c, struct arena *a)
 {
-    static const char *const keys[] = {"pattern", "value"}, *const type_keys[] = {"pattern_type", "value_type"};
+    static const char *const keys[] = {"pattern", "value"}, *const type_keys[] = {"pattern_type",
+                                                                                  "value_type"};
     struct str added[2] = {STR_ABSENT, STR_ABSENT};
     for (int i = 0; i < 2; i++) {
         added[i] = typed_value(r, c, str_of(type_keys[i]));
@@ -472,8 +480,9 @@ static int by_priority(const void *x, const void *y)
     return a < b ? -1 : a > b; /* the rows' own order: a stable sort */
 }
 
-void push_rules_render(struct buf *out, struct str user_id, const struct push_rule_row *rows, size_t rows_count,
-                       const struct push_rule_enable_row *enables, size_t enables_count, bool msc4210)
+void push_rules_render(struct buf *out, struct str user_id, const struct push_rule_row *rows,
+                       size_t rows_count, const struct push_rule_enable_row *enables, size_t enables_count,
+                       bool msc4210)
 {
     struct str localpart, domain;
     str_cut(user_id.n ? str_n(user_id.p + 1, user_id.n - 1) : user_id, ':', &localpart, &domain);

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Room versions: one row for each that Synapse 1.157 can have in its rooms table, the three at the end only when an
- * experimental feature is switched on there. What each changes for a reader: the stored format (a mismatch makes an
- * event unreadable), what redaction keeps, where a redaction names its target, and whether the create event's id is
- * the room's. A linear search over short names costs less than the query that brought the row.
+ * Room versions: one row for each that Synapse 1.157 can have in its rooms table, the three at the end only
+ * when an experimental feature is switched on there. What each changes for a reader: the stored format (a
+ * mismatch makes an event unreadable), what redaction keeps, where a redaction names its target, and whether
+ * the create event's id is the room's. A linear search over short names costs less than the query that
+ * brought the row.
  */
 #include "event_int.h"
 
 #define V1_V5 .special_case_aliases_auth = true
-#define V8 .restricted_join_rule = true
-#define V9 V8, .restricted_join_rule_fix = true
-#define V11 V9, .redacts_in_content = true, .updated_redaction_rules = true
-#define V12 V11, .create_id_is_room_id = true
+#define V8    .restricted_join_rule = true
+#define V9    V8, .restricted_join_rule_fix = true
+#define V11   V9, .redacts_in_content = true, .updated_redaction_rules = true
+#define V12   V11, .create_id_is_room_id = true
 
 static const struct room_version versions[] = {
     {.name = "10", .format = 3, V9},

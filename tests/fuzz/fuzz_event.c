@@ -1,19 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Input: one byte that picks the room version, the metadata up to the first NUL, then the event's stored text.
- * Whatever is understood must render to JSON, the same by the fast and the general way, in every face: as it is,
- * redacted, and back; and its content must be what stands in the rendering.
+ * Input: one byte that picks the room version, the metadata up to the first NUL, then the event's stored
+ * text. Whatever is understood must render to JSON, the same by the fast and the general way, in every face:
+ * as it is, redacted, and back; and its content must be what stands in the rendering.
  */
 #include "chappe/event.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char *const versions[] = {"10", "1", "3", "6", "8", "11", "12", "org.matrix.msc3389.10", "org.matrix.msc4242.12", ""};
+static const char *const versions[] = {
+    "10", "1", "3", "6", "8", "11", "12", "org.matrix.msc3389.10", "org.matrix.msc4242.12", ""};
 static const struct event_extra plain = {.now_ms = 1000};
 static struct event_extra full;
 
-static void render(struct event *ev, const struct event_extra *x, bool federation, const struct str *fields, size_t n)
+static void render(struct event *ev, const struct event_extra *x, bool federation, const struct str *fields,
+                   size_t n)
 {
     struct arena *a = arena_new(256 << 20);
     struct rope fast, general;
@@ -35,7 +37,8 @@ static void render(struct event *ev, const struct event_extra *x, bool federatio
 
 static void faces(struct event *ev)
 {
-    static const struct str fields[] = {{"content", 7}, {"content.body", 12}, {"unsigned.age", 12}, {"a\\.b.c", 6}};
+    static const struct str fields[] = {
+        {"content", 7}, {"content.body", 12}, {"unsigned.age", 12}, {"a\\.b.c", 6}};
     struct arena *a = arena_new(64 << 20);
     struct json *v;
     render(ev, &plain, false, NULL, 0);

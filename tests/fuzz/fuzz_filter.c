@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Input: a filter. What is accepted must answer every question about items with and without each field, and a filter
- * that says it matches everything must do so.
+ * Input: a filter. What is accepted must answer every question about items with and without each field, and a
+ * filter that says it matches everything must do so.
  */
 #include "chappe/filter.h"
 
@@ -38,8 +38,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             ASSERT(f == NULL);
             continue;
         }
-        const struct filter_section *sections[] = {&f->presence, &f->account_data, &f->room, &f->timeline,
-                                                   &f->state, &f->ephemeral, &f->room_account_data};
+        const struct filter_section *sections[] = {&f->presence,         &f->account_data, &f->room,
+                                                   &f->timeline,         &f->state,        &f->ephemeral,
+                                                   &f->room_account_data};
         for (size_t i = 0; i < sizeof sections / sizeof sections[0]; i++)
             ask(f, sections[i]);
         ASSERT(!filter_blocks_all_rooms(f) || !f->room.empty);

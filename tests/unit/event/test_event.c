@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
-/* What the reference cannot tell us about events: our own fields, memory, sharing, and odd rows of other kinds. */
+/* What the reference cannot tell us about events: our own fields, memory, sharing, and odd rows of other
+ * kinds. */
 #include "test_event_unit.h"
 
-#define PDU(type, more, content)                                                                          \
-    "{\"auth_events\":[\"$a1\",\"$a2\",\"$\\u00e9\"],\"content\":" content                                \
-    ",\"depth\":3,\"hashes\":{},\"origin_server_ts\":1000,\"prev_events\":[\"$p1\"]," more                \
+#define PDU(type, more, content)                                                           \
+    "{\"auth_events\":[\"$a1\",\"$a2\",\"$\\u00e9\"],\"content\":" content                 \
+    ",\"depth\":3,\"hashes\":{},\"origin_server_ts\":1000,\"prev_events\":[\"$p1\"]," more \
     "\"room_id\":\"!r:x\",\"sender\":\"@a:x\",\"type\":\"" type "\",\"unsigned\":{\"age_ts\":900}}"
 
 static struct event *make_in(const char *json, const char *metadata, struct str version, int format)
@@ -39,13 +40,15 @@ static bool inside(const struct event *ev, struct str s)
 static void test_fields(void **state)
 {
     (void)state;
-    struct event *ev = make_in(
-        PDU("m.room.message", "",
-            "{\"url\":\"mxc\",\"user_id\":\"@u:x\",\"org.matrix.labels\":[ \"b\" ],\"m.relates_to\":{\"rel_type\":\"m.thread\","
-            "\"event_id\":\"$parent\"}}"),
-        "{\"txn_id\":\"t1\",\"device_id\":\"D\\u00e9\",\"token_id\":7,\"delay_id\":\"d\",\"soft_failed\":true,"
-        "\"recheck_redaction\":true,\"policy_server_spammy\":true,\"out_of_band_membership\":true}",
-        STR("10"), 3);
+    struct event *ev =
+        make_in(PDU("m.room.message", "",
+                    "{\"url\":\"mxc\",\"user_id\":\"@u:x\",\"org.matrix.labels\":[ \"b\" "
+                    "],\"m.relates_to\":{\"rel_type\":\"m.thread\","
+                    "\"event_id\":\"$parent\"}}"),
+                "{\"txn_id\":\"t1\",\"device_id\":\"D\\u00e9\",\"token_id\":7,\"delay_id\":\"d\",\"soft_"
+                "failed\":true,"
+                "\"recheck_redaction\":true,\"policy_server_spammy\":true,\"out_of_band_membership\":true}",
+                STR("10"), 3);
     assert_non_null(ev);
     assert_text(ev->event_id, "$id");
     assert_text(ev->room_id, "!r:x");
@@ -68,7 +71,8 @@ static void test_fields(void **state)
     assert_text(ev->labels_json, "[\"b\"]");
     assert_text(ev->content_user_id, "@u:x");
     assert_true(ev->contains_url && !ev->has_name && !ev->outlier && !ev->rejected && !ev->redacted);
-    assert_true(ev->soft_failed && ev->recheck_redaction && ev->policy_server_spammy && ev->out_of_band_membership);
+    assert_true(ev->soft_failed && ev->recheck_redaction && ev->policy_server_spammy &&
+                ev->out_of_band_membership);
     assert_text(ev->txn_id, "t1");
     assert_text(ev->txn_device_id, "D\xc3\xa9");
     assert_text(ev->delay_id, "d");
@@ -110,10 +114,13 @@ static void test_state_fields(void **state)
         {STATE("m.room.member", "{\"membership\":\"invite\"}"), MEMBERSHIP_INVITE, NULL, NULL, false},
         {STATE("m.room.member", "{\"membership\":\"odd\"}"), MEMBERSHIP_NONE, NULL, NULL, false},
         {STATE("m.room.member", "{\"membership\":5}"), MEMBERSHIP_NONE, NULL, NULL, false},
-        {STATE("m.other", "{\"membership\":\"join\",\"join_rule\":\"x\",\"history_visibility\":\"x\",\"name\":\"x\"}"),
+        {STATE("m.other",
+               "{\"membership\":\"join\",\"join_rule\":\"x\",\"history_visibility\":\"x\",\"name\":\"x\"}"),
          MEMBERSHIP_NONE, NULL, NULL, false},
-        {STATE("m.room.history_visibility", "{\"history_visibility\":\"joined\"}"), MEMBERSHIP_NONE, "joined", NULL, false},
-        {STATE("m.room.history_visibility", "{\"history_visibility\":[]}"), MEMBERSHIP_NONE, NULL, NULL, false},
+        {STATE("m.room.history_visibility", "{\"history_visibility\":\"joined\"}"), MEMBERSHIP_NONE, "joined",
+         NULL, false},
+        {STATE("m.room.history_visibility", "{\"history_visibility\":[]}"), MEMBERSHIP_NONE, NULL, NULL,
+         false},
         {STATE("m.room.join_rules", "{\"join_rule\":\"public\"}"), MEMBERSHIP_NONE, NULL, "public", false},
         {STATE("m.room.name", "{\"name\":\"x\"}"), MEMBERSHIP_NONE, NULL, NULL, true},
         {STATE("m.room.name", "{\"name\":\"\"}"), MEMBERSHIP_NONE, NULL, NULL, false},
@@ -158,9 +165,10 @@ static void test_sharing(void **state)
     struct rope rope;
     rope_init(&rope);
     event_render(ev, &x, &rope);
-    assert_text(rope_flatten(&rope, a),
-                "{\"content\":{\"body\":\"x\"},\"event_id\":\"$id\",\"origin_server_ts\":1000,\"sender\":\"@a:x\",\"type\":"
-                "\"m.room.message\",\"unsigned\":{\"age\":100,\"membership\":\"join\",\"transaction_id\":\"t\\\"x\"}}");
+    assert_text(rope_flatten(&rope, a), "{\"content\":{\"body\":\"x\"},\"event_id\":\"$id\",\"origin_server_"
+                                        "ts\":1000,\"sender\":\"@a:x\",\"type\":"
+                                        "\"m.room.message\",\"unsigned\":{\"age\":100,\"membership\":"
+                                        "\"join\",\"transaction_id\":\"t\\\"x\"}}");
     assert_int_equal(rope.n, 3);
     assert_ptr_equal(rope.v[0].blob, ev->enc.blob);
     assert_ptr_equal(rope.v[2].blob, ev->enc.blob);
@@ -177,9 +185,9 @@ static void test_sharing(void **state)
     rope_init(&rope);
     event_render(ev, &(struct event_extra){.now_ms = 900}, &rope);
     event_free(&ev);
-    assert_text(rope_flatten(&rope, a),
-                "{\"content\":{\"body\":\"x\"},\"event_id\":\"$id\",\"origin_server_ts\":1000,\"sender\":\"@a:x\",\"type\":"
-                "\"m.room.message\",\"unsigned\":{\"age\":0}}");
+    assert_text(rope_flatten(&rope, a), "{\"content\":{\"body\":\"x\"},\"event_id\":\"$id\",\"origin_server_"
+                                        "ts\":1000,\"sender\":\"@a:x\",\"type\":"
+                                        "\"m.room.message\",\"unsigned\":{\"age\":0}}");
     rope_fini(&rope);
     arena_free(&a);
 }
@@ -191,8 +199,9 @@ static void test_because(void **state)
     struct event *ev = make(PDU("m.room.redaction", "\"redacts\":\"$t\",", "{}"));
     event_redact(ev, STR("$r"));
     assert_text(ev->redacts, "$t"); /* which it was before */
-    const char *want = "{\"content\":{},\"event_id\":\"$id\",\"origin_server_ts\":1000,\"sender\":\"@a:x\",\"type\":"
-                       "\"m.room.redaction\",\"unsigned\":{\"age\":100}}";
+    const char *want =
+        "{\"content\":{},\"event_id\":\"$id\",\"origin_server_ts\":1000,\"sender\":\"@a:x\",\"type\":"
+        "\"m.room.redaction\",\"unsigned\":{\"age\":100}}";
     struct event_extra x = {.now_ms = 1000, .is_because = true};
     struct rope rope;
     rope_init(&rope);
@@ -211,10 +220,12 @@ static void test_stripped_state(void **state)
 {
     (void)state;
     struct arena *a = arena_new(1 << 20);
-    struct event *ev = make("{\"auth_events\":[],\"content\":{\"membership\":\"knock\"},\"depth\":3,\"hashes\":{},"
-                            "\"origin_server_ts\":1000,\"prev_events\":[],\"room_id\":\"!r:x\",\"sender\":\"@a:x\",\"state_key\":"
-                            "\"@a:x\",\"type\":\"m.room.member\",\"unsigned\":{\"knock_room_state\":[{\"z\":1,\"a\":\"\\u00e9\"},5],"
-                            "\"invite_room_state\":[]}}");
+    struct event *ev = make(
+        "{\"auth_events\":[],\"content\":{\"membership\":\"knock\"},\"depth\":3,\"hashes\":{},"
+        "\"origin_server_ts\":1000,\"prev_events\":[],\"room_id\":\"!r:x\",\"sender\":\"@a:x\",\"state_key\":"
+        "\"@a:x\",\"type\":\"m.room.member\",\"unsigned\":{\"knock_room_state\":[{\"z\":1,\"a\":\"\\u00e9\"},"
+        "5],"
+        "\"invite_room_state\":[]}}");
     assert_text(event_stripped_state(ev, true, a), "{\"a\":\"\\u00e9\",\"z\":1},5");
     assert_text(event_stripped_state(ev, false, a), "");
     event_redact(ev, STR("$r"));
@@ -230,16 +241,17 @@ static void test_versions_of_rows(void **state)
 {
     (void)state;
     static const char message[] = PDU("m.room.message", "", "{}");
-    static const char member[] = PDU("m.room.member", "\"state_key\":\"@a:x\",", "{\"membership\":\"invite\"}");
+    static const char member[] =
+        PDU("m.room.member", "\"state_key\":\"@a:x\",", "{\"membership\":\"invite\"}");
     static const struct {
         const char *json;
         struct str version;
         int format;
         const char *want; /* NULL: refused */
     } cases[] = {
-        {message, {"10", 2}, 3, "10"}, {message, {"10", 2}, 4, NULL},   {message, {"10", 2}, 1, NULL},
-        {message, {"99", 2}, 3, NULL}, {message, {NULL, 0}, 3, NULL},   {message, {"", 0}, 3, NULL},
-        {member, {NULL, 0}, 3, "5"},   {member, {"", 0}, 2, "3"},       {member, {NULL, 0}, 1, NULL},
+        {message, {"10", 2}, 3, "10"}, {message, {"10", 2}, 4, NULL}, {message, {"10", 2}, 1, NULL},
+        {message, {"99", 2}, 3, NULL}, {message, {NULL, 0}, 3, NULL}, {message, {"", 0}, 3, NULL},
+        {member, {NULL, 0}, 3, "5"},   {member, {"", 0}, 2, "3"},     {member, {NULL, 0}, 1, NULL},
         {member, {NULL, 0}, 7, "5"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -281,15 +293,17 @@ static void test_sizes(void **state)
     (void)state;
     struct buf b;
     buf_init(&b, 8 << 20);
-    const char *tail = "\"},\"depth\":3,\"hashes\":{},\"origin_server_ts\":1000,\"prev_events\":[],\"auth_events\":[],"
-                       "\"room_id\":\"!r:x\",\"sender\":\"@a:x\",\"type\":\"t\"}";
+    const char *tail =
+        "\"},\"depth\":3,\"hashes\":{},\"origin_server_ts\":1000,\"prev_events\":[],\"auth_events\":[],"
+        "\"room_id\":\"!r:x\",\"sender\":\"@a:x\",\"type\":\"t\"}";
     for (int over = 0; over < 2; over++) {
         buf_reset(&b);
         buf_put(&b, STR("{\"content\":{\"body\":\""));
         while (b.n + strlen(tail) < (size_t)EVENT_JSON_MAX + (size_t)over)
             buf_putc(&b, '\x7f'); /* the writer leaves it alone, but nothing else is as long */
         buf_put(&b, str_of(tail));
-        struct event_row row = {STR("$id"), STR("!r:x"), buf_str(&b), STR("{}"), STR("10"), STR_ABSENT, 3, 1, 1, 0, 0, false};
+        struct event_row row = {STR("$id"), STR("!r:x"), buf_str(&b), STR("{}"), STR("10"), STR_ABSENT,
+                                3,          1,           1,           0,         0,         false};
         const char *why;
         struct event *ev = event_new(&row, &why);
         assert_int_equal(ev != NULL, !over);
@@ -304,11 +318,13 @@ static void test_sizes(void **state)
     buf_put(&b, STR("{\"content\":{\"l\":[0"));
     while (b.n < 300000)
         buf_put(&b, STR(",0"));
-    buf_put(&b, STR("]},\"depth\":3,\"hashes\":{},\"origin_server_ts\":1000,\"auth_events\":[],\"prev_events\":[\"\\u0024\""));
+    buf_put(&b, STR("]},\"depth\":3,\"hashes\":{},\"origin_server_ts\":1000,\"auth_events\":[],\"prev_"
+                    "events\":[\"\\u0024\""));
     while (b.n < 600000)
         buf_put(&b, STR(",\"$\\u00e9\\u0020\\u00e8\""));
     buf_put(&b, STR("],\"room_id\":\"!r:x\",\"sender\":\"@a:x\",\"type\":\"t\"}"));
-    struct event_row row = {STR("$id"), STR("!r:x"), buf_str(&b), STR("{}"), STR("10"), STR_ABSENT, 3, 1, 1, 0, 0, false};
+    struct event_row row = {STR("$id"), STR("!r:x"), buf_str(&b), STR("{}"), STR("10"), STR_ABSENT,
+                            3,          1,           1,           0,         0,         false};
     struct event *ev = event_new(&row, NULL);
     assert_non_null(ev);
     assert_true(ev->prev_events_count > 10000);
@@ -327,7 +343,10 @@ static void test_prefixes(void **state)
     static const char json[] = PDU("m.room.message", "", "{\"body\":\"\\ud83d\\ude00\"}");
     for (size_t n = 0; n < sizeof json; n++) {
         struct arena *a = arena_new(1 << 16);
-        struct event_row row = {STR("$id"), STR("!r:x"), arena_str(a, str_n(json, n)), STR("{}"), STR("10"), STR_ABSENT, 3, 1, 1, 0, 0, false};
+        struct event_row row = {STR("$id"), STR("!r:x"), arena_str(a, str_n(json, n)),
+                                STR("{}"),  STR("10"),   STR_ABSENT,
+                                3,          1,           1,
+                                0,          0,           false};
         struct event *ev = event_new(&row, NULL);
         assert_int_equal(ev != NULL, n == sizeof json - 1);
         event_free(&ev);
@@ -338,9 +357,10 @@ static void test_prefixes(void **state)
 int run_event_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fields),         cmocka_unit_test(test_state_fields), cmocka_unit_test(test_sharing),
-        cmocka_unit_test(test_because),        cmocka_unit_test(test_stripped_state),
-        cmocka_unit_test(test_versions_of_rows), cmocka_unit_test(test_copies),     cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_fields),         cmocka_unit_test(test_state_fields),
+        cmocka_unit_test(test_sharing),        cmocka_unit_test(test_because),
+        cmocka_unit_test(test_stripped_state), cmocka_unit_test(test_versions_of_rows),
+        cmocka_unit_test(test_copies),         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_prefixes),
     };
     return cmocka_run_group_tests_name("events", tests, NULL, NULL);

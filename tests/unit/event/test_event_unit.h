@@ -18,12 +18,12 @@ int run_push_rules_tests(void);
 /* A file of tests/unit/event/data, parsed. */
 struct json *vectors_load(struct arena *a, const char *name);
 
-#define assert_slice(s, want)                                                                             \
-    do {                                                                                                  \
-        struct str got_ = (s);                                                                            \
-        struct str want_ = (want);                                                                        \
-        if (!str_eq(got_, want_) || str_absent(got_) != str_absent(want_))                                \
-            fail_msg("%s:%d:\n got %.*s\nwant %.*s", __FILE__, __LINE__, STR_ARG(got_), STR_ARG(want_));  \
+#define assert_slice(s, want)                                                                            \
+    do {                                                                                                 \
+        struct str got_ = (s);                                                                           \
+        struct str want_ = (want);                                                                       \
+        if (!str_eq(got_, want_) || str_absent(got_) != str_absent(want_))                               \
+            fail_msg("%s:%d:\n got %.*s\nwant %.*s", __FILE__, __LINE__, STR_ARG(got_), STR_ARG(want_)); \
     } while (0)
 #define assert_text(s, literal) assert_slice(s, str_of(literal))
 #endif

@@ -46,7 +46,8 @@ static void check_bits(const struct json *c, const char *section, struct str wan
 {
     assert_true(i < want.n);
     if (want.p[i] != '?' && (want.p[i] == '1') != got)
-        fail_msg("%.*s: section %s, item %zu: got %d", STR_ARG(json_get_str(c, STR("filter"))), section, i, got);
+        fail_msg("%.*s: section %s, item %zu: got %d", STR_ARG(json_get_str(c, STR("filter"))), section, i,
+                 got);
 }
 
 static void check_match(const struct json *c, const struct filter *f, const struct item *items, size_t n)
@@ -72,7 +73,8 @@ static void check_match(const struct json *c, const struct filter *f, const stru
     struct str room = json_get_str(match, STR("room")), state = json_get_str(match, STR("state"));
     for (size_t i = 0; i < n; i++)
         if (items[i].ev && state.p[i] != '?')
-            assert_int_equal(filter_match_event(f, &f->state, items[i].ev), room.p[i] == '1' && state.p[i] == '1');
+            assert_int_equal(filter_match_event(f, &f->state, items[i].ev),
+                             room.p[i] == '1' && state.p[i] == '1');
 }
 
 static void check_bools(const struct json *c, const char *key, const bool *got, size_t n)
@@ -177,8 +179,8 @@ static void test_default(void **state)
     (void)state;
     struct filter *f;
     assert_int_equal(filter_parse(STR_ABSENT, &f, NULL), 0);
-    assert_true(f->presence.empty && f->account_data.empty && f->room.empty && f->timeline.empty && f->state.empty &&
-                f->ephemeral.empty && f->room_account_data.empty);
+    assert_true(f->presence.empty && f->account_data.empty && f->room.empty && f->timeline.empty &&
+                f->state.empty && f->ephemeral.empty && f->room_account_data.empty);
     assert_false(f->rare || f->timeline_limit_given || f->federation_format);
     assert_int_equal(f->timeline_limit, 10);
     filter_unref(&f);
@@ -192,8 +194,9 @@ static void test_cap(void **state)
         int64_t max, want;
         bool fractional;
     } cases[] = {
-        {"5", 100, 5, false},  {"500", 100, 100, false}, {"500", -1, 500, false},   {"500", 0, 0, false},
-        {"-5", 100, -5, false}, {"10.5", 100, 10, true},  {"1000.5", 100, 100, false}, {"100.5", 100, 100, false},
+        {"5", 100, 5, false},        {"500", 100, 100, false},   {"500", -1, 500, false},
+        {"500", 0, 0, false},        {"-5", 100, -5, false},     {"10.5", 100, 10, true},
+        {"1000.5", 100, 100, false}, {"100.5", 100, 100, false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct arena *a = arena_new(4096);
@@ -235,9 +238,15 @@ static void test_split(void **state)
     static const struct {
         const char *field, *parts[4];
     } cases[] = {
-        {"content.body", {"content", "body"}}, {"a\\.b.c", {"a.b", "c"}},   {"a\\\\.b", {"a\\", "b"}},
-        {"a\\\\\\.b", {"a\\.b"}},              {"a\\xb", {"a\\xb"}},        {"", {""}},
-        {".", {"", ""}},                       {"a.", {"a", ""}},           {"a\\", {"a\\"}},
+        {"content.body", {"content", "body"}},
+        {"a\\.b.c", {"a.b", "c"}},
+        {"a\\\\.b", {"a\\", "b"}},
+        {"a\\\\\\.b", {"a\\.b"}},
+        {"a\\xb", {"a\\xb"}},
+        {"", {""}},
+        {".", {"", ""}},
+        {"a.", {"a", ""}},
+        {"a\\", {"a\\"}},
         {"\\x\\.y.\\\\", {"\\x.y", "\\"}},
     };
     struct arena *a = arena_new(1 << 16);

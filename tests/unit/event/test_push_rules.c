@@ -50,18 +50,19 @@ static void test_unreadable_rows(void **state)
         int64_t priority_class;
         const char *conditions, *actions;
     } odd[] = {
-        {5, "x", "[]"},       {5, "{}", "[]"},   {5, "null", "[]"},       {5, "[5]", "[]"},  {5, "[null]", "[]"},
-        {5, "[]", "x"},       {5, "[]", "{}"},   {5, "[]", "[\"foo\"]"},  {5, "", ""},       {0, "[]", "[]"},
-        {7, "[]", "[]"},      {6, "[]", "[]"},   {3, "[]", "[]"},         {2, "[{}]", "[]"}, {4, "[]", "[]"},
-        {4, "[{},{}]", "[]"}, {4, "[{}]", "[]"}, {5, "[{\"a\":NaN}]", ""},
+        {5, "x", "[]"},      {5, "{}", "[]"},          {5, "null", "[]"}, {5, "[5]", "[]"},
+        {5, "[null]", "[]"}, {5, "[]", "x"},           {5, "[]", "{}"},   {5, "[]", "[\"foo\"]"},
+        {5, "", ""},         {0, "[]", "[]"},          {7, "[]", "[]"},   {6, "[]", "[]"},
+        {3, "[]", "[]"},     {2, "[{}]", "[]"},        {4, "[]", "[]"},   {4, "[{},{}]", "[]"},
+        {4, "[{}]", "[]"},   {5, "[{\"a\":NaN}]", ""},
     };
     struct buf plain, got;
     buf_init(&plain, 1 << 20);
     buf_init(&got, 1 << 20);
     push_rules_render(&plain, STR("@a:b"), NULL, 0, NULL, 0, false);
     for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
-        struct push_rule_row row = {STR("global/override/x"), str_of(odd[i].conditions), str_of(odd[i].actions),
-                                    odd[i].priority_class, 0};
+        struct push_rule_row row = {STR("global/override/x"), str_of(odd[i].conditions),
+                                    str_of(odd[i].actions), odd[i].priority_class, 0};
         buf_reset(&got);
         push_rules_render(&got, STR("@a:b"), &row, 1, NULL, 0, false);
         assert_slice(buf_str(&got), buf_str(&plain));

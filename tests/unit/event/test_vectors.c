@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Events against the reference's answers: which rows can be loaded, and every rendering byte for byte, by the fast
- * way and by the general way, before and after redactions come and go.
+ * Events against the reference's answers: which rows can be loaded, and every rendering byte for byte, by the
+ * fast way and by the general way, before and after redactions come and go.
  */
 #include "test_event_unit.h"
 #include <stdio.h>
@@ -22,7 +22,10 @@ static int unload(void **state)
     return 0;
 }
 
-static bool flag(const struct json *v, const char *key) { return json_is_true(json_get(v, str_of(key))); }
+static bool flag(const struct json *v, const char *key)
+{
+    return json_is_true(json_get(v, str_of(key)));
+}
 
 static struct event_row row_of(const struct json *c)
 {
@@ -49,7 +52,8 @@ static struct event_row row_of(const struct json *c)
     return row;
 }
 
-static void check(const struct json *c, const char *what, const struct rope *rope, struct str want, struct arena *a)
+static void check(const struct json *c, const char *what, const struct rope *rope, struct str want,
+                  struct arena *a)
 {
     struct str got = rope_flatten(rope, a);
     if (!str_eq(got, want))
@@ -104,8 +108,8 @@ static void test_events(void **state)
         const char *why = NULL;
         struct event *ev = event_new(&row, &why);
         if ((ev != NULL) != flag(c, "readable"))
-            fail_msg("%.*s (version %.*s): %s, %.*s", STR_ARG(json_get_str(c, STR("name"))), STR_ARG(row.room_version),
-                     ev ? "should be refused" : why, STR_ARG(row.json));
+            fail_msg("%.*s (version %.*s): %s, %.*s", STR_ARG(json_get_str(c, STR("name"))),
+                     STR_ARG(row.room_version), ev ? "should be refused" : why, STR_ARG(row.json));
         if (!ev) {
             assert_non_null(why);
             refused++;
