@@ -244,7 +244,8 @@ struct user {
     uint32_t ad_gen;
     bool ad_stale;
     int64_t ad_upto;                /* newest stream id loaded */
-    int64_t ad_last;                /* last replication row for this user */
+    int64_t ad_last;                /* greatest stream id seen in the rows */
+    bool ad_changed;                /* scratch of a sync run */
     struct smap tags;
     uint8_t tags_load;
     uint32_t tags_gen;
@@ -374,6 +375,9 @@ enum have model_stored_filter(struct model *m, struct user *u, int64_t filter_id
 const struct presence *model_presence(struct model *m, struct str user_id); /* NULL: default offline */
 /* Users whose presence changed after pos, via fn; false when pos lies before what is remembered (all may have). */
 bool model_presence_changed(struct model *m, int64_t pos, void (*fn)(void *arg, const struct presence *p), void *arg);
+
+/* Every user whose presence is not offline. */
+void model_presence_each(struct model *m, void (*fn)(void *arg, const struct presence *p), void *arg);
 
 /* Device lists: rows in (lo, hi] that may concern u. fn for each changed user with a room (which u need not be in;
  * room_id absent: the user's own row in device_lists_stream or user_signature_stream). LACK notes the want; ABSENT: lo is

@@ -129,6 +129,15 @@ bool model_presence_changed(struct model *m, int64_t pos, void (*fn)(void *arg, 
     return true;
 }
 
+void model_presence_each(struct model *m, void (*fn)(void *arg, const struct presence *p), void *arg)
+{
+    size_t it = 0;
+    for (struct presence *p; (p = smap_next(&m->presence, &it));) {
+        if (!str_eq(p->state, STR("offline")))
+            fn(arg, p);
+    }
+}
+
 static void on_all(struct load_op *op, const struct pg_result *r)
 {
     struct model *m = op->m;

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * From classified rooms to what is sent for each: timeline, state, summary, ephemeral, account data, counts, and the rules
+ * by which an entry is dropped (sync-v3 3.4; Synapse 1.157 handlers/sync.py, _generate_room_entry).
+ */
+#include "sync_int.h"
+
+/* ---- account data of a room ------------------------------------------------------------------------------------------------ */
+
+static bool account_item_matches(struct sync_run *run, struct str type)
+{
+    struct filter_item it = {.type = type, .sender = STR_ABSENT};
+    return filter_match(&run->f->room_account_data, &it) && filter_match(&run->f->room, &it);
+}
+
+static void put_datum(struct buf *b, struct str type, struct str content)
+{
+    buf_put(b, b->n ? STR(",{\"content\":") : STR("{\"content\":"));
+    buf_put(b, content);
+    buf_put(b, STR(",\"type\":"));
+    json_write_str(b, type, 0);
+    buf_putc(b, '}');
+}
+
+/* The members of account_data.events: tags first; whole when all, else what lies above since. */
+static bool room_account(struct sync_run *run, struct room_entry *en, bool all, bool *any)
+{
+    *any = false;
+    en->account_events = STR_ABSENT;
+    if (!run_have(run, model_account_data(run->m, run->u)) || !run_have(run, model_tags(run->m, run->u)))
+        return false;
+    if (filter_blocks_section(&run->f->room_account_data, true) || filter_blocks_all_rooms(run->f))
+        return true;
+    bool tags_all = all || !run->has_since || en->newly_joined || en->full_state;
+    struct buf b;
+    buf_init(&b, 64 << 20);
+    struct room_tags *t = smap_get(&run->u->tags, en->room->room_id);
+    if (t && (tags_all ? t->any : t->revision > run->since.account_data)) {
+        *any = true;
+        if (account_item_matches(run, STR("m.tag")))
+            put_datum(&b, STR("m.tag"), t->content);
+    }
+    size_t it = 0;
+    bool data_all = !run->has_since || run->full_state;
+    for (struct account_datum *d; (d = smap_next(&run->u->room_account_data, &it));) {
+        if (!str_eq(d->room_id, en->room->room_id) || (!data_all && d->stream <= run->since.account_data))
+            continue;
+        *any = true;
+        if (account_item_matches(run, d->type))
+            put_datum(&b, d->type, d->content);
+    }
+    if (b.n)
+        en->account_events = arena_str(run->a, buf_str(&b));
+    buf_fini(&b);
+    return true;
+}
+
+/* ---- summary ------------------------------------------------------------------------------------------------------------------ */
+
+static bool state_event_has_name(struct sync_run *run, const struct state_ref *ref, struct str type, bool *has)
+{
+    struct evrec *rec;
+    struct event *ev;
+    *has = false;
+    enum have h = state_ref_get(run, ref, type, STR(""), &rec);
+    if (h == HAVE)
+        h = model_event(run->m, rec, &ev);
+    if (h == HAVE)
+        *has = ev->has_name;
+    if (h == LACK)
+        run->lack = true;
+    return h != LACK;
+}
+
+static bool in_sections(const struct room_entry *en, const struct evrec *rec)
+{
+    for (const struct state_item *x = en->state; x; x = x->next) {
+        if (x->rec == rec)
+            return true;
+    }
+    for (size_t i = 0; i < en->timeline_count; i++) {
+        if (en->timeline[i].e.rec == rec)
+            return true;
+    }
+    return false;
+}
+
+/* A lazily loading client gets the member events of the heroes. */
+static bool add_hero_event(struct sync_run *run, struct room_entry *en, struct member *mb)
+{
+    if (in_sections(en, mb->rec) || (run->d && str_eq(ll_get(run, mb->user_id), mb->rec->id)))
+        return true;
+    struct state_item *x = ARENA_NEW(run->a, struct state_item);
+    x->type = STR("m.room.member");
+    x->key = mb->user_id;
+    x->rec = mb->rec;
+    enum have h = model_event(run->m, mb->rec, &x->ev);
+    if (h == LACK) {
+        run->lack = true;
+        return false;
+    }
+    if (h == ABSENT)
+        return true;
+    x->next = en->state;
+    en->state = x;
+    en->state_count++;
+    if (run->d)
+        ll_set(run, mb->user_id, mb->rec->id);
+    return true;
+}
+
+static bool add_heroes(struct sync_run *run, struct room_entry *en)
+{
+    struct room *r = en->room;
+    struct member *pick[6];
+    int n = 0;
+    for (int pass = 0; pass < 2 && n == 0; pass++) { /* joined and invited; if there are none, who was there before */
+        for (int i = 0; i < r->summary_first_count && n < 5; i++) {
+            struct member *mb = r->summary_first[i];
+            enum membership ms = mb->membership;
+            bool present = ms == MEMBERSHIP_JOIN || ms == MEMBERSHIP_INVITE;
+            bool gone = ms == MEMBERSHIP_LEAVE || ms == MEMBERSHIP_BAN;
+            if ((pass == 0 ? present : gone) && !str_eq(mb->user_id, run->u->user_id))
+                pick[n++] = mb;
+        }
+    }
+    en->summary_heroes = true;
+    en->heroes = ARENA_ARRAY(run->a, struct str, (size_t)n + 1);
+    bool ok = true;
+    for (int i = 0; i < n; i++) {
+        en->heroes[en->heroes_count++] = pick[i]->user_id;
+        ok &= add_hero_event(run, en, pick[i]);
+    }
+    return ok;
+}
+
+static bool is_member_event(const struct event *ev)
+{
+    return !str_absent(ev->state_key) && str_eq(ev->type, STR("m.room.member"));
+}
+
+static bool summary_wanted(const struct sync_run *run, const struct room_entry *en)
+{
+    if (!run->f->lazy_load_members || en->out_of_band)
+        return false;
+    if (!en->has_since)
+        return true;
+    for (size_t i = 0; i < en->timeline_count; i++) {
+        if (is_member_event(en->timeline[i].ev))
+            return true;
+    }
+    for (const struct state_item *x = en->state; en->limited && x; x = x->next) {
+        if (is_member_event(x->ev))
+            return true;
+    }
+    return false;
+}
+
+bool entry_summary(struct sync_run *run, struct room_entry *en)
+{
+    if (!summary_wanted(run, en))
+        return true;
+    struct tl_entry last;
+    size_t n;
+    bool more;
+    struct event *ev;
+    struct state_ref ref;
+    enum have h = model_page_topological(run->m, en->room, &run->now.room, false, 0, 0, 1, &last, &n, &more);
+    bool ok = run_have(run, h);
+    ok &= run_have(run, model_room_summary(run->m, en->room));
+    if (!ok)
+        return false;
+    en->summary_given = true;
+    if (n == 0) {
+        en->summary_null = true;
+        return true;
+    }
+    en->joined_count = en->room->joined_count;
+    en->invited_count = en->room->invited_count;
+    h = model_event_raw(run->m, last.rec, &ev);
+    if (h == LACK) {
+        run->lack = true;
+        return false;
+    }
+    if (h == ABSENT || !state_ref_after(run, en->room, ev, last.rec, &ref))
+        return true;
+    bool name, alias;
+    if (!state_event_has_name(run, &ref, STR("m.room.name"), &name))
+        return false;
+    if (name)
+        return true;
+    if (!state_event_has_name(run, &ref, STR("m.room.canonical_alias"), &alias))
+        return false;
+    return alias || add_heroes(run, en);
+}
+
+/* ---- one entry ------------------------------------------------------------------------------------------------------------------ */
+
+static void emit(struct sync_run *run, struct room_entry *en)
+{
+    struct room_entry *copy = ARENA_NEW(run->a, struct room_entry);
+    *copy = *en;
+    copy->next = NULL;
+    *run->emitted_tail = copy;
+    run->emitted_tail = &copy->next;
+    if (en->type == ENTRY_JOINED)
+        run->emitted_joined++;
+    else
+        run->emitted_archived++;
+}
+
+static void do_entry(struct sync_run *run, struct room_entry *en)
+{
+    bool always = run->full_state;
+    bool full_state = en->full_state || en->newly_joined || run->full_state;
+    bool had_account;
+    if (!room_account(run, en, full_state, &had_account))
+        return;
+    if (en->type == ENTRY_JOINED && run->ephemeral_done) {
+        en->typing = room_typing_json(run, en->room);
+        en->receipts = room_receipts_json(run, en->room);
+    }
+    bool ephemeral = !str_absent(en->typing) || !str_absent(en->receipts);
+    if (!always && !had_account && !ephemeral && !full_state && !en->events_none && en->events_count == 0)
+        return; /* E1 */
+    en->full_state = full_state;
+    if (!entry_load_timeline(run, en))
+        return;
+    bool account = !str_absent(en->account_events);
+    if (!always && en->timeline_count == 0 && !account && !ephemeral && !full_state)
+        return; /* E2 */
+    if (!entry_load_state(run, en) || !entry_summary(run, en))
+        return;
+    if (en->type == ENTRY_ARCHIVED) {
+        if (always || en->timeline_count || en->state || account)
+            emit(run, en);
+        return;
+    }
+    if (!always && en->timeline_count == 0 && !en->state && !ephemeral && !account)
+        return;
+    if (run->cfg->enable_push && !run_have(run, model_unread(run->m, run->u, en->room, &en->unread)))
+        return;
+    emit(run, en);
+}
+
+void run_entries(struct sync_run *run)
+{
+    for (struct room_entry *en = run->entries; en; en = en->next)
+        do_entry(run, en);
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * Which member events a lazily loading device has been sent lately (sync-v3 4.2): user id -> event id, least recently
+ * set first out, the whole forgotten after a while so that a client that lost its store recovers. Losing it is never
+ * wrong, only more verbose. A run reads the committed cache; what it would set is committed when its answer goes out.
+ */
+#include "sync_int.h"
+
+enum { EXPIRY_MS = 30 * 60 * 1000 };
+
+struct ll_entry {
+    struct str user_id; /* the key; first, so that the table's values can be freed as they are */
+    struct str event_id;
+    struct list lru;
+};
+
+struct str ll_get(struct sync_run *run, struct str user_id)
+{
+    for (size_t i = run->ll.n; i-- > 0;) { /* what this run has set already */
+        if (run->ll.v[i].clear)
+            return STR_ABSENT;
+        if (str_eq(run->ll.v[i].user_id, user_id))
+            return run->ll.v[i].event_id;
+    }
+    if (clock_mono_ms() >= run->d->ll_expires_ms)
+        return STR_ABSENT;
+    struct ll_entry *e = smap_get(&run->d->ll, user_id);
+    return e ? e->event_id : STR_ABSENT;
+}
+
+void ll_clear(struct sync_run *run)
+{
+    vec_push(&run->ll, ((struct ll_update){.d = run->d, .clear = true}));
+}
+
+void ll_set(struct sync_run *run, struct str user_id, struct str event_id)
+{
+    vec_push(&run->ll, ((struct ll_update){.d = run->d, .user_id = user_id, .event_id = event_id}));
+}
+
+static void forget_all(struct device *d)
+{
+    size_t it = 0;
+    for (struct ll_entry *e; (e = smap_next(&d->ll, &it));)
+        free(e);
+    smap_fini(&d->ll);
+    smap_init(&d->ll);
+    list_init(&d->ll_lru);
+    d->ll_expires_ms = clock_mono_ms() + EXPIRY_MS;
+}
+
+static void store(struct device *d, struct str user_id, struct str event_id, size_t max)
+{
+    struct ll_entry *e = xmalloc(sizeof *e + user_id.n + event_id.n + 1);
+    char *p = (char *)(e + 1);
+    memcpy(p, user_id.p, user_id.n);
+    e->user_id = str_n(p, user_id.n);
+    memcpy(p + user_id.n, event_id.p, event_id.n);
+    e->event_id = str_n(p + user_id.n, event_id.n);
+    struct ll_entry *old = smap_put(&d->ll, e->user_id, e);
+    if (old) {
+        list_del(&old->lru);
+        free(old);
+    }
+    list_push(&d->ll_lru, &e->lru);
+    while (smap_count(&d->ll) > max && !list_empty(&d->ll_lru)) {
+        struct ll_entry *first = container_of(d->ll_lru.next, struct ll_entry, lru);
+        list_del(&first->lru);
+        smap_del(&d->ll, first->user_id);
+        free(first);
+    }
+}
+
+void ll_commit(struct sync_run *run)
+{
+    if (!run->d || run->ll.n == 0)
+        return;
+    if (clock_mono_ms() >= run->d->ll_expires_ms)
+        forget_all(run->d);
+    size_t max = (size_t)(100 * run->cfg->cache_global_factor);
+    for (size_t i = 0; i < run->ll.n; i++) {
+        if (run->ll.v[i].clear)
+            forget_all(run->d);
+        else
+            store(run->d, run->ll.v[i].user_id, run->ll.v[i].event_id, max ? max : 1);
+    }
+}

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * The presence section (sync-v3 3.10; Synapse 1.157 handlers/presence.py, PresenceEventSource): whose state changed since the
+ * token, or on an initial sync everybody's who is not offline, among those one shares a room with.
+ */
+#include "sync_int.h"
+
+struct collect {
+    struct sync_run *run;
+    struct smap seen; /* user id -> struct presence, or the run itself for "default offline" */
+    VEC(struct str) users;
+    bool exclude_offline;
+};
+
+static bool room_counts(const struct sync_run *run, const struct room *r)
+{
+    for (size_t i = 0; i < run->cfg->exclude_rooms_from_presence_count; i++) {
+        if (str_eq(run->cfg->exclude_rooms_from_presence[i], r->room_id))
+            return false;
+    }
+    return true;
+}
+
+static bool interested(struct sync_run *run, struct str user_id)
+{
+    if (str_eq(user_id, run->u->user_id))
+        return true;
+    for (size_t i = 0; i < run->joined_count; i++) {
+        struct room *r = run->joined[i];
+        if (!room_counts(run, r) || !run_have(run, model_room_state(run->m, r)))
+            continue;
+        struct member *mb = room_member_get(r, user_id);
+        if (mb && mb->membership == MEMBERSHIP_JOIN)
+            return true;
+    }
+    return false;
+}
+
+static void add_user(struct collect *c, struct str user_id)
+{
+    if (smap_get(&c->seen, user_id))
+        return;
+    struct str id = arena_str(c->run->a, user_id);
+    smap_put(&c->seen, id, c->run);
+    vec_push(&c->users, id);
+}
+
+static void on_changed(void *arg, const struct presence *p)
+{
+    struct collect *c = arg;
+    if (c->exclude_offline && str_eq(p->state, STR("offline")))
+        return;
+    if (interested(c->run, p->user_id))
+        add_user(c, p->user_id);
+}
+
+static void put_presence(struct sync_run *run, struct buf *b, struct str user_id)
+{
+    const struct presence *p = model_presence(run->m, user_id);
+    buf_put(b, b->n ? STR(",{\"type\":\"m.presence\",\"sender\":") : STR("{\"type\":\"m.presence\",\"sender\":"));
+    json_write_str(b, user_id, 0);
+    buf_put(b, STR(",\"content\":{\"presence\":"));
+    json_write_str(b, p ? p->state : STR("offline"), 0);
+    if (p && p->last_active_ts) {
+        buf_put(b, STR(",\"last_active_ago\":"));
+        buf_i64(b, run->wall_ms - p->last_active_ts);
+    }
+    if (p && p->status_msg.n) {
+        buf_put(b, STR(",\"status_msg\":"));
+        json_write_str(b, p->status_msg, 0);
+    }
+    if (p && str_eq(p->state, STR("online"))) {
+        buf_put(b, STR(",\"currently_active\":"));
+        buf_put(b, p->currently_active ? STR("true") : STR("false"));
+    }
+    buf_put(b, STR("}}"));
+}
+
+/* Those who have just come into view: members of rooms newly joined, users newly joined. Default offline too. */
+static void add_newcomers(struct collect *c)
+{
+    struct sync_run *run = c->run;
+    for (size_t i = 0; i < run->newly_joined_rooms.v.n; i++) {
+        struct room *r = model_room(run->m, run->newly_joined_rooms.v.v[i]);
+        if (!run_is_joined(run, r->room_id) || !run_have(run, model_room_state(run->m, r)))
+            continue;
+        size_t it = 0;
+        for (struct member *mb; (mb = smap_next(&r->members, &it));) {
+            if (mb->membership == MEMBERSHIP_JOIN && !str_eq(mb->user_id, run->u->user_id))
+                add_user(c, mb->user_id);
+        }
+    }
+    for (size_t i = 0; i < run->newly_joined_users.v.n; i++) {
+        if (!str_eq(run->newly_joined_users.v.v[i], run->u->user_id))
+            add_user(c, run->newly_joined_users.v.v[i]);
+    }
+}
+
+static void collect_presence(struct collect *c)
+{
+    struct sync_run *run = c->run;
+    bool full = !run->has_since || run->full_state;
+    bool exclude_offline = full && !run->cfg->presence.include_offline_users_on_sync;
+    if (!full) {
+        if (!run_have(run, model_full_presence(run->m, run->u)))
+            return;
+        if (run->u->full_presence_stream >= 0 && run->u->full_presence_stream >= run->since.presence)
+            full = exclude_offline = true;
+        else if (run->since.presence == run->now.presence)
+            return;
+    }
+    c->exclude_offline = exclude_offline;
+    if (full || !model_presence_changed(run->m, run->since.presence, on_changed, c))
+        model_presence_each(run->m, on_changed, c);
+}
+
+void run_presence(struct sync_run *run)
+{
+    bool blocked = filter_blocks_section(&run->f->presence, false);
+    bool wanted = run->cfg->presence.enabled || (run->has_since && run->since.presence < run->now.presence);
+    if (!wanted || blocked)
+        return;
+    struct collect c = {.run = run};
+    smap_init(&c.seen);
+    collect_presence(&c);
+    add_newcomers(&c);
+    struct buf b;
+    buf_init(&b, 256 << 20);
+    for (size_t i = 0; i < c.users.n && !run->lack; i++) {
+        if (filter_match_presence(run->f, c.users.v[i]))
+            put_presence(run, &b, c.users.v[i]);
+    }
+    if (b.n)
+        run->presence_events = arena_str(run->a, buf_str(&b));
+    buf_fini(&b);
+    smap_fini(&c.seen);
+    vec_free(&c.users);
+}

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * One run of the sync computation, section by section in Synapse's order (sync-v3 3.2), and the envelope.
+ */
+#include "sync_int.h"
+
+void user_set_init(struct user_set *s)
+{
+    smap_init(&s->map);
+    s->v.v = NULL;
+    s->v.n = s->v.cap = 0;
+}
+
+void user_set_fini(struct user_set *s)
+{
+    smap_fini(&s->map);
+    vec_free(&s->v);
+}
+
+void user_set_add(struct user_set *s, struct str id)
+{
+    if (smap_get(&s->map, id))
+        return;
+    smap_put(&s->map, id, (void *)(uintptr_t)id.p);
+    vec_push(&s->v, id);
+}
+
+void user_set_del(struct user_set *s, struct str id)
+{
+    if (!smap_del(&s->map, id))
+        return;
+    for (size_t i = 0; i < s->v.n; i++) {
+        if (str_eq(s->v.v[i], id)) {
+            memmove(&s->v.v[i], &s->v.v[i + 1], (s->v.n - 1 - i) * sizeof id);
+            s->v.n--;
+            return;
+        }
+    }
+}
+
+bool user_set_has(const struct user_set *s, struct str id)
+{
+    return smap_get(&s->map, id) != NULL;
+}
+
+/* ---- global account data -------------------------------------------------------------------------------------------------- */
+
+static bool account_matches(struct sync_run *run, struct str type)
+{
+    struct filter_item it = {.type = type};
+    return filter_match(&run->f->account_data, &it);
+}
+
+static void put_datum(struct buf *b, struct str type, struct str content)
+{
+    buf_put(b, b->n ? STR(",{\"type\":") : STR("{\"type\":"));
+    json_write_str(b, type, 0);
+    buf_put(b, STR(",\"content\":"));
+    buf_put(b, content);
+    buf_putc(b, '}');
+}
+
+static void run_account_data(struct sync_run *run)
+{
+    if (filter_blocks_section(&run->f->account_data, false))
+        return;
+    struct user *u = run->u;
+    bool ok = run_have(run, model_account_data(run->m, u));
+    ok &= run_have(run, model_push_rules(run->m, u));
+    if (!ok)
+        return;
+    bool all = !run->has_since || run->full_state;
+    struct buf b;
+    buf_init(&b, 64 << 20);
+    size_t it = 0;
+    for (struct account_datum *d; (all || u->ad_last > run->since.account_data) && (d = smap_next(&u->account_data, &it));) {
+        if ((all || d->stream > run->since.account_data) && !str_eq(d->type, STR("m.push_rules")) && account_matches(run, d->type))
+            put_datum(&b, d->type, d->content);
+    }
+    if ((all || u->push_rules_stream > run->since.push_rules) && u->push_rules && account_matches(run, STR("m.push_rules")))
+        put_datum(&b, STR("m.push_rules"), blob_str(u->push_rules));
+    if (b.n)
+        run->account_events = arena_str(run->a, buf_str(&b));
+    buf_fini(&b);
+}
+
+/* ---- the envelope ------------------------------------------------------------------------------------------------------------ */
+
+static void put_user_list(struct sync_run *run, struct rope *out, const struct user_set *s)
+{
+    for (size_t i = 0; i < s->v.n; i++) {
+        rope_put(out, i ? STR(",") : STR("["));
+        rope_json_str(run, out, s->v.v[i]);
+    }
+    rope_put(out, STR("]"));
+}
+
+static void put_to_device(struct sync_run *run, struct rope *out)
+{
+    int64_t since = run->has_since ? run->since.to_device : 0;
+    rope_put(out, STR(",\"to_device\":{\"events\":["));
+    size_t n = 0;
+    for (size_t i = 0; i < run->d->td.n && n < run->to_device_count; i++) {
+        if (run->d->td.v[i].stream <= since)
+            continue;
+        if (n++)
+            rope_put(out, STR(","));
+        rope_blob(out, run->d->td.v[i].json);
+    }
+    rope_put(out, STR("]}"));
+}
+
+static void put_keys(struct sync_run *run, struct rope *out)
+{
+    rope_put(out, STR(",\"device_one_time_keys_count\":"));
+    if (run->d && run->d->otk_json)
+        rope_blob(out, run->d->otk_json);
+    else
+        rope_put(out, STR("{}"));
+    rope_put(out, STR(",\"device_unused_fallback_key_types\":"));
+    if (run->d && run->d->fallback_json)
+        rope_blob(out, run->d->fallback_json);
+    else
+        rope_put(out, STR("[]"));
+}
+
+static void put_events(struct rope *out, struct str name, struct str events)
+{
+    if (str_absent(events))
+        return;
+    rope_put(out, STR(",\""));
+    rope_put(out, name);
+    rope_put(out, STR("\":{\"events\":["));
+    rope_put(out, events);
+    rope_put(out, STR("]}"));
+}
+
+static void put_envelope(struct sync_run *run, struct rope *out, const struct stream_token *next)
+{
+    rope_put(out, STR("{\"next_batch\":\""));
+    rope_put(out, render_token(run, next));
+    rope_put(out, STR("\""));
+    put_events(out, STR("account_data"), run->account_events);
+    put_events(out, STR("presence"), run->presence_events);
+    if (run->to_device_count)
+        put_to_device(run, out);
+    if (run->changed.v.n || run->left.v.n) {
+        rope_put(out, STR(",\"device_lists\":{"));
+        if (run->changed.v.n) {
+            rope_put(out, STR("\"changed\":"));
+            put_user_list(run, out, &run->changed);
+        }
+        if (run->left.v.n) {
+            rope_put(out, run->changed.v.n ? STR(",\"left\":") : STR("\"left\":"));
+            put_user_list(run, out, &run->left);
+        }
+        rope_put(out, STR("}"));
+    }
+    put_keys(run, out);
+    if (run->emitted || run->invites || run->knocks)
+        render_rooms(run, out);
+    rope_put(out, STR("}"));
+}
+
+void sync_render_empty(struct sync_run *run, const struct stream_token *next, struct rope *out)
+{
+    put_envelope(run, out, next);
+}
+
+static void run_init(struct sync_run *run)
+{
+    smap_init(&run->joined_set);
+    run->entries_tail = &run->entries;
+    run->invites_tail = &run->invites;
+    run->knocks_tail = &run->knocks;
+    run->emitted_tail = &run->emitted;
+    user_set_init(&run->newly_joined_rooms);
+    user_set_init(&run->newly_left_rooms);
+    user_set_init(&run->newly_joined_users);
+    user_set_init(&run->newly_left_users);
+    user_set_init(&run->changed);
+    user_set_init(&run->left);
+    run->now = *model_now(run->m);
+    run->wall_ms = clock_wall_ms();
+}
+
+void sync_run_fini(struct sync_run *run)
+{
+    smap_fini(&run->joined_set);
+    user_set_fini(&run->newly_joined_rooms);
+    user_set_fini(&run->newly_left_rooms);
+    user_set_fini(&run->newly_joined_users);
+    user_set_fini(&run->newly_left_users);
+    user_set_fini(&run->changed);
+    user_set_fini(&run->left);
+    for (size_t i = 0; i < run->pruned.n; i++)
+        event_free(&run->pruned.v[i]);
+    vec_free(&run->pruned);
+    vec_free(&run->ll);
+}
+
+static bool nonempty(const struct sync_run *run)
+{
+    return !str_absent(run->account_events) || !str_absent(run->presence_events) || run->to_device_count || run->changed.v.n || run->left.v.n ||
+           run->emitted || run->invites || run->knocks;
+}
+
+enum run_result sync_run(struct sync_run *run, struct rope *out, struct stream_token *next)
+{
+    metric_add(M_sync_computes, 1);
+    run_init(run);
+    run_account_data(run);
+    /* With all rooms blocked an initial sync needs them only for presence (sync-v3 8.4). */
+    bool presence = run->cfg->presence.enabled && !filter_blocks_section(&run->f->presence, false);
+    if (!filter_blocks_all_rooms(run->f) || presence || run->has_since) {
+        run_rooms(run);
+        if (!run->ahead) {
+            run_entries(run);
+            run_user_changes(run);
+            run_presence(run);
+            run_device_lists(run);
+        }
+    }
+    run_to_device(run);
+    render_events_prepare(run);
+    if (run->lack || run->ahead)
+        return RUN_LACK;
+    *next = run->now;
+    put_envelope(run, out, next);
+    ll_commit(run);
+    return nonempty(run) ? RUN_DONE : RUN_EMPTY;
+}

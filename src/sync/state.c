@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * The state section: what a client must know besides the timeline (sync-v3 section 4; Synapse 1.157 handlers/sync.py,
+ * compute_state_delta). Sets of event ids from up to three positions are combined; in the ordinary case, a timeline
+ * that goes on where the client stands, the answer is known to be empty without looking at any state.
+ */
+#include "sync_int.h"
+
+static const struct str MEMBER = {"m.room.member", 13};
+
+bool state_ref_after(struct sync_run *run, struct room *room, struct event *ev, struct evrec *rec, struct state_ref *out)
+{
+    *out = (struct state_ref){.none = ev->state_group == 0, .last = ev, .last_rec = rec};
+    if (!out->none)
+        out->g = model_sg(run->m, room, ev->state_group);
+    return true;
+}
+
+bool state_ref_at(struct sync_run *run, struct room *room, const struct mpos *at, struct state_ref *out)
+{
+    struct tl_entry e;
+    struct event *ev;
+    *out = (struct state_ref){.none = true};
+    enum have h = model_last_event(run->m, room, at, &e);
+    if (h == ABSENT)
+        return true;
+    if (h == HAVE)
+        h = model_event_raw(run->m, e.rec, &ev);
+    if (h == LACK) {
+        run->lack = true;
+        return false;
+    }
+    if (h == ABSENT)
+        return true;
+    return state_ref_after(run, room, ev, e.rec, out);
+}
+
+/* A state event's own key is what it says, even where state resolution left it out of its group. */
+static bool is_own_key(const struct state_ref *ref, struct str type, struct str key)
+{
+    return ref->last && !str_absent(ref->last->state_key) && !ref->last->rejected && str_eq(ref->last->type, type) && str_eq(ref->last->state_key, key);
+}
+
+enum have state_ref_get(struct sync_run *run, const struct state_ref *ref, struct str type, struct str key, struct evrec **out)
+{
+    *out = NULL;
+    if (is_own_key(ref, type, key)) {
+        *out = ref->last_rec;
+        return HAVE;
+    }
+    if (ref->none)
+        return ABSENT;
+    return model_sg_get(run->m, ref->g, type, key, out);
+}
+
+enum have run_member_event(struct sync_run *run, struct evrec *rec, struct str user_id, struct room *room, enum membership *ms)
+{
+    if (room->state_load == LOAD_DONE) {
+        struct member *mb = room_member_get(room, user_id);
+        if (mb && mb->rec == rec) {
+            *ms = mb->membership;
+            return HAVE;
+        }
+    }
+    struct event *ev;
+    enum have h = model_event_raw(run->m, rec, &ev);
+    *ms = h == HAVE ? ev->membership : MEMBERSHIP_NONE;
+    if (h == LACK)
+        run->lack = true;
+    return h;
+}
+
+/* ---- sets of event ids ----------------------------------------------------------------------------------------------------- */
+
+struct id_set {
+    struct sync_run *run;
+    struct smap by_id;  /* event id -> struct state_item */
+    bool members_only;
+};
+
+static void set_init(struct id_set *s, struct sync_run *run)
+{
+    *s = (struct id_set){.run = run};
+    smap_init(&s->by_id);
+}
+
+static void set_add(void *arg, struct str type, struct str key, struct evrec *rec)
+{
+    struct id_set *s = arg;
+    if (s->members_only && !str_eq(type, MEMBER))
+        return;
+    if (smap_get(&s->by_id, rec->id))
+        return;
+    struct state_item *it = ARENA_NEW(s->run->a, struct state_item);
+    it->type = type;
+    it->key = key;
+    it->rec = rec;
+    smap_put(&s->by_id, rec->id, it);
+}
+
+static void set_remove(struct id_set *s, const struct id_set *from)
+{
+    size_t it = 0;
+    for (struct state_item *x; (x = smap_next(&from->by_id, &it));)
+        smap_del(&s->by_id, x->rec->id);
+}
+
+/* What of a state is asked for: everything, or all non-members and some members. */
+struct state_filter {
+    bool all;
+    const struct user_set *members;
+};
+
+static bool set_fill(struct id_set *s, const struct state_ref *ref, const struct state_filter *f)
+{
+    struct sync_run *run = s->run;
+    if (ref->last && !str_absent(ref->last->state_key) && !ref->last->rejected)
+        set_add(s, ref->last->type, ref->last->state_key, ref->last_rec);
+    if (ref->none)
+        return true;
+    struct id_set raw;
+    set_init(&raw, run);
+    bool ok = run_have(run, model_sg_each(run->m, ref->g, f->all, set_add, &raw));
+    for (size_t i = 0; !f->all && i < f->members->v.n; i++) {
+        struct evrec *rec;
+        enum have h = model_sg_get(run->m, ref->g, MEMBER, f->members->v.v[i], &rec);
+        if (h == LACK) {
+            run->lack = true;
+            ok = false;
+        } else if (h == HAVE) {
+            set_add(&raw, MEMBER, f->members->v.v[i], rec);
+        }
+    }
+    size_t it = 0;
+    for (struct state_item *x; ok && (x = smap_next(&raw.by_id, &it));) {
+        if (!is_own_key(ref, x->type, x->key))
+            set_add(s, x->type, x->key, x->rec);
+    }
+    smap_fini(&raw.by_id);
+    return ok;
+}
+
+/* Only the wanted members, for a linear timeline. */
+static bool set_fill_members(struct id_set *s, const struct state_ref *ref, const struct user_set *members)
+{
+    bool ok = true;
+    for (size_t i = 0; i < members->v.n; i++) {
+        struct evrec *rec;
+        enum have h = state_ref_get(s->run, ref, MEMBER, members->v.v[i], &rec);
+        if (h == LACK) {
+            s->run->lack = true;
+            ok = false;
+        } else if (h == HAVE) {
+            set_add(s, MEMBER, members->v.v[i], rec);
+        }
+    }
+    return ok;
+}
+
+/* ---- the two ways ------------------------------------------------------------------------------------------------------------ */
+
+struct wanted {
+    struct room_entry *en;
+    bool lazy;
+    struct user_set members;   /* senders of the timeline whose membership is not in it already */
+    struct id_set contains;    /* state events of the timeline, last per key */
+    struct id_set result;
+};
+
+static bool combine(struct wanted *w, const struct state_ref *start, const struct state_ref *end, const struct state_ref *prev, const struct state_filter *f, const struct state_filter *g)
+{
+    struct sync_run *run = w->result.run;
+    struct id_set s_start, s_end, s_prev;
+    set_init(&s_start, run);
+    set_init(&s_end, run);
+    set_init(&s_prev, run);
+    bool ok = set_fill(&s_start, start, f);
+    ok &= set_fill(&s_end, end, g);
+    if (prev)
+        ok &= set_fill(&s_prev, prev, g);
+    if (ok) {
+        size_t it = 0;
+        if (w->lazy) { /* members of start are always offered; the cache drops what the client has */
+            for (struct state_item *x; (x = smap_next(&s_start.by_id, &it));) {
+                if (str_eq(x->type, MEMBER))
+                    smap_del(&s_prev.by_id, x->rec->id);
+            }
+        }
+        it = 0;
+        for (struct state_item *x; (x = smap_next(&s_end.by_id, &it));)
+            set_add(&w->result, x->type, x->key, x->rec);
+        it = 0;
+        for (struct state_item *x; (x = smap_next(&s_start.by_id, &it));)
+            set_add(&w->result, x->type, x->key, x->rec);
+        set_remove(&w->result, &s_prev);
+        set_remove(&w->result, &w->contains);
+    }
+    smap_fini(&s_start.by_id);
+    smap_fini(&s_end.by_id);
+    smap_fini(&s_prev.by_id);
+    return ok;
+}
+
+static bool start_of(struct wanted *w, const struct state_ref *end, struct state_ref *start)
+{
+    struct room_entry *en = w->en;
+    if (en->timeline_count == 0) {
+        *start = *end;
+        return true;
+    }
+    return state_ref_after(w->result.run, en->room, en->timeline[0].ev, en->timeline[0].e.rec, start);
+}
+
+static bool full(struct wanted *w)
+{
+    struct sync_run *run = w->result.run;
+    struct state_filter f = {!w->lazy, &w->members};
+    if (w->lazy)
+        user_set_add(&w->members, run->u->user_id);
+    struct state_ref start, end;
+    if (!state_ref_at(run, w->en->room, &w->en->end.room, &end) || !start_of(w, &end, &start))
+        return false;
+    return combine(w, &start, &end, NULL, &f, &f);
+}
+
+/* Does the timeline follow, event by event, on the last one before since? */
+static bool is_linear(struct wanted *w, bool *linear)
+{
+    struct room_entry *en = w->en;
+    *linear = true;
+    if (en->timeline_count == 0)
+        return true;
+    struct tl_entry last;
+    enum have h = model_last_event(w->result.run->m, en->room, &en->since.room, &last);
+    if (h == LACK) {
+        w->result.run->lack = true;
+        return false;
+    }
+    struct str prev = h == HAVE ? last.rec->id : STR_ABSENT;
+    for (size_t i = 0; i < en->timeline_count && *linear; i++) {
+        const struct event *ev = en->timeline[i].ev;
+        *linear = ev->prev_events_count == 1 && !str_absent(prev) && str_eq(ev->prev_events[0], prev);
+        prev = ev->event_id;
+    }
+    return true;
+}
+
+static bool incremental(struct wanted *w)
+{
+    struct sync_run *run = w->result.run;
+    struct room_entry *en = w->en;
+    bool linear;
+    if (!is_linear(w, &linear))
+        return false;
+    if (linear && !en->limited) {
+        if (!w->lazy || w->members.v.n == 0 || en->timeline_count == 0)
+            return true;
+        struct state_ref start;
+        return state_ref_after(run, en->room, en->timeline[0].ev, en->timeline[0].e.rec, &start) && set_fill_members(&w->result, &start, &w->members);
+    }
+    struct state_filter f = {!w->lazy, &w->members}, everything = {true, NULL};
+    struct state_ref start, end, prev;
+    bool ok = state_ref_at(run, en->room, &en->end.room, &end);
+    ok &= state_ref_at(run, en->room, &en->since.room, &prev);
+    if (!ok || !start_of(w, &end, &start))
+        return false;
+    return combine(w, &start, &end, &prev, &f, en->limited ? &everything : &f);
+}
+
+/* ---- the section --------------------------------------------------------------------------------------------------------------- */
+
+static void scan_timeline(struct wanted *w)
+{
+    struct room_entry *en = w->en;
+    struct smap own; /* members whose event stands in the timeline before */
+    smap_init(&own);
+    struct smap by_key;
+    smap_init(&by_key);
+    for (size_t i = 0; i < en->timeline_count; i++) {
+        const struct tl_ev *t = &en->timeline[i];
+        if (w->lazy && !smap_get(&own, t->ev->sender))
+            user_set_add(&w->members, t->ev->sender);
+        if (str_absent(t->ev->state_key))
+            continue;
+        if (str_eq(t->ev->type, MEMBER))
+            smap_put(&own, t->ev->state_key, t->ev);
+        struct str key = arena_printf(w->result.run->a, "%.*s/%.*s", STR_ARG(t->ev->type), STR_ARG(t->ev->state_key));
+        struct tl_ev *old = smap_put(&by_key, key, en->timeline + i);
+        if (old)
+            smap_del(&w->contains.by_id, old->e.rec->id);
+        set_add(&w->contains, t->ev->type, t->ev->state_key, t->e.rec);
+    }
+    smap_fini(&own);
+    smap_fini(&by_key);
+}
+
+/* Drops what the client has been sent before, remembers what it is sent now. */
+static void apply_ll_cache(struct wanted *w)
+{
+    struct sync_run *run = w->result.run;
+    if (!w->lazy || run->f->include_redundant_members || !run->d)
+        return;
+    size_t it = 0;
+    if (!w->en->has_since) {
+        ll_clear(run);
+    } else {
+        for (struct state_item *x; (x = smap_next(&w->result.by_id, &it));) {
+            if (str_eq(x->type, MEMBER) && str_eq(ll_get(run, x->key), x->rec->id))
+                smap_del(&w->result.by_id, x->rec->id);
+        }
+    }
+    it = 0;
+    for (struct state_item *x; (x = smap_next(&w->result.by_id, &it));) {
+        if (str_eq(x->type, MEMBER))
+            ll_set(run, x->key, x->rec->id);
+    }
+    it = 0;
+    for (struct state_item *x; (x = smap_next(&w->contains.by_id, &it));) {
+        if (str_eq(x->type, MEMBER))
+            ll_set(run, x->key, x->rec->id);
+    }
+}
+
+static bool load_items(struct wanted *w)
+{
+    struct sync_run *run = w->result.run;
+    struct room_entry *en = w->en;
+    bool ok = true;
+    size_t it = 0;
+    for (struct state_item *x; (x = smap_next(&w->result.by_id, &it));) {
+        enum have h = model_event(run->m, x->rec, &x->ev);
+        if (h == LACK) {
+            run->lack = true;
+            ok = false;
+        }
+        if (h != HAVE || str_eq(x->ev->type, STR("m.room.aliases")) || !filter_match_event(run->f, &run->f->state, x->ev))
+            continue;
+        x->next = en->state;
+        en->state = x;
+        en->state_count++;
+    }
+    return ok;
+}
+
+bool entry_load_state(struct sync_run *run, struct room_entry *en)
+{
+    if (en->out_of_band)
+        return true;
+    struct wanted w = {.en = en, .lazy = run->f->lazy_load_members};
+    user_set_init(&w.members);
+    set_init(&w.contains, run);
+    set_init(&w.result, run);
+    scan_timeline(&w);
+    bool ok = en->full_state || !en->has_since ? full(&w) : incremental(&w);
+    if (ok) {
+        apply_ll_cache(&w);
+        ok = load_items(&w);
+    }
+    user_set_fini(&w.members);
+    smap_fini(&w.contains.by_id);
+    smap_fini(&w.result.by_id);
+    return ok;
+}

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+#ifndef CHAPPE_SYNC_INT_H
+#define CHAPPE_SYNC_INT_H
+/*
+ * Private to src/sync: one run of the computation, and what its files ask of each other.
+ *
+ * A run is a pure function of the model and the request (design D3): it notes what it lacks and goes on; when it lacked
+ * anything its result is thrown away and it is run again after the loads. Everything it builds lives in its arena; events
+ * and rooms are borrowed from the model, which does not move while a run is under way. Side effects (acknowledging to-device
+ * messages, the lazy-loading cache) are collected and committed only by a run that lacked nothing.
+ */
+#include "chappe/auth.h"
+#include "chappe/clock.h"
+#include "chappe/json.h"
+#include "chappe/log.h"
+#include "chappe/metrics.h"
+#include "chappe/model.h"
+#include "chappe/sync.h"
+#include <stdlib.h>
+
+/* An event chosen for a timeline. */
+struct tl_ev {
+    struct tl_entry e;
+    struct event *ev;
+    struct event *pruned;      /* the erased-sender form, shown instead; freed with the run */
+    struct str membership;     /* of the reader, at the event */
+};
+struct state_item {
+    struct str type, key;
+    struct evrec *rec;
+    struct event *ev;          /* once loaded and filtered */
+    struct state_item *next;
+};
+/* State at a position: after the last event at or before it. none: there is no such event. */
+struct state_ref {
+    bool none;
+    struct sg *g;
+    struct event *last;
+    struct evrec *last_rec;
+};
+
+enum entry_type { ENTRY_JOINED, ENTRY_ARCHIVED };
+struct room_entry {
+    struct room *room;
+    enum entry_type type;
+    bool newly_joined, full_state, out_of_band;
+    bool events_none;                /* not known: load the timeline from upto */
+    struct tl_entry *events;         /* ascending */
+    size_t events_count;
+    bool has_since;
+    struct stream_token since, upto, end;
+    /* results */
+    struct tl_ev *timeline;
+    size_t timeline_count;
+    bool limited;
+    struct stream_token prev_batch;
+    struct state_item *state;        /* loaded and filtered */
+    size_t state_count;
+    bool summary_null, summary_given, summary_heroes;
+    int64_t joined_count, invited_count;
+    struct str *heroes;
+    size_t heroes_count;
+    struct str typing, receipts;     /* whole events as JSON text; absent: none */
+    struct str account_events;       /* members of the events array */
+    struct unread *unread;
+    struct room_entry *next;
+};
+struct stripped_entry { /* invite, knock */
+    struct room *room;
+    struct event *ev;
+    struct stripped_entry *next;
+};
+struct user_set { /* of user ids, in order of addition */
+    struct smap map;
+    VEC(struct str) v;
+};
+
+struct ll_update {
+    struct device *d;
+    bool clear;
+    struct str user_id, event_id;
+};
+
+struct sync_run {
+    struct model *m;
+    const struct config *cfg;
+    struct user *u;
+    struct device *d; /* NULL: no device */
+    struct requester *rq;
+    struct filter *f;
+    bool has_since, full_state;
+    struct stream_token since, now;
+    int64_t wall_ms;
+    struct arena *a;
+
+    bool lack;   /* something is not in memory yet */
+    bool ahead;  /* a row read from the database is newer than the replication seen: wait for that */
+
+    /* rooms */
+    struct room **joined;
+    size_t joined_count;
+    struct smap joined_set;
+    struct room_entry *entries, **entries_tail;
+    struct stripped_entry *invites, **invites_tail, *knocks, **knocks_tail;
+    struct user_set newly_joined_rooms, newly_left_rooms; /* of room ids */
+    struct room_entry *emitted, **emitted_tail;
+    size_t emitted_joined, emitted_archived;
+    bool ephemeral_done;
+
+    struct str account_events, presence_events;
+    size_t to_device_count;
+    struct user_set newly_joined_users, newly_left_users;
+    struct user_set changed, left;
+
+    VEC(struct ll_update) ll;
+    VEC(struct event *) pruned;
+};
+
+/* run.c */
+enum run_result { RUN_LACK, RUN_EMPTY, RUN_DONE };
+/* One run. RUN_LACK: model_load, then again (or, run.ahead, when the feed has moved). Otherwise the response body is in out
+ * and *next is its next_batch. */
+enum run_result sync_run(struct sync_run *run, struct rope *out, struct stream_token *next);
+void sync_run_fini(struct sync_run *run);
+/* An answer with nothing in it: next_batch and key counts (which must be in memory). */
+void sync_render_empty(struct sync_run *run, const struct stream_token *next, struct rope *out);
+
+static inline bool run_have(struct sync_run *run, enum have h)
+{
+    if (h == LACK)
+        run->lack = true;
+    return h == HAVE;
+}
+static inline const struct mpos *run_since_room(const struct sync_run *run) { return &run->since.room; }
+
+void user_set_init(struct user_set *s);
+void user_set_fini(struct user_set *s);
+void user_set_add(struct user_set *s, struct str id);
+void user_set_del(struct user_set *s, struct str id);
+bool user_set_has(const struct user_set *s, struct str id);
+
+/* rooms.c */
+void run_rooms(struct sync_run *run);
+bool run_is_joined(const struct sync_run *run, struct str room_id);
+bool run_shares_room(struct sync_run *run, struct str user_id); /* with any joined room; may lack */
+
+/* timeline.c */
+bool entry_load_timeline(struct sync_run *run, struct room_entry *en); /* false: lacks */
+
+/* visibility.c: drops what the reader may not see, in place; false: lacks */
+bool visibility_filter(struct sync_run *run, struct room *room, struct tl_ev *v, size_t *n);
+
+/* state.c */
+bool state_ref_at(struct sync_run *run, struct room *room, const struct mpos *at, struct state_ref *out);
+bool state_ref_after(struct sync_run *run, struct room *room, struct event *ev, struct evrec *rec, struct state_ref *out);
+enum have state_ref_get(struct sync_run *run, const struct state_ref *ref, struct str type, struct str key, struct evrec **out);
+bool entry_load_state(struct sync_run *run, struct room_entry *en);
+enum have run_member_event(struct sync_run *run, struct evrec *rec, struct str user_id, struct room *room, enum membership *ms);
+
+/* entry.c */
+void run_entries(struct sync_run *run); /* from entries to emitted */
+bool entry_summary(struct sync_run *run, struct room_entry *en);
+
+/* ephemeral.c */
+struct str room_typing_json(struct sync_run *run, struct room *r);
+struct str room_receipts_json(struct sync_run *run, struct room *r);
+
+/* presence.c, devices.c */
+void run_presence(struct sync_run *run);
+void run_user_changes(struct sync_run *run);
+void run_device_lists(struct sync_run *run);
+void run_to_device(struct sync_run *run);
+
+/* ll.c: the lazy-loading cache of a device (sync-v3 4.2) */
+struct str ll_get(struct sync_run *run, struct str user_id);
+void ll_clear(struct sync_run *run);
+void ll_set(struct sync_run *run, struct str user_id, struct str event_id);
+void ll_commit(struct sync_run *run);
+
+/* render.c */
+bool run_event_extra(struct sync_run *run, struct event *ev, bool timeline, struct str membership, struct event_extra *x); /* false: lacks */
+void render_events_prepare(struct sync_run *run);
+void render_rooms(struct sync_run *run, struct rope *out);
+void render_event(struct sync_run *run, struct event *ev, bool timeline, bool fields, struct str membership, struct rope *out);
+struct str render_token(struct sync_run *run, const struct stream_token *t);
+void rope_json_str(struct sync_run *run, struct rope *out, struct str s);
+#endif

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * May this reader see this event? The security boundary (sync-v3 section 6; Synapse 1.157 visibility.py,
+ * filter_events_for_client). Decided from the state after the event, from the reader's membership in it, from what the
+ * reader ignores and who was erased. What cannot be decided from memory is wanted, never guessed.
+ */
+#include "sync_int.h"
+
+enum history { HISTORY_WORLD_READABLE, HISTORY_SHARED, HISTORY_INVITED, HISTORY_JOINED };
+
+static enum history history_parse(struct str s)
+{
+    if (str_eq(s, STR("world_readable")))
+        return HISTORY_WORLD_READABLE;
+    if (str_eq(s, STR("invited")))
+        return HISTORY_INVITED;
+    if (str_eq(s, STR("joined")))
+        return HISTORY_JOINED;
+    return HISTORY_SHARED; /* missing and odd values too */
+}
+
+/* The event that ev replaced in the state; ABSENT when there is none or it cannot be had. */
+static enum have replaced(struct sync_run *run, const struct event *ev, struct event **out)
+{
+    *out = NULL;
+    if (str_absent(ev->replaces_state))
+        return ABSENT;
+    return model_event(run->m, model_rec(run->m, ev->replaces_state), out);
+}
+
+/* Effective history visibility at ev. false: lacks. */
+static bool history_at(struct sync_run *run, const struct state_ref *after, struct event *ev, enum history *out)
+{
+    struct evrec *rec;
+    struct event *hv, *before;
+    *out = HISTORY_SHARED;
+    enum have h = state_ref_get(run, after, STR("m.room.history_visibility"), STR(""), &rec);
+    if (h == HAVE) {
+        h = model_event(run->m, rec, &hv);
+        if (h == HAVE)
+            *out = history_parse(hv->history_visibility);
+    }
+    if (h == LACK) {
+        run->lack = true;
+        return false;
+    }
+    if (!str_eq(ev->type, STR("m.room.history_visibility")) || !str_eq(ev->state_key, STR("")))
+        return true;
+    /* A change of visibility is seen by whoever could see under either rule. */
+    h = replaced(run, ev, &before);
+    if (h == LACK) {
+        run->lack = true;
+        return false;
+    }
+    enum history prev = h == HAVE ? history_parse(before->history_visibility) : HISTORY_SHARED;
+    if (prev < *out)
+        *out = prev;
+    return true;
+}
+
+/* Order of "more joined": join, invite, knock, leave, ban; unknown counts as leave. */
+static int joinedness(enum membership ms)
+{
+    switch (ms) {
+    case MEMBERSHIP_JOIN: return 0;
+    case MEMBERSHIP_INVITE: return 1;
+    case MEMBERSHIP_KNOCK: return 2;
+    case MEMBERSHIP_BAN: return 4;
+    case MEMBERSHIP_NONE:
+    case MEMBERSHIP_LEAVE: break;
+    }
+    return 3;
+}
+
+/* Membership of the reader in the state after ev, or none. */
+static bool membership_after(struct sync_run *run, struct room *room, const struct state_ref *after, enum membership *ms)
+{
+    struct evrec *rec;
+    *ms = MEMBERSHIP_NONE;
+    enum have h = state_ref_get(run, after, STR("m.room.member"), run->u->user_id, &rec);
+    if (h == HAVE)
+        h = run_member_event(run, rec, run->u->user_id, room, ms);
+    if (h == LACK)
+        run->lack = true;
+    return h != LACK;
+}
+
+struct verdict {
+    bool show, prune, lack;
+    enum membership ms;
+};
+
+/* Rules 5 to 8 with the membership known. own: ev is the reader's own member event. */
+static void decide_membership(struct sync_run *run, struct event *ev, enum history hv, enum membership effective, bool always, struct verdict *v)
+{
+    bool erased = model_erased(run->m, ev->sender);
+    if (!erased && (hv == HISTORY_SHARED || hv == HISTORY_WORLD_READABLE)) {
+        v->show = true;
+        return;
+    }
+    bool joined = effective == MEMBERSHIP_JOIN;
+    bool allowed = always || joined || (hv == HISTORY_INVITED && effective == MEMBERSHIP_INVITE) || hv == HISTORY_SHARED || hv == HISTORY_WORLD_READABLE;
+    v->show = allowed;
+    v->prune = allowed && erased && !joined;
+}
+
+static bool call_invite_hidden(struct sync_run *run, const struct state_ref *after, bool *hidden)
+{
+    struct evrec *rec;
+    struct event *rules;
+    *hidden = false;
+    enum have h = state_ref_get(run, after, STR("m.room.join_rules"), STR(""), &rec);
+    if (h == HAVE)
+        h = model_event(run->m, rec, &rules);
+    if (h == HAVE)
+        *hidden = str_eq(rules->join_rule, STR("public"));
+    if (h == LACK)
+        run->lack = true;
+    return h != LACK;
+}
+
+static struct verdict judge(struct sync_run *run, struct room *room, struct tl_ev *t)
+{
+    struct event *ev = t->ev;
+    struct verdict v = {.ms = MEMBERSHIP_NONE};
+    bool state = !str_absent(ev->state_key);
+    bool own = state && str_eq(ev->type, STR("m.room.member")) && str_eq(ev->state_key, run->u->user_id);
+    /* 1, 2: never shown, whatever the membership */
+    if (ev->soft_failed || str_eq(ev->type, STR("org.matrix.dummy_event")) || str_eq(ev->type, STR("m.room.aliases")))
+        return v;
+    if (!state && smap_get(&run->u->ignored, ev->sender))
+        return v;
+    if (!run_have(run, model_room_state(run->m, room))) {
+        v.lack = true;
+        return v;
+    }
+    if (ev->outlier) { /* 4: an out-of-band membership of the reader itself */
+        v.show = own;
+        v.ms = own ? ev->membership : MEMBERSHIP_NONE;
+        return v;
+    }
+    struct state_ref after;
+    enum history hv;
+    enum membership ms;
+    if (!state_ref_after(run, room, ev, t->e.rec, &after) || !history_at(run, &after, ev, &hv) || !membership_after(run, room, &after, &ms)) {
+        v.lack = true;
+        return v;
+    }
+    v.ms = own ? ev->membership : ms;
+    bool keep = state && room_event_is_current(room, ev); /* 3 */
+    if (keep) {
+        v.show = true;
+    } else {
+        enum membership effective = ms;
+        bool always = false;
+        if (own) {
+            struct event *before;
+            enum have h = replaced(run, ev, &before);
+            if (h == LACK) {
+                run->lack = v.lack = true;
+                return v;
+            }
+            enum membership prev = h == HAVE ? before->membership : MEMBERSHIP_LEAVE;
+            effective = joinedness(prev) < joinedness(ev->membership) ? prev : ev->membership;
+            /* one may always see that one has left, or an invite was taken back */
+            always = ev->membership == MEMBERSHIP_LEAVE && (prev == MEMBERSHIP_JOIN || prev == MEMBERSHIP_INVITE);
+            if (always)
+                effective = MEMBERSHIP_LEAVE;
+        }
+        decide_membership(run, ev, hv, effective, always, &v);
+    }
+    if (v.show && !state && str_eq(ev->type, STR("m.call.invite"))) { /* 9 */
+        bool hidden;
+        if (!call_invite_hidden(run, &after, &hidden))
+            v.lack = true;
+        v.show = !hidden;
+    }
+    return v;
+}
+
+static struct str membership_text(enum membership ms)
+{
+    return ms == MEMBERSHIP_NONE ? STR("leave") : str_of(membership_name(ms));
+}
+
+bool visibility_filter(struct sync_run *run, struct room *room, struct tl_ev *v, size_t *n)
+{
+    size_t k = 0;
+    bool lack = false;
+    for (size_t i = 0; i < *n; i++) {
+        struct verdict d = judge(run, room, &v[i]);
+        if (d.lack) {
+            lack = true; /* go on: the others' wants belong into the same batch */
+            continue;
+        }
+        if (!d.show)
+            continue;
+        v[k] = v[i];
+        v[k].membership = membership_text(d.ms);
+        if (d.prune) {
+            v[k].pruned = event_pruned_copy(v[k].ev);
+            if (v[k].pruned)
+                vec_push(&run->pruned, v[k].pruned);
+        }
+        k++;
+    }
+    if (lack) {
+        run->lack = true;
+        return false;
+    }
+    *n = k;
+    return true;
+}
