@@ -328,7 +328,7 @@ static void op_resume(struct auth_op *op, int err)
 }
 
 /* Looks in c, or parks op and asks. fn is what notes an entry in the op. */
-static bool op_need(struct auth_op **opp, struct cache *c, struct str key, struct str secret, void (*fn)(struct auth_wait *, int, struct centry *),
+static bool op_need(struct auth_op **opp, struct cache *c, struct str key, void (*fn)(struct auth_wait *, int, struct centry *),
                     void (*note)(struct auth_op *, const struct centry *))
 {
     const struct centry *e = cache_peek(c, key);
@@ -339,7 +339,7 @@ static bool op_need(struct auth_op **opp, struct cache *c, struct str key, struc
     }
     struct auth_op *op = *opp = op_park(*opp);
     op->wait.fn = fn;
-    if (cache_ask(c, key, secret, &op->wait))
+    if (cache_ask(c, key, op->token, &op->wait)) /* the token as it is now: parking moved it */
         op_unavailable(op, "limit");
     return false;
 }
@@ -416,12 +416,12 @@ bool op_need_token(struct auth_op **op)
     if ((*op)->have_token)
         return true;
     struct str key = str_n((const char *)(*op)->key, sizeof (*op)->key);
-    return op_need(op, &(*op)->a->tokens, key, (*op)->token, got_token, note_token);
+    return op_need(op, &(*op)->a->tokens, key, got_token, note_token);
 }
 
 bool op_need_user(struct auth_op **op, struct str user_id)
 {
-    return (*op)->have_user || op_need(op, &(*op)->a->users, user_id, STR_ABSENT, got_user, note_user);
+    return (*op)->have_user || op_need(op, &(*op)->a->users, user_id, got_user, note_user);
 }
 
 bool op_need_device(struct auth_op **op, struct str user_id, struct str device_id)
@@ -435,17 +435,17 @@ bool op_need_device(struct auth_op **op, struct str user_id, struct str device_i
     space[user_id.n] = '\0';
     if (device_id.n)
         memcpy(space + user_id.n + 1, device_id.p, device_id.n);
-    return op_need(op, &(*op)->a->devices, str_n(space, n), STR_ABSENT, got_device, note_device);
+    return op_need(op, &(*op)->a->devices, str_n(space, n), got_device, note_device);
 }
 
 bool op_need_mau(struct auth_op **op, struct str user_id)
 {
-    return (*op)->have_mau || op_need(op, &(*op)->a->mau, user_id, STR_ABSENT, got_mau, note_mau);
+    return (*op)->have_mau || op_need(op, &(*op)->a->mau, user_id, got_mau, note_mau);
 }
 
 bool op_need_mau_count(struct auth_op **op)
 {
-    return (*op)->have_mau_count || op_need(op, &(*op)->a->mau, STR(""), STR_ABSENT, got_mau_count, note_mau_count);
+    return (*op)->have_mau_count || op_need(op, &(*op)->a->mau, STR(""), got_mau_count, note_mau_count);
 }
 
 /* ---- replies */

@@ -249,8 +249,12 @@ static void centry_answer(struct cache *c, struct centry *e, const struct pg_res
         return;
     }
     centry_leave(c, e);
-    if (c->class == &cache_tokens)
-        secret_free(&container_of(e, struct tok_entry, e)->token);
+    if (c->class == &cache_tokens) {
+        struct tok_entry *t = container_of(e, struct tok_entry, e);
+        secret_free(&t->token);
+        if (stale && t->r)
+            t->r->suspected++;
+    }
     if (stale || (row >= 0 ? c->found_ms : c->missing_ms) <= 0) {
         smap_del(&c->by_key, e->key);
         e->doomed = true;
