@@ -13,7 +13,7 @@
 
 bool text_is_storable(struct str s)
 {
-    const unsigned char *p = (const unsigned char *)s.p, *end = p + s.n;
+    const unsigned char *p = (const unsigned char *)(s.n ? s.p : ""), *end = p + s.n;
 
     while (p < end) {
         unsigned c = *p++;
