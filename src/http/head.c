@@ -304,11 +304,11 @@ static int check_target(struct http_head *h, struct str server_name, enum close_
         if (!host_eq(authority, h->host) && !host_eq(authority, server_name))
             return refuse(why, CLOSE_bad_target, ERR_PARSE);
         t = str_n(t.p + n, t.n - n);
-        if (t.n == 0)
-            t = STR("/");
     }
     if (!str_cut(t, '?', &h->path, &h->query))
         h->query = STR_ABSENT;
+    if (h->path.n == 0)
+        h->path = STR("/");
     return 0;
 }
 

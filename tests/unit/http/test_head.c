@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/* Request heads: each row whole, at every prefix and byte by byte; the verdict must not depend on the pieces. */
+#include "test_http.h"
+#include "http_int.h"
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { NONE = -1, MAX = 8192 };
+
+struct row {
+    const char *text;
+    int why; /* enum close_reason, or NONE when the head is good */
+    const char *path, *query;
+};
+#define H "Host: hs.example\r\n"
+static const struct row rows[] = {
+    {"GET / HTTP/1.1\r\n\r\n", NONE, "/", NULL},
+    {"GET /_matrix/client/v3/sync?timeout=30000&since=s1_2 HTTP/1.1\r\n" H "Authorization: Bearer x\r\n\r\n", NONE,
+     "/_matrix/client/v3/sync", "timeout=30000&since=s1_2"},
+    {"\r\nGET /a HTTP/1.1\r\n\r\n", NONE, "/a", NULL},
+    {"\r\n\r\nGET /a HTTP/1.1\r\n\r\n", CLOSE_bad_request_line, NULL, NULL},
+    {"GET /a? HTTP/1.0\r\n\r\n", NONE, "/a", ""},
+    {"GET /a?b?c HTTP/1.1\r\n\r\n", NONE, "/a", "b?c"},
+    {"GET /%E2%98%83;x=[]{}|^\"<> HTTP/1.1\r\n\r\n", NONE, "/%E2%98%83;x=[]{}|^\"<>", NULL},
+    {"POST /a HTTP/1.1\r\nContent-Length: 12\r\n\r\n", NONE, "/a", NULL},
+    {"POST /a HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n", NONE, "/a", NULL},
+    {"PATCH /a HTTP/1.1\r\n\r\n", NONE, "/a", NULL},
+    {"QUERY /a HTTP/1.1\r\n\r\n", NONE, "/a", NULL},
+    {"M-SEARCH /a HTTP/1.1\r\n\r\n", NONE, "/a", NULL},
+    {"get /a HTTP/1.1\r\n\r\n", NONE, "/a", NULL},
+    {"OPTIONS * HTTP/1.1\r\n\r\n", NONE, "*", NULL},
+    {"GET http://hs.example/a?b HTTP/1.1\r\n" H "\r\n", NONE, "/a", "b"},
+    {"GET https://HS.example HTTP/1.1\r\n" H "\r\n", NONE, "/", NULL},
+    {"GET https://matrix.example/x HTTP/1.1\r\n" H "\r\n", NONE, "/x", NULL},
+    {"GET /a HTTP/1.1\r\nX:\r\nY:   \r\nZ:\t v \r\n\r\n", NONE, "/a", NULL},
+    {"GET /a HTTP/1.1\r\nUser-Agent: caf\xc3\xa9\r\n\r\n", NONE, "/a", NULL},
+    {"GET /a HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", NONE, "/a", NULL},
+    {"CONNECT /a HTTP/1.1\r\n\r\n", NONE, "/a", NULL},
+    /* refused */
+    {"\x16\x03\x01\x02", CLOSE_bad_request_line, NULL, NULL},
+    {"GET /a\r\n\r\n", CLOSE_bad_request_line, NULL, NULL},
+    {" GET /a HTTP/1.1\r\n\r\n", CLOSE_bad_request_line, NULL, NULL},
+    {"G(T /a HTTP/1.1\r\n\r\n", CLOSE_bad_request_line, NULL, NULL},
+    {"GET  /a HTTP/1.1\r\n\r\n", CLOSE_bad_target, NULL, NULL},
+    {"GET /a  HTTP/1.1\r\n\r\n", CLOSE_bad_version, NULL, NULL},
+    {"GET /a\tb HTTP/1.1\r\n\r\n", CLOSE_bad_target, NULL, NULL},
+    {"GET /caf\xc3\xa9 HTTP/1.1\r\n\r\n", CLOSE_bad_target, NULL, NULL},
+    {"GET /a\x7f HTTP/1.1\r\n\r\n", CLOSE_bad_target, NULL, NULL},
+    {"GET /a#b HTTP/1.1\r\n\r\n", CLOSE_bad_target, NULL, NULL},
+    {"GET * HTTP/1.1\r\n\r\n", CLOSE_bad_target, NULL, NULL},
+    {"GET a HTTP/1.1\r\n\r\n", CLOSE_bad_target, NULL, NULL},
+    {"CONNECT hs.example:443 HTTP/1.1\r\n" H "\r\n", CLOSE_bad_target, NULL, NULL},
+    {"GET http://other.example/a HTTP/1.1\r\n" H "\r\n", CLOSE_bad_target, NULL, NULL},
+    {"GET http:///a HTTP/1.1\r\n\r\n", CLOSE_bad_target, NULL, NULL},
+    {"GET matrix-federation://hs.example/a HTTP/1.1\r\n" H "\r\n", CLOSE_bad_target, NULL, NULL},
+    {"GET /a HTTP/2.0\r\n\r\n", CLOSE_bad_version, NULL, NULL},
+    {"GET /a HTTP/1.2\r\n\r\n", CLOSE_bad_version, NULL, NULL},
+    {"GET /a http/1.1\r\n\r\n", CLOSE_bad_version, NULL, NULL},
+    {"GET /a HTTP/1.1\n\n", CLOSE_bare_lf, NULL, NULL},
+    {"GET /a HTTP/1.1\r\nA: b\nC: d\r\n\r\n", CLOSE_bare_lf, NULL, NULL},
+    {"GET /a HTTP/1.1\r\nA: b\r\n\n", CLOSE_bare_lf, NULL, NULL},
+    {"GET /a HTTP/1.1\r\nA: b\r\n c\r\n\r\n", CLOSE_obs_fold, NULL, NULL},
+    {"GET /a HTTP/1.1\r\n\tA: b\r\n\r\n", CLOSE_obs_fold, NULL, NULL},
+    {"GET /a HTTP/1.1\r\nA : b\r\n\r\n", CLOSE_bad_header, NULL, NULL},
+    {"GET /a HTTP/1.1\r\nA\r\n\r\n", CLOSE_bad_header, NULL, NULL},
+    {"GET /a HTTP/1.1\r\n: b\r\n\r\n", CLOSE_bad_header, NULL, NULL},
+    {"GET /a HTTP/1.1\r\nA: b\x01\r\n\r\n", CLOSE_bad_header, NULL, NULL},
+    {"GET /a HTTP/1.1\r\nA: b\rc\r\n\r\n", CLOSE_bad_header, NULL, NULL},
+    {"GET /a HTTP/1.1\r\nH\xc3\xa9: b\r\n\r\n", CLOSE_bad_header, NULL, NULL},
+    {"GET /a HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", CLOSE_bad_host, NULL, NULL},
+    {"POST /a HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", CLOSE_multiple_lengths, NULL, NULL},
+    {"POST /a HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\n", CLOSE_bad_length, NULL, NULL},
+    {"POST /a HTTP/1.1\r\nContent-Length: +1\r\n\r\n", CLOSE_bad_length, NULL, NULL},
+    {"POST /a HTTP/1.1\r\nContent-Length: -1\r\n\r\n", CLOSE_bad_length, NULL, NULL},
+    {"POST /a HTTP/1.1\r\nContent-Length: 0x1\r\n\r\n", CLOSE_bad_length, NULL, NULL},
+    {"POST /a HTTP/1.1\r\nContent-Length: 1 2\r\n\r\n", CLOSE_bad_length, NULL, NULL},
+    {"POST /a HTTP/1.1\r\nContent-Length:\r\n\r\n", CLOSE_bad_length, NULL, NULL},
+    {"POST /a HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", CLOSE_bad_encoding, NULL, NULL},
+    {"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n", CLOSE_bad_encoding, NULL, NULL},
+    {"POST /a HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", CLOSE_bad_encoding, NULL, NULL},
+    {"POST /a HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\n", CLOSE_bad_encoding, NULL, NULL},
+    {"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", CLOSE_bad_encoding, NULL, NULL},
+    {"POST /a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", CLOSE_bad_encoding, NULL, NULL},
+};
+
+/* Scans and parses the first n bytes. 1 good, 0 incomplete, <0 refused. */
+static int verdict(const char *text, size_t n, struct http_head *h, enum close_reason *why)
+{
+    char *exact = malloc(n ? n : 1);
+    memcpy(exact, text, n);
+    struct http_head_scan s = {0};
+    size_t end = 0;
+    int rc = http_head_scan(&s, str_n(exact, n), MAX, &end, why);
+    if (rc == 1) {
+        struct http_head dummy;
+        rc = http_head_parse(str_n(exact, end), STR_ABSENT, STR("matrix.example"), h ? h : &dummy, why);
+        rc = rc ? rc : 1;
+    }
+    free(exact);
+    return rc;
+}
+
+static void check_whole(const struct row *r)
+{
+    size_t n = strlen(r->text), end = 0;
+    struct http_head_scan s = {0};
+    struct http_head h;
+    enum close_reason why = CLOSE_COUNT;
+    int rc = http_head_scan(&s, str_n(r->text, n), MAX, &end, &why);
+    if (rc == 1)
+        rc = http_head_parse(str_n(r->text, end), STR_ABSENT, STR("matrix.example"), &h, &why) ? -1 : 1;
+    if ((r->why == NONE) != (rc == 1) || (r->why != NONE && (int)why != r->why))
+        fail_msg("%s: rc %d, reason %s", r->text, rc, why < CLOSE_COUNT ? close_reasons[why].id : "none");
+    if (r->why != NONE)
+        return;
+    assert_int_equal(end, n);
+    assert_true(str_eq(h.path, str_of(r->path)));
+    assert_int_equal(str_absent(h.query), r->query == NULL);
+    if (r->query)
+        assert_true(str_eq(h.query, str_of(r->query)));
+}
+
+static void test_table(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        check_whole(&rows[i]);
+}
+
+/* A prefix of a good head is incomplete; a refused one is refused at some point and for its own reason. */
+static void test_every_prefix(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        size_t n = strlen(rows[i].text);
+        for (size_t k = 0; k < n; k++) {
+            enum close_reason why = CLOSE_COUNT;
+            int rc = verdict(rows[i].text, k, NULL, &why);
+            if (rc != 0 && !(rc < 0 && rows[i].why == (int)why))
+                fail_msg("%s: prefix %zu gives %d", rows[i].text, k, rc);
+        }
+    }
+}
+
+static void test_byte_by_byte(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        size_t n = strlen(rows[i].text), end = 0;
+        struct http_head_scan s = {0};
+        struct http_head h;
+        enum close_reason why = CLOSE_COUNT;
+        int rc = 0;
+        for (size_t k = 1; k <= n && rc == 0; k++) {
+            char *exact = malloc(k);
+            memcpy(exact, rows[i].text, k);
+            rc = http_head_scan(&s, str_n(exact, k), MAX, &end, &why);
+            if (rc == 1) {
+                assert_int_equal(k, n);
+                rc = http_head_parse(str_n(exact, end), STR_ABSENT, STR("matrix.example"), &h, &why) ? -1 : 1;
+            }
+            free(exact);
+        }
+        assert_int_equal(rc == 1, rows[i].why == NONE);
+        if (rows[i].why != NONE)
+            assert_int_equal(why, rows[i].why);
+    }
+}
+
+static void test_what_follows_is_left(void **state)
+{
+    (void)state;
+    const char *two = "GET /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n";
+    struct http_head_scan s = {0};
+    size_t end = 0;
+    enum close_reason why;
+    assert_int_equal(http_head_scan(&s, str_of(two), MAX, &end, &why), 1);
+    assert_int_equal(end, strlen(two) / 2);
+}
+
+static void test_limits(void **state)
+{
+    (void)state;
+    enum close_reason why = CLOSE_COUNT;
+    size_t end = 0;
+    struct buf b;
+    /* Exactly at the maximum is good, one byte more is not. */
+    for (int extra = 0; extra < 2; extra++) {
+        struct http_head_scan s = {0};
+        buf_init(&b, 1 << 20);
+        buf_put(&b, STR("GET /"));
+        while (b.n < MAX - strlen(" HTTP/1.1\r\n\r\n") + (size_t)extra)
+            buf_putc(&b, 'a');
+        buf_put(&b, STR(" HTTP/1.1\r\n\r\n"));
+        int rc = http_head_scan(&s, buf_str(&b), MAX, &end, &why);
+        assert_int_equal(rc, extra ? -ERR_LIMIT : 1);
+        buf_fini(&b);
+    }
+    assert_int_equal(why, CLOSE_head_too_large);
+    for (int extra = 0; extra < 2; extra++) {
+        struct http_head_scan s = {0};
+        buf_init(&b, 1 << 20);
+        buf_put(&b, STR("GET / HTTP/1.1\r\n"));
+        for (int i = 0; i < HTTP_HEADERS_MAX + extra; i++)
+            buf_put(&b, STR("A: b\r\n"));
+        buf_put(&b, STR("\r\n"));
+        assert_int_equal(http_head_scan(&s, buf_str(&b), MAX, &end, &why), extra ? -ERR_LIMIT : 1);
+        buf_fini(&b);
+    }
+    assert_int_equal(why, CLOSE_head_too_many);
+}
+
+static void test_fields(void **state)
+{
+    (void)state;
+    const char *text = "POST /a HTTP/1.1\r\nhost: x\r\nAUTHORIZATION: Bearer one\r\nAuthorization: Bearer two\r\n"
+                       "User-Agent: old\r\nuser-agent:  new \r\nContent-Type: application/json\r\n"
+                       "X-Forwarded-For: 1.2.3.4, 5.6.7.8\r\nX-Forwarded-For: 9.9.9.9\r\nX-Request-ID: abc\r\n"
+                       "Content-Length: 7\r\nExpect: 100-Continue\r\nConnection: foo, close\r\n\r\n";
+    struct http_head h;
+    enum close_reason why;
+    assert_int_equal(http_head_parse(str_of(text), STR("x-request-id"), STR("x"), &h, &why), 0);
+    assert_int_equal(h.method, HTTP_M_POST);
+    assert_true(str_eq(h.authorization, STR("Bearer one")));
+    assert_int_equal(h.authorization_count, 2);
+    assert_true(str_eq(h.user_agent, STR("new")));
+    assert_true(str_eq(h.content_type, STR("application/json")));
+    assert_true(str_eq(h.forwarded_for, STR("1.2.3.4, 5.6.7.8")));
+    assert_true(str_eq(h.request_id, STR("abc")));
+    assert_int_equal(h.content_length, 7);
+    assert_true(h.expect_continue);
+    assert_false(h.keep_alive);
+    static const struct {
+        const char *text;
+        bool keep_alive;
+    } ka[] = {
+        {"GET / HTTP/1.1\r\n\r\n", true},
+        {"GET / HTTP/1.1\r\nConnection: keep-alive\r\n\r\n", true},
+        {"GET / HTTP/1.1\r\nConnection: Close\r\n\r\n", false},
+        {"GET / HTTP/1.0\r\n\r\n", false},
+        {"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", false},
+    };
+    for (size_t i = 0; i < sizeof ka / sizeof *ka; i++) {
+        assert_int_equal(http_head_parse(str_of(ka[i].text), STR_ABSENT, STR("x"), &h, &why), 0);
+        assert_int_equal(h.keep_alive, ka[i].keep_alive);
+        assert_true(str_absent(h.authorization));
+        assert_int_equal(h.content_length, -1);
+    }
+}
+
+static void test_request_copies(void **state)
+{
+    (void)state;
+    char text[] = "GET http://x?q=1 HTTP/1.1\r\nHost: x\r\nUser-Agent: caf\xe9\r\nX-Id: has space\r\n\r\n";
+    struct http_head h;
+    enum close_reason why;
+    assert_int_equal(http_head_parse(str_of(text), STR("x-id"), STR("x"), &h, &why), 0);
+    struct req *r = req_new(&h, STR("1.2.3.4"), 17);
+    memset(text, '!', sizeof text); /* nothing may point there */
+    assert_true(str_eq(r->pub.query, STR("q=1")));
+    assert_true(str_eq(r->pub.path, STR("/")));
+    assert_true(str_eq(r->pub.user_agent, STR("caf\xef\xbf\xbd")));
+    assert_true(str_eq(r->pub.request_id, STR("GET-17"))); /* a header with a blank is no id */
+    assert_true(str_eq(r->pub.client_ip, STR("1.2.3.4")));
+    assert_true(str_absent(r->pub.authorization));
+    req_free(&r);
+    assert_null(r);
+}
+
+int run_head_tests(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_every_prefix),
+        cmocka_unit_test(test_byte_by_byte),
+        cmocka_unit_test(test_what_follows_is_left),
+        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_fields),
+        cmocka_unit_test(test_request_copies),
+    };
+    return cmocka_run_group_tests_name("head", tests, NULL, NULL);
+}
