@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * HTTP requests in pieces. The first byte seeds the cutting; the rest is a byte stream, read as a connection would:
+ * head, body, next head. Read a second time in one piece, it must give the same requests and the same verdict: a parser whose
+ * answer depends on where packets end is a way to smuggle requests.
+ */
+#include "http_int.h"
+#include <stdlib.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+enum { HEAD_MAX = 4096 };
+
+struct outcome {
+    unsigned requests;
+    size_t body_bytes;
+    int refused; /* enum close_reason + 1, or 0 */
+    uint64_t sum;
+};
+
+static void mix(struct outcome *o, struct str s)
+{
+    for (size_t i = 0; i < s.n; i++)
+        o->sum = (o->sum ^ (unsigned char)s.p[i]) * 1099511628211ull;
+    o->sum += s.n;
+}
+
+static void take_request(struct outcome *o, const struct http_head *h)
+{
+    struct req *r = req_new(h, STR("1.2.3.4"), o->requests);
+    mix(o, r->pub.path);
+    mix(o, r->pub.query);
+    mix(o, r->pub.authorization);
+    mix(o, r->pub.user_agent);
+    mix(o, r->pub.request_id);
+    mix(o, http_query(&r->pub, STR("since")));
+    struct buf line;
+    buf_init(&line, 1 << 20);
+    struct access_entry e = {.target = r->target, .method = r->method_name, .user_agent = r->pub.user_agent};
+    access_format(&line, &e);
+    ASSERT(memchr(line.p, '\n', line.n) == NULL);
+    buf_fini(&line);
+    req_free(&r);
+    o->requests++;
+}
+
+/* Feeds the stream in pieces; state is what a connection keeps. */
+static struct outcome run(const uint8_t *data, size_t size, uint32_t seed)
+{
+    struct outcome o = {0};
+    struct buf held;
+    struct http_head_scan scan = {0};
+    struct http_body body = {.state = BODY_DONE};
+    enum close_reason why = CLOSE_COUNT;
+    buf_init(&held, SIZE_MAX / 2);
+    for (size_t at = 0; at < size && !o.refused;) {
+        size_t n = size - at;
+        if (seed) {
+            seed = seed * 1664525u + 1013904223u;
+            size_t piece = 1 + (seed >> 16) % 29;
+            n = n < piece ? n : piece;
+        }
+        char *exact = malloc(n);
+        memcpy(exact, data + at, n);
+        at += n;
+        struct str in = str_n(exact, n), out;
+        while (in.n > 0 && !o.refused) {
+            if (body.state != BODY_DONE) {
+                int rc = http_body_feed(&body, &in, &out, &why);
+                o.refused = rc < 0 ? (int)why + 1 : 0;
+                o.body_bytes += rc < 0 ? 0 : out.n;
+                continue;
+            }
+            size_t had = held.n, end = 0;
+            buf_put(&held, in);
+            int rc = http_head_scan(&scan, buf_str(&held), HEAD_MAX, &end, &why);
+            in = str_n(in.p + in.n, 0);
+            if (rc == 1) {
+                struct http_head h;
+                in = str_n(exact + n - (held.n - end), held.n - end);
+                ASSERT(end > had);
+                rc = http_head_parse(str_n(held.p, end), STR("x-request-id"), STR("hs.example"), &h, &why);
+                if (rc == 0) {
+                    take_request(&o, &h);
+                    http_body_init(&body, &h);
+                }
+                buf_reset(&held);
+                scan = (struct http_head_scan){0};
+            }
+            o.refused = rc < 0 ? (int)why + 1 : 0;
+        }
+        free(exact);
+    }
+    buf_fini(&held);
+    return o;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (size < 1)
+        return 0;
+    struct outcome pieces = run(data + 1, size - 1, data[0] * 2654435761u + 1);
+    struct outcome whole = run(data + 1, size - 1, 0);
+    ASSERT(pieces.requests == whole.requests && pieces.sum == whole.sum);
+    ASSERT(pieces.refused == whole.refused);
+    if (!whole.refused)
+        ASSERT(pieces.body_bytes == whole.body_bytes);
+    return 0;
+}
