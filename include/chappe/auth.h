@@ -16,15 +16,15 @@ enum requester_kind { REQUESTER_USER, REQUESTER_GUEST, REQUESTER_APP_SERVICE, RE
 /* Counted. What stands above the line never changes. */
 struct requester {
     uint32_t refs;
-    struct str user_id;    /* effective user */
-    struct str device_id;  /* absent if none */
-    struct str owner_id;   /* authenticated entity: differs for puppet tokens */
-    int64_t token_id;      /* access_tokens.id; 0 if none */
+    struct str user_id;   /* effective user */
+    struct str device_id; /* absent if none */
+    struct str owner_id;  /* authenticated entity: differs for puppet tokens */
+    int64_t token_id;     /* access_tokens.id; 0 if none */
     bool is_guest, is_admin, is_app_service, shadow_banned;
     uint64_t token_key[4]; /* SHA-256 of the token */
     enum requester_kind kind;
-    int64_t valid_until_ms;      /* of the token, wall clock; 0: no end */
-    int64_t account_expires_ms;  /* of the account (legacy account validity); 0: no end */
+    int64_t valid_until_ms;     /* of the token, wall clock; 0: no end */
+    int64_t account_expires_ms; /* of the account (legacy account validity); 0: no end */
     /* ---- the rest belongs to src/auth */
     bool locked, used, refreshable;
     uint32_t suspected, verified; /* rows that concern it; how many of them its last check had seen */
@@ -50,22 +50,25 @@ void auth_reply_error(struct http_req **req, const struct auth_error *e);
 
 struct auth;
 /* feed may be NULL: then no USER_IP is sent. cfg, pg, httpc and feed are borrowed until auth_stop. */
-int auth_start(struct auth **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg, struct httpc *httpc, struct feed *feed, struct err *e) NODISCARD;
-/* r (a count is handed over) or e (borrowed for the call), exactly once; may be called before auth_request returns when
- * everything is cached. After auth_request has returned the request is not touched again: it may be replied to earlier,
- * and done is still called. */
+int auth_start(struct auth **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg,
+               struct httpc *httpc, struct feed *feed, struct err *e) NODISCARD;
+/* r (a count is handed over) or e (borrowed for the call), exactly once; may be called before auth_request
+ * returns when everything is cached. After auth_request has returned the request is not touched again: it may
+ * be replied to earlier, and done is still called. */
 typedef void auth_done_fn(void *arg, struct requester *r, const struct auth_error *e);
-/* Sends USER_IP as Synapse does. Does not include auth_check_blocking: Synapse does that later, after the parameters. */
+/* Sends USER_IP as Synapse does. Does not include auth_check_blocking: Synapse does that later, after the
+ * parameters. */
 void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_done_fn *done, void *arg);
-/* hs_disabled / MAU limit: e NULL to pass. At once when neither is configured, else asynchronous where the rows are not
- * cached. r need not be held by the caller meanwhile. */
-void auth_check_blocking(struct auth *a, struct requester *r, void (*done)(void *arg, const struct auth_error *e), void *arg);
+/* hs_disabled / MAU limit: e NULL to pass. At once when neither is configured, else asynchronous where the
+ * rows are not cached. r need not be held by the caller meanwhile. */
+void auth_check_blocking(struct auth *a, struct requester *r,
+                         void (*done)(void *arg, const struct auth_error *e), void *arg);
 
 /* While a request is parked, a watch ends it when its token stops being good. */
 struct auth_watch {
     struct list by_user; /* with its requester's other watches */
     struct requester *r; /* counted */
-    int64_t expires_ms; /* wall clock; 0 = never */
+    int64_t expires_ms;  /* wall clock; 0 = never */
     void (*revoked)(struct auth_watch *w, const struct auth_error *e); /* w is already removed */
     bool checking, active;
     struct auth *auth;
@@ -75,10 +78,11 @@ struct auth_watch {
     size_t heap_at;
     int64_t checked_ms;
 };
-/* Takes a count of r of its own. When rows about the token or its user arrived since r was made, a check starts at once.
- * w->revoked must be set; it is never called before auth_watch_add returns. */
+/* Takes a count of r of its own. When rows about the token or its user arrived since r was made, a check
+ * starts at once. w->revoked must be set; it is never called before auth_watch_add returns. */
 void auth_watch_add(struct auth *a, struct auth_watch *w, struct requester *r);
-void auth_watch_del(struct auth_watch *w); /* harmless on one that was removed; w must be zeroed before its first use */
+void auth_watch_del(
+    struct auth_watch *w); /* harmless on one that was removed; w must be zeroed before its first use */
 
 /* Rows of the caches stream; rules of auth-http-ops 1.15. Unknown functions are ignored. */
 void auth_on_cache(struct auth *a, struct str func, const struct str *keys, size_t n, bool all);

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Application services: an as_token, optionally acting as a user of its namespace and as one of that user's devices
- * (reference 1.10).
+ * Application services: an as_token, optionally acting as a user of its namespace and as one of that user's
+ * devices (reference 1.10).
  *
- * Tokens are found by their SHA-256, so timing tells nothing about them. A service whose address list does not
- * hold the client's address is not a service at all: its token goes on as a user's, and fails as unknown. The
- * regular expressions are Python's in the registration files; PCRE2 understands the same in all that is used
- * there. They are anchored at the start only, as in Synapse, which is why the user must also exist. A pattern may be
- * clumsy and the subject is the peer's, so a match has a bounded number of steps; running out of them counts as no match.
+ * Tokens are found by their SHA-256, so timing tells nothing about them. A service whose address list does
+ * not hold the client's address is not a service at all: its token goes on as a user's, and fails as unknown.
+ * The regular expressions are Python's in the registration files; PCRE2 understands the same in all that is
+ * used there. They are anchored at the start only, as in Synapse, which is why the user must also exist. A
+ * pattern may be clumsy and the subject is the peer's, so a match has a bounded number of steps; running out
+ * of them counts as no match.
  *
- * On purpose unlike Synapse: an unparsable client address is not in the list (401, not 500), and device_id without
- * user_id means the sender's device.
+ * On purpose unlike Synapse: an unparsable client address is not in the list (401, not 500), and device_id
+ * without user_id means the sender's device.
  */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "auth_int.h"
@@ -96,13 +97,14 @@ static int compile_users(struct app_service *s, struct err *e)
         struct str pattern = s->cfg->users[i].pattern;
         int code;
         size_t at;
-        pcre2_code *re = pcre2_compile((PCRE2_SPTR)(pattern.p ? pattern.p : ""), pattern.n,
-                                       PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C, &code, &at, NULL);
+        pcre2_code *re =
+            pcre2_compile((PCRE2_SPTR)(pattern.p ? pattern.p : ""), pattern.n,
+                          PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C, &code, &at, NULL);
         if (!re) {
             unsigned char why[160];
             pcre2_get_error_message(code, why, sizeof why);
-            return err_set(e, ERR_CONFIG, "application service %.*s: users regex %.*s: %s at byte %zu", STR_ARG(s->cfg->id),
-                           STR_ARG(pattern), (const char *)why, at);
+            return err_set(e, ERR_CONFIG, "application service %.*s: users regex %.*s: %s at byte %zu",
+                           STR_ARG(s->cfg->id), STR_ARG(pattern), (const char *)why, at);
         }
         s->users[s->users_n++] = re;
     }
@@ -116,8 +118,9 @@ static int compile_ranges(struct app_service *s, struct err *e)
     s->ranges = xcalloc(s->cfg->ip_range_whitelist_count + 1, sizeof s->ranges[0]);
     for (size_t i = 0; i < s->cfg->ip_range_whitelist_count; i++)
         if (ip_range_parse(s->cfg->ip_range_whitelist[i], &s->ranges[s->ranges_n++]))
-            return err_set(e, ERR_CONFIG, "application service %.*s: ip_range_whitelist: %.*s is not an address range", STR_ARG(s->cfg->id),
-                           STR_ARG(s->cfg->ip_range_whitelist[i]));
+            return err_set(e, ERR_CONFIG,
+                           "application service %.*s: ip_range_whitelist: %.*s is not an address range",
+                           STR_ARG(s->cfg->id), STR_ARG(s->cfg->ip_range_whitelist[i]));
     return 0;
 }
 
@@ -139,12 +142,14 @@ int app_services_init(struct app_services *ss, struct auth *a, struct err *e)
             s->sender = str_dup(buf_str(&b));
         buf_fini(&b);
         if (long_name || !text_is_storable(s->sender))
-            return err_set(e, ERR_CONFIG, "application service %.*s: bad sender_localpart", STR_ARG(s->cfg->id));
+            return err_set(e, ERR_CONFIG, "application service %.*s: bad sender_localpart",
+                           STR_ARG(s->cfg->id));
         if ((rc = compile_users(s, e)) || (rc = compile_ranges(s, e)))
             return rc;
         auth_hash(a, s->cfg->as_token, s->key);
         if (smap_put(&ss->by_token, str_n((const char *)s->key, sizeof s->key), s))
-            return err_set(e, ERR_CONFIG, "application service %.*s: its as_token is another service's too", STR_ARG(s->cfg->id));
+            return err_set(e, ERR_CONFIG, "application service %.*s: its as_token is another service's too",
+                           STR_ARG(s->cfg->id));
     }
     return 0;
 }
@@ -167,7 +172,8 @@ void app_services_fini(struct app_services *ss)
     smap_fini(&ss->by_token);
 }
 
-const struct app_service *app_services_find(const struct app_services *ss, const uint64_t key[4], struct str ip)
+const struct app_service *app_services_find(const struct app_services *ss, const uint64_t key[4],
+                                            struct str ip)
 {
     const struct app_service *s = ss->n ? smap_get(&ss->by_token, str_n((const char *)key, 32)) : NULL;
 
@@ -180,11 +186,14 @@ const struct app_service *app_services_find(const struct app_services *ss, const
 bool app_service_controls(const struct app_service *s, struct str user_id)
 {
     for (size_t i = 0; i < s->users_n; i++) {
-        int rc = pcre2_match(s->users[i], (PCRE2_SPTR)(user_id.p ? user_id.p : ""), user_id.n, 0, 0, s->match, s->limits);
+        int rc = pcre2_match(s->users[i], (PCRE2_SPTR)(user_id.p ? user_id.p : ""), user_id.n, 0, 0, s->match,
+                             s->limits);
         if (rc >= 0)
             return true;
         if (rc != PCRE2_ERROR_NOMATCH)
-            log_warning(LOGGER, "Application service %.*s: users regex %zu gave up (%d) and counts as no match", STR_ARG(s->cfg->id), i, rc);
+            log_warning(LOGGER,
+                        "Application service %.*s: users regex %zu gave up (%d) and counts as no match",
+                        STR_ARG(s->cfg->id), i, rc);
     }
     return false;
 }
@@ -200,8 +209,9 @@ int app_service_params(struct auth_op *op, struct http_req *req)
 
 static void refuse_device(struct auth_op *op, struct str user)
 {
-    struct str text = op_printf(op, "Application service trying to use a device that doesn't exist ('%.*s' for %.*s)",
-                                STR_ARG(op->device_id), STR_ARG(user));
+    struct str text =
+        op_printf(op, "Application service trying to use a device that doesn't exist ('%.*s' for %.*s)",
+                  STR_ARG(op->device_id), STR_ARG(user));
 
     op_refuse(op, 400, "ORG.MATRIX.MSC4326.M_UNKNOWN_DEVICE", text, -1, "app_service");
 }
@@ -213,7 +223,8 @@ void run_app_service(struct auth_op *op)
 
     if (!str_eq(user, s->sender) && !op->have_user) {
         if (user.n > AUTH_USER_ID_BYTES_MAX || !app_service_controls(s, user)) {
-            struct str text = op_printf(op, "Application service cannot masquerade as this user (%.*s).", STR_ARG(user));
+            struct str text =
+                op_printf(op, "Application service cannot masquerade as this user (%.*s).", STR_ARG(user));
             op_refuse(op, 403, "M_FORBIDDEN", text, -1, "app_service");
             return;
         }
@@ -222,7 +233,8 @@ void run_app_service(struct auth_op *op)
         user = op->user_id;
     }
     if (op->have_user && !op->user_exists) {
-        struct str text = op_printf(op, "Application service has not registered this user (%.*s)", STR_ARG(user));
+        struct str text =
+            op_printf(op, "Application service has not registered this user (%.*s)", STR_ARG(user));
         op_refuse(op, 403, "M_FORBIDDEN", text, -1, "app_service");
         return;
     }

@@ -3,13 +3,13 @@
 /*
  * Start and stop of the module, the life of one authentication, USER_IP.
  *
- * A flow never waits for longer than auth_wait_ms: then, or when too many wait, the client gets 503. Nothing that is
- * broken on our side becomes a 401: clients wipe their keys on it.
+ * A flow never waits for longer than auth_wait_ms: then, or when too many wait, the client gets 503. Nothing
+ * that is broken on our side becomes a 401: clients wipe their keys on it.
  *
  * An op refers to its request only until it parks: then it copies what it needs, so the request may be
  * replied to (because the client went away) while the database is still being asked. The copy of the token is
- * overwritten when the op ends. The order of the steps is Synapse's: a locked or expired user leaves no USER_IP
- * trace, a refused guest does.
+ * overwritten when the op ends. The order of the steps is Synapse's: a locked or expired user leaves no
+ * USER_IP trace, a refused guest does.
  *
  * Stopping: answers of PostgreSQL and of the HTTP client may come after auth_stop(); the memory goes when the
  * last one has come and the timers are closed, which needs a turn of the loop.
@@ -103,7 +103,10 @@ void auth_tick(struct auth *a)
     metric_set(M_auth_cached_tokens, (int64_t)a->tokens.found_n);
 }
 
-static void on_tick(uv_timer_t *t) { auth_tick(t->data); }
+static void on_tick(uv_timer_t *t)
+{
+    auth_tick(t->data);
+}
 
 static void on_closed(uv_handle_t *h)
 {
@@ -113,8 +116,8 @@ static void on_closed(uv_handle_t *h)
     auth_maybe_free(a);
 }
 
-int auth_start(struct auth **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg, struct httpc *httpc, struct feed *feed,
-               struct err *e)
+int auth_start(struct auth **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg,
+               struct httpc *httpc, struct feed *feed, struct err *e)
 {
     struct auth *a = xcalloc(1, sizeof *a);
     int rc;
@@ -235,16 +238,23 @@ static void op_end(struct auth_op *op, struct requester *r, const struct auth_er
     }
 }
 
-void op_refuse_error(struct auth_op *op, const struct auth_error *e, const char *label) { op_end(op, NULL, e, label); }
+void op_refuse_error(struct auth_op *op, const struct auth_error *e, const char *label)
+{
+    op_end(op, NULL, e, label);
+}
 
-void op_refuse(struct auth_op *op, int status, const char *errcode, struct str error, int soft_logout, const char *label)
+void op_refuse(struct auth_op *op, int status, const char *errcode, struct str error, int soft_logout,
+               const char *label)
 {
     struct auth_error e = {.status = status, .errcode = errcode, .error = error, .soft_logout = soft_logout};
 
     op_end(op, NULL, &e, label);
 }
 
-void op_unavailable(struct auth_op *op, const char *label) { op_end(op, NULL, &auth_error_unavailable, label); }
+void op_unavailable(struct auth_op *op, const char *label)
+{
+    op_end(op, NULL, &auth_error_unavailable, label);
+}
 
 struct str op_printf(struct auth_op *op, const char *fmt, ...)
 {
@@ -286,11 +296,19 @@ void op_accept(struct auth_op *op, struct requester *r)
     op_end(op, r, NULL, "ok");
 }
 
-void op_pass(struct auth_op *op) { op_end(op, NULL, NULL, "not_blocked"); }
+void op_pass(struct auth_op *op)
+{
+    op_end(op, NULL, NULL, "not_blocked");
+}
 
 void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_done_fn *done, void *arg)
 {
-    struct auth_op op = {.a = a, .done = done, .arg = arg, .allow_guest = allow_guest, .ip = req->client_ip, .user_agent = req->user_agent};
+    struct auth_op op = {.a = a,
+                         .done = done,
+                         .arg = arg,
+                         .allow_guest = allow_guest,
+                         .ip = req->client_ip,
+                         .user_agent = req->user_agent};
     const char *why = NULL;
 
     list_init(&op.all);
@@ -311,7 +329,8 @@ void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_d
     op.as = app_services_find(&a->as, op.key, req->client_ip);
     op.run = op.as ? run_app_service : a->mas ? run_mas : run_internal;
     if (op.as && app_service_params(&op, req)) {
-        op_refuse(&op, 400, "M_INVALID_PARAM", STR("user_id and device_id must be valid UTF-8"), -1, "app_service");
+        op_refuse(&op, 400, "M_INVALID_PARAM", STR("user_id and device_id must be valid UTF-8"), -1,
+                  "app_service");
         return;
     }
     op.run(&op);
@@ -328,7 +347,8 @@ static void op_resume(struct auth_op *op, int err)
 }
 
 /* Looks in c, or parks op and asks. fn is what notes an entry in the op. */
-static bool op_need(struct auth_op **opp, struct cache *c, struct str key, void (*fn)(struct auth_wait *, int, struct centry *),
+static bool op_need(struct auth_op **opp, struct cache *c, struct str key,
+                    void (*fn)(struct auth_wait *, int, struct centry *),
                     void (*note)(struct auth_op *, const struct centry *))
 {
     const struct centry *e = cache_peek(c, key);
@@ -415,7 +435,7 @@ bool op_need_token(struct auth_op **op)
 {
     if ((*op)->have_token)
         return true;
-    struct str key = str_n((const char *)(*op)->key, sizeof (*op)->key);
+    struct str key = str_n((const char *)(*op)->key, sizeof(*op)->key);
     return op_need(op, &(*op)->a->tokens, key, got_token, note_token);
 }
 
@@ -462,7 +482,8 @@ void auth_reply_error(struct http_req **req, const struct auth_error *e)
     if (e->soft_logout >= 0)
         json_set(extra, STR("soft_logout"), json_new_bool(a, e->soft_logout != 0));
     if (e->limit) {
-        json_set(extra, STR("admin_contact"), str_absent(e->admin_contact) ? json_new(a, JSON_NULL) : json_new_str(a, e->admin_contact));
+        json_set(extra, STR("admin_contact"),
+                 str_absent(e->admin_contact) ? json_new(a, JSON_NULL) : json_new_str(a, e->admin_contact));
         json_set(extra, STR("limit_type"), json_new_str(a, e->limit_type));
     }
     http_res_error(&res, e->status, e->errcode, e->error, extra);

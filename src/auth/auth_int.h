@@ -5,13 +5,14 @@
 /*
  * Private declarations of src/auth. Everything runs on the hub thread.
  *
- * One authentication is a struct auth_op. Its flow (internal.c, app_service.c, mas.c, blocking.c) is a function that
- * is run from the top each time: it uses what the caches and the op hold, asks for the first thing that is missing,
- * parks, and is run again when that has come. An op lives on the stack until it parks for the first time, so a request
- * whose token is cached costs no allocation.
+ * One authentication is a struct auth_op. Its flow (internal.c, app_service.c, mas.c, blocking.c) is a
+ * function that is run from the top each time: it uses what the caches and the op hold, asks for the first
+ * thing that is missing, parks, and is run again when that has come. An op lives on the stack until it parks
+ * for the first time, so a request whose token is cached costs no allocation.
  *
- * Rows are cached by one engine (cache.c) in four classes: tokens, users, devices, MAU rows. It coalesces, batches
- * the lookups of one loop turn into one statement, and settles the race between lookups and invalidations.
+ * Rows are cached by one engine (cache.c) in four classes: tokens, users, devices, MAU rows. It coalesces,
+ * batches the lookups of one loop turn into one statement, and settles the race between lookups and
+ * invalidations.
  */
 #include "chappe/auth.h"
 #include "chappe/clock.h"
@@ -24,26 +25,29 @@
 #define LOGGER "chappe.auth"
 
 enum {
-    AUTH_TICK_MS = 500,           /* resolution of every time limit here */
-    AUTH_BATCH_MAX = 500,         /* rows asked for in one statement */
-    AUTH_CALLS_MAX = 4,           /* statements of one class in flight; more wait, and batch better */
-    AUTH_TRIES_MAX = 5,           /* lookups repeated because rows arrived meanwhile */
-    AUTH_NEGATIVE_MS = 10000,     /* life of "there is no such row" */
-    AUTH_MAU_COUNT_MS = 60000,    /* rows invalidate it too */
-    AUTH_TOKEN_BYTES_MAX = 8192,  /* longer ones are unknown without asking */
+    AUTH_TICK_MS = 500,          /* resolution of every time limit here */
+    AUTH_BATCH_MAX = 500,        /* rows asked for in one statement */
+    AUTH_CALLS_MAX = 4,          /* statements of one class in flight; more wait, and batch better */
+    AUTH_TRIES_MAX = 5,          /* lookups repeated because rows arrived meanwhile */
+    AUTH_NEGATIVE_MS = 10000,    /* life of "there is no such row" */
+    AUTH_MAU_COUNT_MS = 60000,   /* rows invalidate it too */
+    AUTH_TOKEN_BYTES_MAX = 8192, /* longer ones are unknown without asking */
     AUTH_USER_ID_BYTES_MAX = 1024,
-    AUTH_SHARDS = 4096,           /* of the per-user sequence numbers, a power of two */
-    MAS_CACHE_MS = 120000,        /* as Synapse */
-    MAS_IN_FLIGHT_MAX = 64,       /* introspection requests at once */
+    AUTH_SHARDS = 4096,     /* of the per-user sequence numbers, a power of two */
+    MAS_CACHE_MS = 120000,  /* as Synapse */
+    MAS_IN_FLIGHT_MAX = 64, /* introspection requests at once */
     MAS_ENTRIES_MAX = 200000,
-    MAS_NEGATIVE_MAX = 10000,     /* introspections that said no */
+    MAS_NEGATIVE_MAX = 10000, /* introspections that said no */
     MAS_RESPONSE_BYTES_MAX = 1024 * 1024,
 };
 
 /* ---- rings: circular lists without a head, found through a table */
 void ring_add(struct imap *m, int64_t key, struct list *n);
 void ring_del(struct imap *m, int64_t key, struct list *n); /* harmless on a detached node that is not in m */
-static inline int64_t ring_key_user(struct str user) { return (int64_t)str_hash(user); }
+static inline int64_t ring_key_user(struct str user)
+{
+    return (int64_t)str_hash(user);
+}
 
 /* ---- cache.c */
 struct centry;
@@ -54,7 +58,7 @@ struct auth_wait {
 };
 enum centry_state { CE_NEW, CE_PENDING, CE_FOUND, CE_MISSING };
 struct centry {
-    struct str key; /* bytes are the class's */
+    struct str key;  /* bytes are the class's */
     struct list lru; /* in found or missing; or in the queue while pending and not sent */
     struct list waiters;
     enum centry_state state;
@@ -90,8 +94,8 @@ void cache_init(struct cache *c, struct auth *a, const struct cache_class *class
 void cache_fini(struct cache *c);
 /* The entry when it is there and fresh, else NULL. */
 struct centry *cache_peek(struct cache *c, struct str key);
-/* Waits for it: w->fn is called later, in another turn. 0, or -ERR_LIMIT (then w is untouched). secret: what the lookup
- * needs besides the key (the token itself); copied, overwritten after use. */
+/* Waits for it: w->fn is called later, in another turn. 0, or -ERR_LIMIT (then w is untouched). secret: what
+ * the lookup needs besides the key (the token itself); copied, overwritten after use. */
 int cache_ask(struct cache *c, struct str key, struct str secret, struct auth_wait *w) NODISCARD;
 void cache_drop(struct cache *c, struct str key);
 void cache_drop_entry(struct cache *c, struct centry *e);
@@ -115,16 +119,18 @@ struct fact_entry { /* facts.c */
     struct centry e;
     struct list by_user;
     struct user_fact user;
-    int64_t n; /* MAU: the count, or the timestamp */
+    int64_t n;     /* MAU: the count, or the timestamp */
     size_t user_n; /* devices: the key is user, NUL, device */
     char key[];
 };
 extern const struct cache_class cache_tokens, cache_users, cache_devices, cache_mau;
 struct str device_key(struct buf *b, struct str user, struct str device);
-/* Whether the ids can be asked for at all: a database refuses NUL and broken UTF-8, and one such value would fail a batch. */
+/* Whether the ids can be asked for at all: a database refuses NUL and broken UTF-8, and one such value would
+ * fail a batch. */
 bool text_is_storable(struct str s);
 /* Builds a requester out of the columns that auth_tokens and auth_tokens_by_id share, from column col on. */
-struct requester *requester_from_row(struct auth *a, const uint64_t key[4], const struct pg_result *r, int row);
+struct requester *requester_from_row(struct auth *a, const uint64_t key[4], const struct pg_result *r,
+                                     int row);
 
 /* ---- requests in progress */
 enum op_outcome { OP_OK, OP_REFUSED, OP_LATER };
@@ -144,25 +150,26 @@ struct auth_op {
 
     /* what was found out so far */
     bool have_token, have_user, have_device, have_mas, have_mau, have_mau_count;
-    struct requester *r;      /* of have_token; NULL: no such row. auth_check_blocking: who it is about */
+    struct requester *r; /* of have_token; NULL: no such row. auth_check_blocking: who it is about */
     bool user_exists, device_exists, mau_member;
     struct user_fact user;
     int64_t mau_count;
-    int64_t token_dies_ms;    /* guests */
+    int64_t token_dies_ms; /* guests */
     const struct app_service *as;
-    struct mas_answer *mas;   /* counted */
+    struct mas_answer *mas;        /* counted */
     struct str user_id, device_id; /* application services, guests, MAS: own copies once parked */
-    char *text;               /* of the error that is being sent */
+    char *text;                    /* of the error that is being sent */
 };
 /* Moves an op to the heap before its first wait; returns it. */
 struct auth_op *op_park(struct auth_op *op);
-void op_refuse(struct auth_op *op, int status, const char *errcode, struct str error, int soft_logout, const char *label);
+void op_refuse(struct auth_op *op, int status, const char *errcode, struct str error, int soft_logout,
+               const char *label);
 void op_refuse_error(struct auth_op *op, const struct auth_error *e, const char *label);
 void op_unavailable(struct auth_op *op, const char *label); /* 503 */
 void op_accept(struct auth_op *op, struct requester *r);    /* takes r; USER_IP, guests */
 void op_pass(struct auth_op *op);                           /* end of auth_check_blocking */
-/* Each answers true when the fact is known (in op), else has asked for it, or has ended the op; op is then not to be
- * touched again. */
+/* Each answers true when the fact is known (in op), else has asked for it, or has ended the op; op is then
+ * not to be touched again. */
 bool op_need_token(struct auth_op **op);
 bool op_need_user(struct auth_op **op, struct str user_id);
 bool op_need_device(struct auth_op **op, struct str user_id, struct str device_id);
@@ -170,8 +177,8 @@ bool op_need_mau(struct auth_op **op, struct str user_id);
 bool op_need_mau_count(struct auth_op **op);
 struct str op_printf(struct auth_op *op, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
-struct requester *requester_new(struct auth *a, enum requester_kind kind, struct str user_id, struct str device_id, struct str owner_id,
-                                const uint64_t key[4]);
+struct requester *requester_new(struct auth *a, enum requester_kind kind, struct str user_id,
+                                struct str device_id, struct str owner_id, const uint64_t key[4]);
 
 /* ---- extract.c: 0, or -ERR_PARSE with the error text of M_MISSING_TOKEN in why. */
 int auth_extract(struct http_req *req, struct str *token, bool *decoded, const char **why) NODISCARD;
@@ -181,19 +188,22 @@ void auth_hash(struct auth *a, struct str token, uint64_t out[4]);
 /* ---- internal.c */
 void run_internal(struct auth_op *op);
 /* The account and token checks shared by new requests and parked ones. NULL: good. Texts are static. */
-const struct auth_error *verdict_of_requester(const struct auth *a, const struct requester *r, int64_t now, const char **label);
-extern const struct auth_error auth_error_unknown, auth_error_expired, auth_error_locked, auth_error_account_expired,
-    auth_error_inactive, auth_error_unavailable, auth_error_introspect;
+const struct auth_error *verdict_of_requester(const struct auth *a, const struct requester *r, int64_t now,
+                                              const char **label);
+extern const struct auth_error auth_error_unknown, auth_error_expired, auth_error_locked,
+    auth_error_account_expired, auth_error_inactive, auth_error_unavailable, auth_error_introspect;
 void used_mark(struct auth *a, struct requester *r);
 void used_flush(struct auth *a);
 
-/* ---- macaroon.c. 0 and the user and the last moment (0: none), or -ERR_PARSE. user_id is borrowed from out. */
+/* ---- macaroon.c. 0 and the user and the last moment (0: none), or -ERR_PARSE. user_id is borrowed from out.
+ */
 struct guest_macaroon {
     char bytes[AUTH_TOKEN_BYTES_MAX];
     struct str user_id;
     int64_t dies_ms;
 };
-int macaroon_verify_guest(struct str token, struct str secret, int64_t now_ms, struct guest_macaroon *out) NODISCARD;
+int macaroon_verify_guest(struct str token, struct str secret, int64_t now_ms,
+                          struct guest_macaroon *out) NODISCARD;
 
 /* ---- app_service.c */
 struct app_service;
@@ -204,7 +214,8 @@ struct app_services {
 };
 int app_services_init(struct app_services *s, struct auth *a, struct err *e) NODISCARD;
 void app_services_fini(struct app_services *s);
-const struct app_service *app_services_find(const struct app_services *s, const uint64_t key[4], struct str ip);
+const struct app_service *app_services_find(const struct app_services *s, const uint64_t key[4],
+                                            struct str ip);
 /* Reads user_id and device_id of the request; 0, or -ERR_PARSE when they cannot be text. */
 int app_service_params(struct auth_op *op, struct http_req *req) NODISCARD;
 void run_app_service(struct auth_op *op);
@@ -222,11 +233,11 @@ struct mas;
 struct mas_answer {
     unsigned refs;
     bool active, api_scope, admin_scope;
-    size_t scope_devices;   /* different ones in the scope */
-    bool has_device;        /* device_id is an own field of the answer, or the only one of the scope */
-    struct str username;    /* absent: null */
+    size_t scope_devices; /* different ones in the scope */
+    bool has_device;      /* device_id is an own field of the answer, or the only one of the scope */
+    struct str username;  /* absent: null */
     struct str device_id;
-    int64_t dies_ms;        /* wall clock; INT64_MAX: never */
+    int64_t dies_ms; /* wall clock; INT64_MAX: never */
 };
 /* 0, or -ERR_PARSE for what is no introspection response. */
 int mas_answer_parse(struct str body, int64_t now_ms, struct mas_answer **out) NODISCARD;
@@ -246,7 +257,7 @@ struct checks {
     struct list queue; /* struct auth_check, not begun */
     struct list later; /* failed for want of a database; tried again at the next tick */
     size_t calls, watches;
-    struct list by_age; /* watches, least recently checked first */
+    struct list by_age;       /* watches, least recently checked first */
     struct auth_watch **heap; /* by expires_ms */
     size_t heap_n, heap_cap;
 };
@@ -266,8 +277,8 @@ struct auth {
     struct evp_md_st *md;
 
     uv_timer_t flush_timer, tick_timer;
-    int handles;   /* not yet closed */
-    size_t calls;  /* statements and requests whose answer is still to come */
+    int handles;  /* not yet closed */
+    size_t calls; /* statements and requests whose answer is still to come */
     bool stopping, flush_armed;
 
     uint64_t seq; /* counts invalidations; 0 is never a value of it */
@@ -290,6 +301,6 @@ struct auth {
     struct checks checks;
 };
 void auth_arm_flush(struct auth *a);
-void auth_tick(struct auth *a); /* what the tick timer does */
+void auth_tick(struct auth *a);      /* what the tick timer does */
 void auth_call_done(struct auth *a); /* one answer fewer to come; may free a */
 #endif

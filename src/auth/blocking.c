@@ -3,9 +3,9 @@
 /*
  * A homeserver that is disabled, or full for this month: hs_disabled and limit_usage_by_mau (reference 1.9).
  *
- * With neither option the answer is immediate. The MAU rows are cached like users: who belongs to the active users
- * until a row of the caches stream says otherwise, the count of them for a minute at most. Trial days of single
- * application services are not known here: the general number counts for their users too.
+ * With neither option the answer is immediate. The MAU rows are cached like users: who belongs to the active
+ * users until a row of the caches stream says otherwise, the count of them for a minute at most. Trial days
+ * of single application services are not known here: the general number counts for their users too.
  */
 #include "auth_int.h"
 
@@ -55,12 +55,14 @@ void run_blocking(struct auth_op *op)
         op_pass(op);
 }
 
-void auth_check_blocking(struct auth *a, struct requester *r, void (*done)(void *arg, const struct auth_error *e), void *arg)
+void auth_check_blocking(struct auth *a, struct requester *r,
+                         void (*done)(void *arg, const struct auth_error *e), void *arg)
 {
     const struct config *cfg = a->cfg;
 
-    if ((!cfg->hs_disabled && !cfg->limit_usage_by_mau) || (r->is_app_service && !cfg->track_appservice_user_ips) ||
-        str_eq(r->owner_id, cfg->server_name) || (cfg->server_notices_mxid.n && str_eq(r->owner_id, cfg->server_notices_mxid))) {
+    if ((!cfg->hs_disabled && !cfg->limit_usage_by_mau) ||
+        (r->is_app_service && !cfg->track_appservice_user_ips) || str_eq(r->owner_id, cfg->server_name) ||
+        (cfg->server_notices_mxid.n && str_eq(r->owner_id, cfg->server_notices_mxid))) {
         done(arg, NULL);
         return;
     }

@@ -4,19 +4,20 @@
  * The engine of the row caches: what PostgreSQL said about a token, a user, a device, a MAU row.
  *
  * An entry is pending (asked for, or about to be), found, or missing. Lookups of one key share one entry and
- * one answer; the keys of one loop turn share one statement; at most AUTH_CALLS_MAX statements of a class are in
- * flight, so that a burst batches better instead of queueing in the pool.
+ * one answer; the keys of one loop turn share one statement; at most AUTH_CALLS_MAX statements of a class are
+ * in flight, so that a burst batches better instead of queueing in the pool.
  *
- * The race between a lookup and an invalidation: an answer may have been read before a row was changed and arrive
- * after the row's invalidation. Two rules keep it out. An invalidation of a key that is pending clears its
- * `issued` number. An invalidation of a user notes a new sequence number in the user's shard, and an answer that
- * names a user (only the answer does, for tokens) is compared with the shard. An answer that fails either test is
- * asked for again, which also makes the waiting requests see the new truth; after AUTH_TRIES_MAX rounds it is
- * handed out but not kept, and whoever parks on it is checked once more by watch.c.
+ * The race between a lookup and an invalidation: an answer may have been read before a row was changed and
+ * arrive after the row's invalidation. Two rules keep it out. An invalidation of a key that is pending clears
+ * its `issued` number. An invalidation of a user notes a new sequence number in the user's shard, and an
+ * answer that names a user (only the answer does, for tokens) is compared with the shard. An answer that
+ * fails either test is asked for again, which also makes the waiting requests see the new truth; after
+ * AUTH_TRIES_MAX rounds it is handed out but not kept, and whoever parks on it is checked once more by
+ * watch.c.
  *
- * "Missing" is kept too, in a list of its own with a small maximum and a life of ten seconds: however many random
- * tokens are tried, no good entry leaves for them. Found entries go least recently used first. Entries that are
- * pending or being delivered never go.
+ * "Missing" is kept too, in a list of its own with a small maximum and a life of ten seconds: however many
+ * random tokens are tried, no good entry leaves for them. Found entries go least recently used first. Entries
+ * that are pending or being delivered never go.
  */
 #include "auth_int.h"
 
@@ -161,7 +162,7 @@ static void cache_prune_queue(struct cache *c)
 {
     struct centry *e;
 
-    list_each (e, &c->queue, struct centry, lru) {
+    list_each(e, &c->queue, struct centry, lru) {
         if (!list_empty(&e->waiters))
             continue;
         smap_del(&c->by_key, e->key);
@@ -208,7 +209,8 @@ static void cache_evict(struct cache *c)
         cache_drop_entry(c, container_of(c->missing.next, struct centry, lru));
 }
 
-/* Hands e, or err, to everybody who waits. Callbacks may ask again, invalidate, or evict: e is held meanwhile. */
+/* Hands e, or err, to everybody who waits. Callbacks may ask again, invalidate, or evict: e is held
+ * meanwhile. */
 static void centry_deliver(struct cache *c, struct centry *e, int err)
 {
     e->busy = true;

@@ -4,8 +4,8 @@
  * Where the access token stands in a request: the Authorization header or the access_token argument, by the
  * rules and with the error texts of Synapse (reference 1.2).
  *
- * Two differences on purpose. Only the query string counts, not a form in the body. A token with bytes outside
- * ASCII is unknown (401) where Synapse stumbles over it (500).
+ * Two differences on purpose. Only the query string counts, not a form in the body. A token with bytes
+ * outside ASCII is unknown (401) where Synapse stumbles over it (500).
  */
 #include "auth_int.h"
 #include <openssl/evp.h>
@@ -51,7 +51,8 @@ int auth_extract(struct http_req *req, struct str *token, bool *decoded, const c
     return 0;
 }
 
-/* Whether it is worth asking anybody. Says nothing about the shape: tokens of old versions and modules look different. */
+/* Whether it is worth asking anybody. Says nothing about the shape: tokens of old versions and modules look
+ * different. */
 bool token_is_plausible(struct str token)
 {
     if (token.n == 0 || token.n > AUTH_TOKEN_BYTES_MAX)

@@ -5,9 +5,9 @@
  * MAU limit need to know about rows other than tokens.
  *
  * Keys are the ids themselves (user; user, NUL, device), so an invalidation finds a pending lookup by its key
- * and no sequence numbers are needed. Devices also stand in rings by user: one row of the caches stream may drop all
- * devices of a user. The MAU class has two kinds of keys: a user, whose row says that it belongs to the active
- * users, and the empty key, whose only row is the count of them.
+ * and no sequence numbers are needed. Devices also stand in rings by user: one row of the caches stream may
+ * drop all devices of a user. The MAU class has two kinds of keys: a user, whose row says that it belongs to
+ * the active users, and the empty key, whose only row is the count of them.
  */
 #include "auth_int.h"
 
@@ -24,8 +24,14 @@ bool text_is_storable(struct str s)
         unsigned more = c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : 1;
         if (c < 0xc2 || c > 0xf4 || (size_t)(end - p) < more)
             return false;
-        /* Only the first continuation byte has a range of its own: no overlong forms, no surrogates, <= U+10FFFF. */
-        unsigned lo = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80, hi = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
+        /* Only the first continuation byte has a range of its own: no overlong forms, no surrogates, <=
+         * U+10FFFF. */
+        unsigned lo = c == 0xe0   ? 0xa0
+                      : c == 0xf0 ? 0x90
+                                  : 0x80,
+                 hi = c == 0xed   ? 0x9f
+                      : c == 0xf4 ? 0x8f
+                                  : 0xbf;
         for (; more; more--, lo = 0x80, hi = 0xbf, p++)
             if (*p < lo || *p > hi)
                 return false;
@@ -72,8 +78,8 @@ static void fact_forget(struct cache *c, struct centry *e)
     (void)e;
 }
 
-/* Columns of auth_users: 0 place, 1 is_guest, 2 admin, 3 shadow_banned, 4 locked, 5 support, 6 of an application
- * service, 7 creation_ts, 8 expiration_ts_ms */
+/* Columns of auth_users: 0 place, 1 is_guest, 2 admin, 3 shadow_banned, 4 locked, 5 support, 6 of an
+ * application service, 7 creation_ts, 8 expiration_ts_ms */
 static void user_absorb(struct cache *c, struct centry *e, const struct pg_result *r, int row)
 {
     struct user_fact *u = &container_of(e, struct fact_entry, e)->user;
@@ -132,6 +138,9 @@ static struct pg_args *device_args(struct centry **v, size_t n)
     return args;
 }
 
-const struct cache_class cache_users = {"users", SQL_auth_users, fact_make, fact_free, fact_args, user_absorb, fact_forget, NULL};
-const struct cache_class cache_devices = {"devices", SQL_auth_devices, fact_make, fact_free, device_args, device_absorb, fact_forget, NULL};
-const struct cache_class cache_mau = {"mau", SQL_auth_mau, fact_make, fact_free, fact_args, mau_absorb, fact_forget, NULL};
+const struct cache_class cache_users = {"users",   SQL_auth_users, fact_make,   fact_free,
+                                        fact_args, user_absorb,    fact_forget, NULL};
+const struct cache_class cache_devices = {"devices",   SQL_auth_devices, fact_make,   fact_free,
+                                          device_args, device_absorb,    fact_forget, NULL};
+const struct cache_class cache_mau = {"mau",     SQL_auth_mau, fact_make,   fact_free,
+                                      fact_args, mau_absorb,   fact_forget, NULL};

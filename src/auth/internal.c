@@ -4,25 +4,34 @@
  * Tokens of the database (reference 1.3-1.8), guest macaroons, and the marking of refreshable tokens as used.
  *
  * Marking: an access token that came out of a refresh must be marked at its first use, because Synapse then
- * refuses the refresh token it replaced. Synapse waits for that write before it answers; here it is sent in the same
- * turn, batched, and not waited for. It is repeated until it succeeded: by the pool when a connection is lost, from
- * our list when the server refused it, and by whichever worker sees the token next if this process dies, since the
- * row still says "not used". What is given up is only the order of two events some milliseconds apart. A token that is
- * already marked, or has no refresh token, is not written at all. When the write finds no row, the token was
- * deleted after it was read: the entry is dropped, and parked requests that rest on it are checked.
+ * refuses the refresh token it replaced. Synapse waits for that write before it answers; here it is sent in
+ * the same turn, batched, and not waited for. It is repeated until it succeeded: by the pool when a
+ * connection is lost, from our list when the server refused it, and by whichever worker sees the token next
+ * if this process dies, since the row still says "not used". What is given up is only the order of two events
+ * some milliseconds apart. A token that is already marked, or has no refresh token, is not written at all.
+ * When the write finds no row, the token was deleted after it was read: the entry is dropped, and parked
+ * requests that rest on it are checked.
  */
 #include "auth_int.h"
 
-#define ERR_ROW(st, code, text, soft) {.status = st, .errcode = code, .error = {text, sizeof(text) - 1}, .soft_logout = soft}
-const struct auth_error auth_error_unknown = ERR_ROW(401, "M_UNKNOWN_TOKEN", "Invalid access token passed.", 0),
+#define ERR_ROW(st, code, text, soft)                                                         \
+    {                                                                                         \
+        .status = st, .errcode = code, .error = {text, sizeof(text) - 1}, .soft_logout = soft \
+    }
+const struct auth_error auth_error_unknown =
+                            ERR_ROW(401, "M_UNKNOWN_TOKEN", "Invalid access token passed.", 0),
                         auth_error_expired = ERR_ROW(401, "M_UNKNOWN_TOKEN", "Access token has expired", 1),
                         auth_error_inactive = ERR_ROW(401, "M_UNKNOWN_TOKEN", "Token is not active", 0),
                         auth_error_locked = ERR_ROW(401, "M_USER_LOCKED", "User account has been locked", 1),
-                        auth_error_account_expired = ERR_ROW(403, "ORG_MATRIX_EXPIRED_ACCOUNT", "User account has expired", -1),
-                        auth_error_unavailable = ERR_ROW(503, "M_UNKNOWN", "Service temporarily unavailable", -1),
-                        auth_error_introspect = ERR_ROW(503, "M_UNKNOWN", "Unable to introspect the access token", -1);
+                        auth_error_account_expired =
+                            ERR_ROW(403, "ORG_MATRIX_EXPIRED_ACCOUNT", "User account has expired", -1),
+                        auth_error_unavailable =
+                            ERR_ROW(503, "M_UNKNOWN", "Service temporarily unavailable", -1),
+                        auth_error_introspect =
+                            ERR_ROW(503, "M_UNKNOWN", "Unable to introspect the access token", -1);
 
-const struct auth_error *verdict_of_requester(const struct auth *a, const struct requester *r, int64_t now, const char **label)
+const struct auth_error *verdict_of_requester(const struct auth *a, const struct requester *r, int64_t now,
+                                              const char **label)
 {
     if (r->valid_until_ms && r->valid_until_ms < now) {
         *label = "expired";
@@ -56,14 +65,17 @@ static void run_guest(struct auth_op *op)
     if (!op_need_user(&op, op->user_id))
         return;
     if (!op->user_exists) {
-        op_refuse(op, 401, "M_UNKNOWN_TOKEN", op_printf(op, "Unknown user_id %.*s", STR_ARG(op->user_id)), 0, "unknown_token");
+        op_refuse(op, 401, "M_UNKNOWN_TOKEN", op_printf(op, "Unknown user_id %.*s", STR_ARG(op->user_id)), 0,
+                  "unknown_token");
         return;
     }
     if (!op->user.guest) {
-        op_refuse(op, 401, "M_UNKNOWN_TOKEN", STR("Guest access token used for regular user"), 0, "unknown_token");
+        op_refuse(op, 401, "M_UNKNOWN_TOKEN", STR("Guest access token used for regular user"), 0,
+                  "unknown_token");
         return;
     }
-    struct requester *r = requester_new(op->a, REQUESTER_GUEST, op->user_id, STR("guest_device"), op->user_id, op->key);
+    struct requester *r =
+        requester_new(op->a, REQUESTER_GUEST, op->user_id, STR("guest_device"), op->user_id, op->key);
     const char *label = NULL;
     r->is_guest = true;
     r->locked = op->user.locked;
@@ -157,7 +169,8 @@ static void used_answered(void *arg, int err, const struct pg_result *res)
     a->used_call = false;
     if (err) {
         if (err != -ERR_SHUTDOWN) {
-            log_warning(LOGGER, "Could not mark %zu access tokens as used: %s; trying again", call->n, err_text(err));
+            log_warning(LOGGER, "Could not mark %zu access tokens as used: %s; trying again", call->n,
+                        err_text(err));
             for (size_t i = 0; i < call->n; i++) { /* the next tick sends them */
                 if (a->used.n == a->used.cap)
                     vec_grow_((void **)&a->used.v, &a->used.cap, a->used.n + 1, sizeof *a->used.v);

@@ -3,12 +3,12 @@
 /*
  * Rows of the caches stream (reference 1.15, synapse-replication 5.4).
  *
- * Synapse names its own caches; the table says which of our entries each name means. A row does two things: it
- * drops what is cached, and makes suspect every live requester it concerns, whose parked requests watch.c then checks
- * within the turn. A row without keys means the whole cache. Unknown names are somebody else's.
+ * Synapse names its own caches; the table says which of our entries each name means. A row does two things:
+ * it drops what is cached, and makes suspect every live requester it concerns, whose parked requests watch.c
+ * then checks within the turn. A row without keys means the whole cache. Unknown names are somebody else's.
  *
- * get_device is a tree on Synapse's side: a one-element key stands for all devices of the user, so every row of
- * that name drops them all. A pair is a new or renamed device: no reason to doubt tokens of the database.
+ * get_device is a tree on Synapse's side: a one-element key stands for all devices of the user, so every row
+ * of that name drops them all. A pair is a new or renamed device: no reason to doubt tokens of the database.
  */
 #include "auth_int.h"
 
@@ -18,7 +18,10 @@ static const struct {
     struct str func;
     enum subject subject;
 } rules[] = {
-#define RULE(name, subject) {{name, sizeof(name) - 1}, subject}
+#define RULE(name, subject)               \
+    {                                     \
+        {name, sizeof(name) - 1}, subject \
+    }
     RULE("get_user_by_access_token", ABOUT_TOKEN),
     RULE("get_device", ABOUT_DEVICE),
     RULE("get_user_by_id", ABOUT_USER),
@@ -33,7 +36,8 @@ static const struct {
 };
 
 /* The first of ring key in m and all its siblings, held while fn runs on those that match. */
-static void each_in_ring(struct imap *m, int64_t key, bool by_token, const void *what, bool (*match)(const struct requester *, const void *),
+static void each_in_ring(struct imap *m, int64_t key, bool by_token, const void *what,
+                         bool (*match)(const struct requester *, const void *),
                          void (*fn)(struct requester *))
 {
     struct list *first = imap_get(m, key), *n = first;
@@ -42,7 +46,8 @@ static void each_in_ring(struct imap *m, int64_t key, bool by_token, const void 
     if (!first)
         return;
     do {
-        struct requester *r = by_token ? container_of(n, struct requester, by_token) : container_of(n, struct requester, by_user);
+        struct requester *r = by_token ? container_of(n, struct requester, by_token)
+                                       : container_of(n, struct requester, by_user);
         if (match(r, what))
             vec_push(&held, requester_ref(r));
         n = n->next;
@@ -58,9 +63,15 @@ struct device_row {
     struct str user, device; /* device absent: all */
 };
 
-static bool match_token(const struct requester *r, const void *key) { return memcmp(r->token_key, key, sizeof r->token_key) == 0; }
+static bool match_token(const struct requester *r, const void *key)
+{
+    return memcmp(r->token_key, key, sizeof r->token_key) == 0;
+}
 
-static bool match_user(const struct requester *r, const void *user) { return str_eq(r->user_id, *(const struct str *)user); }
+static bool match_user(const struct requester *r, const void *user)
+{
+    return str_eq(r->user_id, *(const struct str *)user);
+}
 
 static bool match_device(const struct requester *r, const void *what)
 {
@@ -110,7 +121,8 @@ static void on_device(struct auth *a, const struct str *keys, size_t n)
     for (size_t i = 0; i < found.n; i++)
         cache_drop_entry(&a->devices, &found.v[i]->e);
     vec_free(&found);
-    each_in_ring(&a->requesters_by_user, ring_key_user(row.user), false, &row, match_device, requester_suspect);
+    each_in_ring(&a->requesters_by_user, ring_key_user(row.user), false, &row, match_device,
+                 requester_suspect);
 }
 
 static void suspect_all(struct auth *a)

@@ -6,12 +6,13 @@
  * The text is base64url without padding; the bytes are packets, each
  *     4 hexadecimal digits: length of the packet, these digits included
  *     key, a space, value, a newline
- * with keys location, identifier, then one cid per caveat, at last signature (32 raw bytes). The signature is a chain:
- * HMAC-SHA256 of the identifier under a key derived from the server's secret, then of each caveat under the
- * signature so far. Whoever holds a macaroon can add caveats, never remove one; so every caveat must be one we know
- * and find satisfied. Third-party caveats (vid, cl) are not.
+ * with keys location, identifier, then one cid per caveat, at last signature (32 raw bytes). The signature is
+ * a chain: HMAC-SHA256 of the identifier under a key derived from the server's secret, then of each caveat
+ * under the signature so far. Whoever holds a macaroon can add caveats, never remove one; so every caveat
+ * must be one we know and find satisfied. Third-party caveats (vid, cl) are not.
  *
- * The input is the peer's: at most AUTH_TOKEN_BYTES_MAX, decoded into a buffer of that size, every length checked.
+ * The input is the peer's: at most AUTH_TOKEN_BYTES_MAX, decoded into a buffer of that size, every length
+ * checked.
  */
 #include "auth_int.h"
 #include <openssl/crypto.h>
@@ -87,7 +88,8 @@ static void mac_step(unsigned char mac[MAC_BYTES], struct str data)
     unsigned n = MAC_BYTES;
     unsigned char next[MAC_BYTES];
 
-    ASSERT(HMAC(EVP_sha256(), mac, MAC_BYTES, (const unsigned char *)data.p, data.n, next, &n) && n == MAC_BYTES);
+    ASSERT(HMAC(EVP_sha256(), mac, MAC_BYTES, (const unsigned char *)data.p, data.n, next, &n) &&
+           n == MAC_BYTES);
     memcpy(mac, next, MAC_BYTES);
 }
 
@@ -96,7 +98,9 @@ static void mac_begin(unsigned char mac[MAC_BYTES], struct str secret, struct st
     static const char generator[] = "macaroons-key-generator";
     unsigned n = MAC_BYTES;
 
-    ASSERT(HMAC(EVP_sha256(), generator, sizeof generator - 1, (const unsigned char *)secret.p, secret.n, mac, &n) && n == MAC_BYTES);
+    ASSERT(HMAC(EVP_sha256(), generator, sizeof generator - 1, (const unsigned char *)secret.p, secret.n, mac,
+                &n) &&
+           n == MAC_BYTES);
     mac_step(mac, identifier);
 }
 
@@ -166,7 +170,8 @@ int macaroon_verify_guest(struct str token, struct str secret, int64_t now_ms, s
             goto out;
         }
     }
-    if (!rc && (!seen.guest || seen.user_id.n == 0 || seen.user_id.n > AUTH_USER_ID_BYTES_MAX || !text_is_storable(seen.user_id)))
+    if (!rc && (!seen.guest || seen.user_id.n == 0 || seen.user_id.n > AUTH_USER_ID_BYTES_MAX ||
+                !text_is_storable(seen.user_id)))
         rc = -ERR_PARSE;
     out->user_id = seen.user_id;
     out->dies_ms = seen.dies_ms;

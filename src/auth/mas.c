@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Tokens of the Matrix Authentication Service: introspection over HTTP, remembered for two minutes (reference 1.11).
+ * Tokens of the Matrix Authentication Service: introspection over HTTP, remembered for two minutes
+ * (reference 1.11).
  *
- * Every well-formed answer is remembered, "not active" too, by the SHA-256 of the token; failures are not. Requests
- * with one token share one introspection; at most MAS_IN_FLIGHT_MAX run at once, the others wait their turn. Active and
- * inactive answers stand in two lists by age, so random tokens push out each other only.
+ * Every well-formed answer is remembered, "not active" too, by the SHA-256 of the token; failures are not.
+ * Requests with one token share one introspection; at most MAS_IN_FLIGHT_MAX run at once, the others wait
+ * their turn. Active and inactive answers stand in two lists by age, so random tokens push out each other
+ * only.
  *
  * Nothing on the replication stream says that a token ended. What makes a logout immediate is that the
- * device must still exist, and that row has its own cache, which the stream does invalidate. So a gap in the stream
- * drops the devices and leaves the introspections.
+ * device must still exist, and that row has its own cache, which the stream does invalidate. So a gap in the
+ * stream drops the devices and leaves the introspections.
  *
  * The service being down is 503, never 401. With auth_mas_outage_ms an answer may be used beyond its two
  * minutes while the service fails; it is still subject to its own expiry and to the device check.
@@ -161,12 +163,14 @@ static bool expiry(const struct json *v, int64_t now_ms, int64_t *dies_ms)
 
 static void read_scope(struct mas_answer *m, struct str scope)
 {
-    static const struct str prefix[] = {{"urn:matrix:client:device:", 25}, {"urn:matrix:org.matrix.msc2967.client:device:", 44}};
+    static const struct str prefix[] = {{"urn:matrix:client:device:", 25},
+                                        {"urn:matrix:org.matrix.msc2967.client:device:", 44}};
     struct str tok, first = STR_ABSENT;
 
     while (!str_absent(scope)) {
         str_cut(scope, ' ', &tok, &scope);
-        if (str_eq(tok, STR("urn:matrix:client:api:*")) || str_eq(tok, STR("urn:matrix:org.matrix.msc2967.client:api:*")))
+        if (str_eq(tok, STR("urn:matrix:client:api:*")) ||
+            str_eq(tok, STR("urn:matrix:org.matrix.msc2967.client:api:*")))
             m->api_scope = true;
         else if (str_eq(tok, STR("urn:synapse:admin:*")))
             m->admin_scope = true;
@@ -203,8 +207,9 @@ int mas_answer_parse(struct str body, int64_t now_ms, struct mas_answer **out)
     m = xcalloc(1, sizeof *m);
     m->refs = 1;
     m->active = active->type == JSON_TRUE;
-    if (!optional_str(v, STR("scope"), &scope) || !optional_str(v, STR("username"), &m->username) || !optional_str(v, STR("sub"), &sub) ||
-        !optional_str(v, STR("device_id"), &m->device_id) || !expiry(json_get(v, STR("expires_in")), now_ms, &m->dies_ms))
+    if (!optional_str(v, STR("scope"), &scope) || !optional_str(v, STR("username"), &m->username) ||
+        !optional_str(v, STR("sub"), &sub) || !optional_str(v, STR("device_id"), &m->device_id) ||
+        !expiry(json_get(v, STR("expires_in")), now_ms, &m->dies_ms))
         goto bad;
     m->has_device = !str_absent(m->device_id);
     read_scope(m, scope);
@@ -223,12 +228,13 @@ bad:
 
 static void mas_pump(struct mas *m);
 
-/* Everybody who waits for e goes on with answer, or is refused. A flow may come back for the same token: e is held
- * through its waiters only, so it is looked up no more after the loop. */
+/* Everybody who waits for e goes on with answer, or is refused. A flow may come back for the same token: e is
+ * held through its waiters only, so it is looked up no more after the loop. */
 static void entry_deliver(struct list *waiters, struct mas_answer *answer)
 {
     while (!list_empty(waiters)) {
-        struct auth_op *op = container_of(container_of(waiters->next, struct auth_wait, node), struct auth_op, wait);
+        struct auth_op *op =
+            container_of(container_of(waiters->next, struct auth_wait, node), struct auth_op, wait);
         list_del(&op->wait.node);
         if (!answer) {
             op_refuse_error(op, &auth_error_introspect, "mas_unavailable");
@@ -275,7 +281,8 @@ static void entry_failed(struct mas_entry *e, const char *why)
 
     metric_add_l(M_auth_mas_requests, why, 1);
     take_waiters(e, &waiters);
-    if (e->answer && e->answer->active && clock_mono_ms() - e->loaded_ms < MAS_CACHE_MS + m->a->cfg->auth_mas_outage_ms) {
+    if (e->answer && e->answer->active &&
+        clock_mono_ms() - e->loaded_ms < MAS_CACHE_MS + m->a->cfg->auth_mas_outage_ms) {
         old = e->answer;
         old->refs++;
         entry_place(e);
@@ -308,7 +315,8 @@ static void mas_answered(void *arg, const struct httpc_res *res)
     e->pending = false;
     secret_free(&e->token);
     if (res->err || res->status < 200 || res->status > 299) {
-        log_warning(LOGGER, "Token introspection failed: %s, status %d", err_text(res->err), res->err ? 0 : res->status);
+        log_warning(LOGGER, "Token introspection failed: %s, status %d", err_text(res->err),
+                    res->err ? 0 : res->status);
         entry_failed(e, res->err ? "error" : "status");
     } else if (mas_answer_parse(res->body, clock_wall_ms(), &answer)) {
         log_warning(LOGGER, "Token introspection failed: not an introspection response");
@@ -460,7 +468,8 @@ void run_mas(struct auth_op *op)
         return;
     }
     if (!m->api_scope) {
-        op_refuse(op, 401, "M_UNKNOWN_TOKEN", STR("Token doesn't grant access to the Matrix C-S API"), 0, "unknown_token");
+        op_refuse(op, 401, "M_UNKNOWN_TOKEN", STR("Token doesn't grant access to the Matrix C-S API"), 0,
+                  "unknown_token");
         return;
     }
     if (str_absent(m->username)) {

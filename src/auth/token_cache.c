@@ -3,22 +3,25 @@
 /*
  * The class of access tokens, and the requesters that come out of it.
  *
- * The key is the SHA-256 of the token: the cache holds nothing that could be used to log in. The token itself is
- * kept only while its lookup is pending and overwritten after that. A row is the token joined with its user and
- * the account's end, so that one statement answers everything the checks of internal.c need; any invalidation of
- * the user drops it.
+ * The key is the SHA-256 of the token: the cache holds nothing that could be used to log in. The token itself
+ * is kept only while its lookup is pending and overwritten after that. A row is the token joined with its
+ * user and the account's end, so that one statement answers everything the checks of internal.c need; any
+ * invalidation of the user drops it.
  *
  * All live requesters, cached or not, stand in two rings, by user and by token: an invalidation finds whoever
- * still holds one, and through it the parked requests. The rings go by 64-bit hashes; a collision costs a check too
- * many and nothing else. A device needs no index of its own: for tokens of the database the token row is the truth,
- * and whatever is said about a device makes all requesters of its user suspect.
+ * still holds one, and through it the parked requests. The rings go by 64-bit hashes; a collision costs a
+ * check too many and nothing else. A device needs no index of its own: for tokens of the database the token
+ * row is the truth, and whatever is said about a device makes all requesters of its user suspect.
  */
 #include "auth_int.h"
 
-static int64_t ring_key_token(const uint64_t key[4]) { return (int64_t)key[0]; }
+static int64_t ring_key_token(const uint64_t key[4])
+{
+    return (int64_t)key[0];
+}
 
-struct requester *requester_new(struct auth *a, enum requester_kind kind, struct str user_id, struct str device_id, struct str owner_id,
-                                const uint64_t key[4])
+struct requester *requester_new(struct auth *a, enum requester_kind kind, struct str user_id,
+                                struct str device_id, struct str owner_id, const uint64_t key[4])
 {
     struct requester *r = xcalloc(1, sizeof *r);
 
@@ -75,9 +78,11 @@ const char *requester_log_name(const struct requester *r, struct arena *a)
 /* Columns of auth_tokens and auth_tokens_by_id:
  * 0 place, 1 user, 2 owner, 3 device, 4 id, 5 valid_until_ms, 6 used, 7 refreshable, 8 is_guest, 9 admin,
  * 10 shadow_banned, 11 locked, 12 expiration_ts_ms */
-struct requester *requester_from_row(struct auth *a, const uint64_t key[4], const struct pg_result *res, int row)
+struct requester *requester_from_row(struct auth *a, const uint64_t key[4], const struct pg_result *res,
+                                     int row)
 {
-    struct requester *r = requester_new(a, REQUESTER_USER, pg_str(res, row, 1), pg_str(res, row, 3), pg_str(res, row, 2), key);
+    struct requester *r =
+        requester_new(a, REQUESTER_USER, pg_str(res, row, 1), pg_str(res, row, 3), pg_str(res, row, 2), key);
 
     r->token_id = pg_i64(res, row, 4);
     r->valid_until_ms = pg_i64(res, row, 5);
@@ -152,4 +157,5 @@ static uint64_t tok_touched(struct cache *c, struct centry *e)
     return c->a->user_seq[(size_t)ring_key_user(r->user_id) & (AUTH_SHARDS - 1)];
 }
 
-const struct cache_class cache_tokens = {"tokens", SQL_auth_tokens, tok_make, tok_free, tok_args, tok_absorb, tok_forget, tok_touched};
+const struct cache_class cache_tokens = {"tokens", SQL_auth_tokens, tok_make,   tok_free,
+                                         tok_args, tok_absorb,      tok_forget, tok_touched};

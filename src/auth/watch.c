@@ -4,16 +4,18 @@
  * Parked requests whose token may stop being good (reference 1.16).
  *
  * A watch hangs on its requester. When a row of the caches stream concerns a requester (invalidate.c), it is
- * "suspected" once more and each of its watches gets a check: the authentication again, from the database, not
- * from what is cached. Checks of one turn share statements; few statements run at once, so dropping a whole cache
- * does not stampede. A check that failed for want of a database is kept and tried again at the next tick: the poll
- * stays parked meanwhile. A check is only believed if no further row arrived while it ran; else it runs again.
+ * "suspected" once more and each of its watches gets a check: the authentication again, from the database,
+ * not from what is cached. Checks of one turn share statements; few statements run at once, so dropping a
+ * whole cache does not stampede. A check that failed for want of a database is kept and tried again at the
+ * next tick: the poll stays parked meanwhile. A check is only believed if no further row arrived while it
+ * ran; else it runs again.
  *
  * What is checked: for a token of the database its row, joined with the user; for a guest the user; for an
- * introspected token user and device, since the token itself is not kept; for an application service the device.
+ * introspected token user and device, since the token itself is not kept; for an application service the
+ * device.
  *
- * Time does its part: a binary heap by the moment at which token or account end, looked at with every tick, and a
- * list by the time of the last check, because a refreshed token's predecessor disappears without a row.
+ * Time does its part: a binary heap by the moment at which token or account end, looked at with every tick,
+ * and a list by the time of the last check, because a refreshed token's predecessor disappears without a row.
  *
  * A requester that was suspected between its authentication and its parking is checked when it is parked.
  */
@@ -370,7 +372,7 @@ void requester_suspect(struct requester *r)
     struct auth_watch *w;
 
     r->suspected++;
-    list_each (w, &r->watches, struct auth_watch, by_user)
+    list_each(w, &r->watches, struct auth_watch, by_user)
         check_queue(r->auth, w, false);
 }
 

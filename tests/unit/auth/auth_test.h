@@ -4,9 +4,10 @@
 #define CHAPPE_AUTH_TEST_H
 /*
  * Shared by the tests of src/auth. The module runs on a real loop and a fake clock; the linker wraps what it
- * calls: pg_exec answers from the tables below (the row is read when the statement is sent and delivered when the
- * test lets it, so the test decides what happens in between), httpc_send answers from a script, feed_send_user_ip and
- * http_reply are recorded. test_database.c turns the first of these off and uses a real server.
+ * calls: pg_exec answers from the tables below (the row is read when the statement is sent and delivered when
+ * the test lets it, so the test decides what happens in between), httpc_send answers from a script,
+ * feed_send_user_ip and http_reply are recorded. test_database.c turns the first of these off and uses a real
+ * server.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -89,12 +90,13 @@ struct ask {
 
 void fix_tables(struct fix *f); /* alice, bob, and so on */
 struct fix *fix_new(void (*configure)(struct config *cfg));
-struct fix *fix_new_with(void (*configure)(struct config *cfg), bool real); /* real: PostgreSQL, HTTP client and clock */
+struct fix *fix_new_with(void (*configure)(struct config *cfg),
+                         bool real); /* real: PostgreSQL, HTTP client and clock */
 void fix_free(struct fix **f);
 /* Runs the loop and delivers answers until nothing moves any more. */
 void fix_pump(struct fix *f);
-void fix_pump_once(struct fix *f); /* one turn: sends what was asked for, delivers nothing */
-void fix_deliver(struct fix *f);   /* what was sent so far, and nothing else */
+void fix_pump_once(struct fix *f);        /* one turn: sends what was asked for, delivers nothing */
+void fix_deliver(struct fix *f);          /* what was sent so far, and nothing else */
 void fix_tick(struct fix *f, int64_t ms); /* moves the clock, then the ticks */
 struct db_token *fix_token(struct fix *f, const char *token);
 struct db_user *fix_user(struct fix *f, const char *name);
@@ -106,12 +108,14 @@ void ask_token(struct fix *f, const char *token, struct outcome *o);
 struct outcome asked(struct fix *f, const struct ask *q);
 struct outcome asked_token(struct fix *f, const char *token);
 void outcome_free(struct outcome *o);
-void assert_refused_(const char *file, int line, const struct outcome *o, int status, const char *errcode, const char *error,
-                     int soft_logout, const char *what);
+void assert_refused_(const char *file, int line, const struct outcome *o, int status, const char *errcode,
+                     const char *error, int soft_logout, const char *what);
 #define assert_refused(...) assert_refused_(__FILE__, __LINE__, __VA_ARGS__)
-void assert_accepted_(const char *file, int line, const struct outcome *o, const char *user, const char *device, const char *what);
+void assert_accepted_(const char *file, int line, const struct outcome *o, const char *user,
+                      const char *device, const char *what);
 #define assert_accepted(...) assert_accepted_(__FILE__, __LINE__, __VA_ARGS__)
-void row(struct fix *f, const char *func, const char *k1, const char *k2); /* a row of the caches stream; k1 NULL: all */
+void row(struct fix *f, const char *func, const char *k1,
+         const char *k2); /* a row of the caches stream; k1 NULL: all */
 
 struct watched {
     struct auth_watch w;

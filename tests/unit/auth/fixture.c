@@ -54,7 +54,10 @@ static void cell_i64(struct cells *c, int col, int64_t v)
     cell_text(c, col, text);
 }
 
-static void cell_bool(struct cells *c, int col, bool v) { cell_text(c, col, v ? "t" : "f"); }
+static void cell_bool(struct cells *c, int col, bool v)
+{
+    cell_text(c, col, v ? "t" : "f");
+}
 
 /* Splits an array literal in place; at most max elements. */
 static size_t elements(char *p, char **out, size_t max)
@@ -161,7 +164,8 @@ static void answer_devices(struct fix *f, struct cells *c, char **users, char **
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < 16; k++) {
             const struct db_device *d = &f->devices[k];
-            if (!d->user || d->gone || d->hidden || strcmp(d->user, users[i]) != 0 || strcmp(d->device, devices[i]) != 0)
+            if (!d->user || d->gone || d->hidden || strcmp(d->user, users[i]) != 0 ||
+                strcmp(d->device, devices[i]) != 0)
                 continue;
             c->row++;
             cell_i64(c, 0, (int64_t)i + 1);
@@ -217,7 +221,8 @@ void __wrap_pg_exec(struct pg *pg, enum pg_stmt stmt, struct pg_args *args, pg_d
         call->err = f->fail_with ? f->fail_with : -ERR_DB;
     } else {
         const char *const *values = pg_args_values(args);
-        char *first = xstrndup(str_of(values[0])), *second = args->at.n > 1 ? xstrndup(str_of(values[1])) : NULL;
+        char *first = xstrndup(str_of(values[0])),
+             *second = args->at.n > 1 ? xstrndup(str_of(values[1])) : NULL;
         char **v = xcalloc(2 * AUTH_BATCH_MAX, sizeof *v), **w = v + AUTH_BATCH_MAX;
         size_t n = elements(first, v, AUTH_BATCH_MAX);
         struct cells c;
@@ -283,8 +288,8 @@ void __wrap_httpc_send(struct httpc *c, const struct httpc_req *req, httpc_done_
     struct fake_http *h = xcalloc(1, sizeof *h);
     n = snprintf(f->introspected, sizeof f->introspected, "%s %.*s\n", req->method, STR_ARG(req->url));
     for (size_t i = 0; i < req->headers_count; i++)
-        n += snprintf(f->introspected + n, sizeof f->introspected - (size_t)n, "%.*s: %.*s\n", STR_ARG(req->headers[i].name),
-                      STR_ARG(req->headers[i].value));
+        n += snprintf(f->introspected + n, sizeof f->introspected - (size_t)n, "%.*s: %.*s\n",
+                      STR_ARG(req->headers[i].name), STR_ARG(req->headers[i].value));
     snprintf(f->introspected + n, sizeof f->introspected - (size_t)n, "\n%.*s", STR_ARG(req->body));
     f->introspections++;
     h->done = done;
@@ -302,7 +307,8 @@ static void http_deliver(struct fix *f)
     f->http_last = &f->http_first;
     for (; h; h = next) {
         next = h->next;
-        struct httpc_res res = {.err = h->reply.err, .status = h->reply.status, .body = str_of(h->reply.body)};
+        struct httpc_res res = {
+            .err = h->reply.err, .status = h->reply.status, .body = str_of(h->reply.body)};
         h->done(h->arg, &res);
         free(h);
     }
@@ -310,8 +316,10 @@ static void http_deliver(struct fix *f)
 
 /* ---- USER_IP */
 
-void __wrap_feed_send_user_ip(struct feed *fd, struct str user, struct str token, struct str ip, struct str ua, struct str device);
-void __wrap_feed_send_user_ip(struct feed *fd, struct str user, struct str token, struct str ip, struct str ua, struct str device)
+void __wrap_feed_send_user_ip(struct feed *fd, struct str user, struct str token, struct str ip,
+                              struct str ua, struct str device);
+void __wrap_feed_send_user_ip(struct feed *fd, struct str user, struct str token, struct str ip,
+                              struct str ua, struct str device)
 {
     struct sent_ip *s = &fix->ips[fix->ips_n++ % 8];
 
@@ -348,9 +356,18 @@ void fix_tables(struct fix *f)
         {.id = 3, .token = "puppet", .user = "@admin:hs.test", .puppets = "@alice:hs.test"},
         {.id = 4, .token = "old", .user = "@alice:hs.test", .device = "OLD", .valid_until_ms = NOW - 1},
         {.id = 5, .token = "now", .user = "@alice:hs.test", .device = "NOW", .valid_until_ms = NOW},
-        {.id = 6, .token = "short", .user = "@alice:hs.test", .device = "SHORT", .valid_until_ms = NOW + 5000},
+        {.id = 6,
+         .token = "short",
+         .user = "@alice:hs.test",
+         .device = "SHORT",
+         .valid_until_ms = NOW + 5000},
         {.id = 7, .token = "refresh", .user = "@alice:hs.test", .device = "REFRESH", .refreshable = true},
-        {.id = 8, .token = "refreshed", .user = "@alice:hs.test", .device = "REFRESH", .refreshable = true, .used = true},
+        {.id = 8,
+         .token = "refreshed",
+         .user = "@alice:hs.test",
+         .device = "REFRESH",
+         .refreshable = true,
+         .used = true},
         {.id = 9, .token = "locked", .user = "@locked:hs.test", .device = "L", .refreshable = true},
         {.id = 10, .token = "late", .user = "@late:hs.test", .device = "LATE"},
         {.id = 11, .token = "soon", .user = "@soon:hs.test", .device = "SOON"},
@@ -373,7 +390,10 @@ void fix_tables(struct fix *f)
     memcpy(f->devices, devices, sizeof devices);
 }
 
-struct fix *fix_new(void (*configure)(struct config *cfg)) { return fix_new_with(configure, false); }
+struct fix *fix_new(void (*configure)(struct config *cfg))
+{
+    return fix_new_with(configure, false);
+}
 
 struct fix *fix_new_with(void (*configure)(struct config *cfg), bool real)
 {
@@ -402,7 +422,8 @@ struct fix *fix_new_with(void (*configure)(struct config *cfg), bool real)
         assert_int_equal(httpc_start(&f->httpc, &f->loop, &e), 0);
     }
     /* What is not real is never looked into: everything that would is wrapped. */
-    assert_int_equal(auth_start(&f->auth, &f->loop, &f->cfg, real ? f->pg : (struct pg *)f, real ? f->httpc : (struct httpc *)f, (struct feed *)f, &e),
+    assert_int_equal(auth_start(&f->auth, &f->loop, &f->cfg, real ? f->pg : (struct pg *)f,
+                                real ? f->httpc : (struct httpc *)f, (struct feed *)f, &e),
                      0);
     return f;
 }
@@ -485,13 +506,17 @@ struct db_user *fix_user(struct fix *f, const char *name)
 struct db_device *fix_device(struct fix *f, const char *user, const char *device)
 {
     for (size_t i = 0; i < 16; i++)
-        if (f->devices[i].user && strcmp(f->devices[i].user, user) == 0 && strcmp(f->devices[i].device, device) == 0)
+        if (f->devices[i].user && strcmp(f->devices[i].user, user) == 0 &&
+            strcmp(f->devices[i].device, device) == 0)
             return &f->devices[i];
     fail_msg("no device %s of %s", device, user);
     return NULL;
 }
 
-static void copy(char *to, size_t max, struct str s) { snprintf(to, max, "%.*s", STR_ARG(s)); }
+static void copy(char *to, size_t max, struct str s)
+{
+    snprintf(to, max, "%.*s", STR_ARG(s));
+}
 
 static void on_done(void *arg, struct requester *r, const struct auth_error *e)
 {
@@ -516,7 +541,8 @@ void ask(struct fix *f, const struct ask *q, struct outcome *o)
     /* Every slice is a heap copy of its exact size that is overwritten afterwards: use after return shows. */
     struct http_req req = {.method = HTTP_M_GET, .path = STR("/_matrix/client/v3/sync")};
     char *copies[4] = {q->query ? strdup(q->query) : NULL, q->authorization ? strdup(q->authorization) : NULL,
-                       strdup(q->ip ? q->ip : "198.51.100.7"), strdup(q->user_agent ? q->user_agent : "test/1")};
+                       strdup(q->ip ? q->ip : "198.51.100.7"),
+                       strdup(q->user_agent ? q->user_agent : "test/1")};
 
     memset(o, 0, sizeof *o);
     req.query = str_of(copies[0]);
@@ -561,27 +587,34 @@ struct outcome asked_token(struct fix *f, const char *token)
     return asked(f, &(struct ask){.authorization = header});
 }
 
-void outcome_free(struct outcome *o) { requester_unref(&o->r); }
-
-void assert_refused_(const char *file, int line, const struct outcome *o, int status, const char *errcode, const char *error,
-                     int soft_logout, const char *what)
+void outcome_free(struct outcome *o)
 {
-    if (o->calls != 1 || o->r || o->status != status || strcmp(o->errcode, errcode) != 0 || strcmp(o->error, error) != 0 ||
-        o->soft_logout != soft_logout) {
-        print_error("%s: calls %d, %s, %d %s \"%s\" soft_logout %d; wanted %d %s \"%s\" %d\n", what, o->calls, o->r ? "accepted" : "refused",
-                    o->status, o->errcode, o->error, o->soft_logout, status, errcode, error, soft_logout);
+    requester_unref(&o->r);
+}
+
+void assert_refused_(const char *file, int line, const struct outcome *o, int status, const char *errcode,
+                     const char *error, int soft_logout, const char *what)
+{
+    if (o->calls != 1 || o->r || o->status != status || strcmp(o->errcode, errcode) != 0 ||
+        strcmp(o->error, error) != 0 || o->soft_logout != soft_logout) {
+        print_error("%s: calls %d, %s, %d %s \"%s\" soft_logout %d; wanted %d %s \"%s\" %d\n", what, o->calls,
+                    o->r ? "accepted" : "refused", o->status, o->errcode, o->error, o->soft_logout, status,
+                    errcode, error, soft_logout);
         _fail(file, line);
     }
 }
 
-void assert_accepted_(const char *file, int line, const struct outcome *o, const char *user, const char *device, const char *what)
+void assert_accepted_(const char *file, int line, const struct outcome *o, const char *user,
+                      const char *device, const char *what)
 {
     bool good = o->calls == 1 && o->r && str_eq(o->r->user_id, str_of(user)) &&
-                (device ? str_eq(o->r->device_id, str_of(device)) && !str_absent(o->r->device_id) : str_absent(o->r->device_id));
+                (device ? str_eq(o->r->device_id, str_of(device)) && !str_absent(o->r->device_id)
+                        : str_absent(o->r->device_id));
 
     if (!good) {
-        print_error("%s: calls %d, %d %s \"%s\", user %.*s device %.*s\n", what, o->calls, o->status, o->errcode, o->error,
-                    STR_ARG(o->r ? o->r->user_id : STR("none")), STR_ARG(o->r ? o->r->device_id : STR("none")));
+        print_error("%s: calls %d, %d %s \"%s\", user %.*s device %.*s\n", what, o->calls, o->status,
+                    o->errcode, o->error, STR_ARG(o->r ? o->r->user_id : STR("none")),
+                    STR_ARG(o->r ? o->r->device_id : STR("none")));
         _fail(file, line);
     }
 }

@@ -9,15 +9,31 @@
 
 #define UNKNOWN 401, "M_UNKNOWN_TOKEN", "Invalid access token passed.", 0
 
-static struct config_regex irc_users[] = {{STR("@_irc_.*"), true}, {STR("@ali(?P<rest>ce):hs\\.test$"), false}};
+static struct config_regex irc_users[] = {{STR("@_irc_.*"), true},
+                                          {STR("@ali(?P<rest>ce):hs\\.test$"), false}};
 static struct config_regex evil_users[] = {{STR("@(a+)+$"), false}};
 static struct str ranges[] = {STR("10.0.0.0/8"), STR("2001:db8::/33"), STR("192.0.2.7")};
 static struct config_app_service services[] = {
-    {.id = STR("irc"), .as_token = STR("as-irc"), .sender_localpart = STR("bot"), .users = irc_users, .users_count = 2},
-    {.id = STR("far"), .as_token = STR("as-far"), .sender_localpart = STR("farbot"), .has_ip_range_whitelist = true, .ip_range_whitelist = ranges,
+    {.id = STR("irc"),
+     .as_token = STR("as-irc"),
+     .sender_localpart = STR("bot"),
+     .users = irc_users,
+     .users_count = 2},
+    {.id = STR("far"),
+     .as_token = STR("as-far"),
+     .sender_localpart = STR("farbot"),
+     .has_ip_range_whitelist = true,
+     .ip_range_whitelist = ranges,
      .ip_range_whitelist_count = 3},
-    {.id = STR("evil"), .as_token = STR("as-evil"), .sender_localpart = STR("evil"), .users = evil_users, .users_count = 1},
-    {.id = STR("alice"), .as_token = STR("syt_alice"), .sender_localpart = STR("asalice"), .has_ip_range_whitelist = true},
+    {.id = STR("evil"),
+     .as_token = STR("as-evil"),
+     .sender_localpart = STR("evil"),
+     .users = evil_users,
+     .users_count = 1},
+    {.id = STR("alice"),
+     .as_token = STR("syt_alice"),
+     .sender_localpart = STR("asalice"),
+     .has_ip_range_whitelist = true},
 };
 
 static void with_services(struct config *cfg)
@@ -34,9 +50,11 @@ static void tracked(struct config *cfg)
 
 static void masquerade(void **state)
 {
-#define CANNOT(u) 403, "M_FORBIDDEN", "Application service cannot masquerade as this user (" u ")."
+#define CANNOT(u)         403, "M_FORBIDDEN", "Application service cannot masquerade as this user (" u ")."
 #define NOT_REGISTERED(u) 403, "M_FORBIDDEN", "Application service has not registered this user (" u ")"
-#define NO_DEVICE(d, u) 400, "ORG.MATRIX.MSC4326.M_UNKNOWN_DEVICE", "Application service trying to use a device that doesn't exist ('" d "' for " u ")"
+#define NO_DEVICE(d, u)                         \
+    400, "ORG.MATRIX.MSC4326.M_UNKNOWN_DEVICE", \
+        "Application service trying to use a device that doesn't exist ('" d "' for " u ")"
     static const struct {
         const char *query, *user, *device;
         int status;
@@ -48,7 +66,8 @@ static void masquerade(void **state)
         {"user_id=@alice:hs.test", "@alice:hs.test", NULL, 0, NULL, NULL},
         {"user_id=@alice:hs.test.evil", NULL, NULL, CANNOT("@alice:hs.test.evil")},
         {"user_id=@_irc_y:hs.test", NULL, NULL, NOT_REGISTERED("@_irc_y:hs.test")},
-        {"user_id=@_irc_x:evil.example", NULL, NULL, NOT_REGISTERED("@_irc_x:evil.example")}, /* start-anchored only */
+        {"user_id=@_irc_x:evil.example", NULL, NULL,
+         NOT_REGISTERED("@_irc_x:evil.example")}, /* start-anchored only */
         {"user_id=x@_irc_x:hs.test", NULL, NULL, CANNOT("x@_irc_x:hs.test")},
         {"user_id=@bob:hs.test", NULL, NULL, CANNOT("@bob:hs.test")},
         {"user_id=", NULL, NULL, CANNOT("")},
@@ -56,8 +75,10 @@ static void masquerade(void **state)
         {"user_id=%ff", NULL, NULL, 400, "M_INVALID_PARAM", "user_id and device_id must be valid UTF-8"},
         {"user_id=a%00", NULL, NULL, 400, "M_INVALID_PARAM", "user_id and device_id must be valid UTF-8"},
         {"user_id=@_irc_x:hs.test&device_id=BRIDGE", "@_irc_x:hs.test", "BRIDGE", 0, NULL, NULL},
-        {"user_id=@_irc_x:hs.test&org.matrix.msc3202.device_id=BRIDGE", "@_irc_x:hs.test", "BRIDGE", 0, NULL, NULL},
-        {"user_id=@_irc_x:hs.test&org.matrix.msc3202.device_id=NONE&device_id=BRIDGE", "@_irc_x:hs.test", "BRIDGE", 0, NULL, NULL},
+        {"user_id=@_irc_x:hs.test&org.matrix.msc3202.device_id=BRIDGE", "@_irc_x:hs.test", "BRIDGE", 0, NULL,
+         NULL},
+        {"user_id=@_irc_x:hs.test&org.matrix.msc3202.device_id=NONE&device_id=BRIDGE", "@_irc_x:hs.test",
+         "BRIDGE", 0, NULL, NULL},
         {"user_id=@_irc_x:hs.test&device_id=HIDDEN", NULL, NULL, NO_DEVICE("HIDDEN", "@_irc_x:hs.test")},
         {"user_id=@_irc_x:hs.test&device_id=", NULL, NULL, NO_DEVICE("", "@_irc_x:hs.test")},
         {"user_id=@_irc_x:hs.test&device_id=ALICE", NULL, NULL, NO_DEVICE("ALICE", "@_irc_x:hs.test")},
@@ -69,7 +90,9 @@ static void masquerade(void **state)
     (void)state;
     for (int round = 0; round < 2; round++)
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-            struct outcome o = asked(f, &(struct ask){.authorization = "Bearer as-irc", .query = rows[i].query, .no_guests = true});
+            struct outcome o = asked(
+                f,
+                &(struct ask){.authorization = "Bearer as-irc", .query = rows[i].query, .no_guests = true});
             if (rows[i].user) {
                 assert_accepted(&o, rows[i].user, rows[i].device, rows[i].query);
                 assert_true(o.r->is_app_service);
@@ -94,7 +117,8 @@ static void user_ip(void **state)
     assert_string_equal(f->ips[0].token, "as-irc");
     assert_string_equal(f->ips[0].device, "dummy-device");
     outcome_free(&o);
-    o = asked(f, &(struct ask){.authorization = "Bearer as-irc", .query = "user_id=@_irc_x:hs.test&device_id=BRIDGE"});
+    o = asked(f, &(struct ask){.authorization = "Bearer as-irc",
+                               .query = "user_id=@_irc_x:hs.test&device_id=BRIDGE"});
     assert_int_equal(f->ips_n, 2);
     assert_string_equal(f->ips[1].user, "@_irc_x:hs.test");
     assert_string_equal(f->ips[1].device, "BRIDGE");
@@ -108,11 +132,12 @@ static void address_lists(void **state)
         const char *ip;
         bool in;
     } rows[] = {
-        {"10.0.0.1", true},      {"10.255.255.255", true}, {"11.0.0.0", false},        {"9.255.255.255", false},
-        {"192.0.2.7", true},     {"192.0.2.6", false},     {"2001:db8::1", true},      {"2001:db8:7fff::", true},
-        {"2001:db8:8000::", false}, {"::ffff:10.1.2.3", true}, {"::ffff:11.1.2.3", false}, {"", false},
-        {"/run/socket", false},  {"10.0.0.1/8", false},    {"ten", false},             {"10.0.0", false},
-        {"0a00::", false},       {"fe80::1%eth0", false},
+        {"10.0.0.1", true},        {"10.255.255.255", true},   {"11.0.0.0", false},
+        {"9.255.255.255", false},  {"192.0.2.7", true},        {"192.0.2.6", false},
+        {"2001:db8::1", true},     {"2001:db8:7fff::", true},  {"2001:db8:8000::", false},
+        {"::ffff:10.1.2.3", true}, {"::ffff:11.1.2.3", false}, {"", false},
+        {"/run/socket", false},    {"10.0.0.1/8", false},      {"ten", false},
+        {"10.0.0", false},         {"0a00::", false},          {"fe80::1%eth0", false},
     };
     struct fix *f = fix_new(with_services);
 
@@ -138,9 +163,11 @@ static void range_texts(void **state)
         const char *text;
         bool good;
     } rows[] = {
-        {"10.0.0.0/8", true}, {"10.0.0.0/32", true}, {"10.0.0.0/33", false}, {"::/0", true},      {"::/129", false},
-        {"::1", true},        {"0.0.0.0/0", true},   {"10.0.0.0/", false},   {"10.0.0.0/-1", false}, {"host/8", false},
-        {"", false},          {"/8", false},         {"1.2.3.4.5", false},
+        {"10.0.0.0/8", true}, {"10.0.0.0/32", true}, {"10.0.0.0/33", false},
+        {"::/0", true},       {"::/129", false},     {"::1", true},
+        {"0.0.0.0/0", true},  {"10.0.0.0/", false},  {"10.0.0.0/-1", false},
+        {"host/8", false},    {"", false},           {"/8", false},
+        {"1.2.3.4.5", false},
     };
     struct ip_range r;
 
@@ -157,7 +184,8 @@ static void a_pattern_that_explodes(void **state)
     struct timespec from, to;
 
     (void)state;
-    snprintf(query, sizeof query, "user_id=@aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!");
+    snprintf(query, sizeof query,
+             "user_id=@aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!");
     clock_gettime(CLOCK_MONOTONIC, &from);
     struct outcome o = asked(f, &(struct ask){.authorization = "Bearer as-evil", .query = query});
     clock_gettime(CLOCK_MONOTONIC, &to);
@@ -171,10 +199,19 @@ static void start_refuses(void **state)
     static struct config_regex broken[] = {{STR("@(unclosed"), true}};
     static struct str bad_range[] = {STR("10.0.0.0/99")};
     static struct config_app_service bad[][2] = {
-        {{.id = STR("a"), .as_token = STR("hidden"), .sender_localpart = STR("a"), .users = broken, .users_count = 1}},
-        {{.id = STR("a"), .as_token = STR("hidden"), .sender_localpart = STR("a"), .has_ip_range_whitelist = true, .ip_range_whitelist = bad_range,
+        {{.id = STR("a"),
+          .as_token = STR("hidden"),
+          .sender_localpart = STR("a"),
+          .users = broken,
+          .users_count = 1}},
+        {{.id = STR("a"),
+          .as_token = STR("hidden"),
+          .sender_localpart = STR("a"),
+          .has_ip_range_whitelist = true,
+          .ip_range_whitelist = bad_range,
           .ip_range_whitelist_count = 1}},
-        {{.id = STR("a"), .as_token = STR("hidden"), .sender_localpart = STR("a")}, {.id = STR("b"), .as_token = STR("hidden"), .sender_localpart = STR("b")}},
+        {{.id = STR("a"), .as_token = STR("hidden"), .sender_localpart = STR("a")},
+         {.id = STR("b"), .as_token = STR("hidden"), .sender_localpart = STR("b")}},
     };
     static const char *const texts[] = {"users regex", "10.0.0.0/99", "as_token"};
     uv_loop_t loop;
@@ -182,7 +219,10 @@ static void start_refuses(void **state)
     (void)state;
     uv_loop_init(&loop);
     for (size_t i = 0; i < 3; i++) {
-        struct config cfg = {.server_name = STR("hs.test"), .app_services = bad[i], .app_services_count = i == 2 ? 2 : 1, .auth_tokens_max = 10};
+        struct config cfg = {.server_name = STR("hs.test"),
+                             .app_services = bad[i],
+                             .app_services_count = i == 2 ? 2 : 1,
+                             .auth_tokens_max = 10};
         struct auth *a;
         struct err e = {""};
         assert_int_equal(auth_start(&a, &loop, &cfg, NULL, NULL, NULL, &e), -ERR_CONFIG);
@@ -196,7 +236,8 @@ static void start_refuses(void **state)
 static void a_parked_service_whose_device_goes(void **state)
 {
     struct fix *f = fix_new(with_services);
-    struct outcome o = asked(f, &(struct ask){.authorization = "Bearer as-irc", .query = "user_id=@_irc_x:hs.test&device_id=BRIDGE"});
+    struct outcome o = asked(f, &(struct ask){.authorization = "Bearer as-irc",
+                                              .query = "user_id=@_irc_x:hs.test&device_id=BRIDGE"});
     struct watched w;
 
     (void)state;
@@ -216,9 +257,12 @@ static void a_parked_service_whose_device_goes(void **state)
 int run_app_service_tests(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(masquerade),     cmocka_unit_test(user_ip),
-        cmocka_unit_test(address_lists),  cmocka_unit_test(range_texts),
-        cmocka_unit_test(start_refuses),  cmocka_unit_test(a_pattern_that_explodes),
+        cmocka_unit_test(masquerade),
+        cmocka_unit_test(user_ip),
+        cmocka_unit_test(address_lists),
+        cmocka_unit_test(range_texts),
+        cmocka_unit_test(start_refuses),
+        cmocka_unit_test(a_pattern_that_explodes),
         cmocka_unit_test(a_parked_service_whose_device_goes),
     };
 

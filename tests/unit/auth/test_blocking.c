@@ -142,15 +142,23 @@ static void bodies(void **state)
         struct auth_error e;
         const char *body;
     } rows[] = {
-        {auth_error_unknown, "{\"errcode\":\"M_UNKNOWN_TOKEN\",\"error\":\"Invalid access token passed.\",\"soft_logout\":false}"},
-        {auth_error_expired, "{\"errcode\":\"M_UNKNOWN_TOKEN\",\"error\":\"Access token has expired\",\"soft_logout\":true}"},
-        {auth_error_locked, "{\"errcode\":\"M_USER_LOCKED\",\"error\":\"User account has been locked\",\"soft_logout\":true}"},
-        {auth_error_account_expired, "{\"errcode\":\"ORG_MATRIX_EXPIRED_ACCOUNT\",\"error\":\"User account has expired\"}"},
-        {auth_error_introspect, "{\"errcode\":\"M_UNKNOWN\",\"error\":\"Unable to introspect the access token\"}"},
-        {{403, "M_RESOURCE_LIMIT_EXCEEDED", STR("Full \xc3\xa9"), -1, true, STR("mailto:a@b"), STR("monthly_active_user")},
-         "{\"admin_contact\":\"mailto:a@b\",\"errcode\":\"M_RESOURCE_LIMIT_EXCEEDED\",\"error\":\"Full \xc3\xa9\",\"limit_type\":\"monthly_active_user\"}"},
+        {auth_error_unknown, "{\"errcode\":\"M_UNKNOWN_TOKEN\",\"error\":\"Invalid access token "
+                             "passed.\",\"soft_logout\":false}"},
+        {auth_error_expired,
+         "{\"errcode\":\"M_UNKNOWN_TOKEN\",\"error\":\"Access token has expired\",\"soft_logout\":true}"},
+        {auth_error_locked,
+         "{\"errcode\":\"M_USER_LOCKED\",\"error\":\"User account has been locked\",\"soft_logout\":true}"},
+        {auth_error_account_expired,
+         "{\"errcode\":\"ORG_MATRIX_EXPIRED_ACCOUNT\",\"error\":\"User account has expired\"}"},
+        {auth_error_introspect,
+         "{\"errcode\":\"M_UNKNOWN\",\"error\":\"Unable to introspect the access token\"}"},
+        {{403, "M_RESOURCE_LIMIT_EXCEEDED", STR("Full \xc3\xa9"), -1, true, STR("mailto:a@b"),
+          STR("monthly_active_user")},
+         "{\"admin_contact\":\"mailto:a@b\",\"errcode\":\"M_RESOURCE_LIMIT_EXCEEDED\",\"error\":\"Full "
+         "\xc3\xa9\",\"limit_type\":\"monthly_active_user\"}"},
         {{403, "M_RESOURCE_LIMIT_EXCEEDED", STR("Full"), -1, true, STR_ABSENT, STR("hs_disabled")},
-         "{\"admin_contact\":null,\"errcode\":\"M_RESOURCE_LIMIT_EXCEEDED\",\"error\":\"Full\",\"limit_type\":\"hs_disabled\"}"},
+         "{\"admin_contact\":null,\"errcode\":\"M_RESOURCE_LIMIT_EXCEEDED\",\"error\":\"Full\",\"limit_"
+         "type\":\"hs_disabled\"}"},
     };
 
     (void)state;
@@ -167,8 +175,9 @@ static void bodies(void **state)
 
 int run_blocking_tests(void)
 {
-    static const struct CMUnitTest tests[] = {cmocka_unit_test(open_server), cmocka_unit_test(disabled_server), cmocka_unit_test(full_server),
-                                              cmocka_unit_test(bodies)};
+    static const struct CMUnitTest tests[] = {cmocka_unit_test(open_server),
+                                              cmocka_unit_test(disabled_server),
+                                              cmocka_unit_test(full_server), cmocka_unit_test(bodies)};
 
     return cmocka_run_group_tests_name("auth: blocking and bodies", tests, NULL, NULL);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * The same module on a real PostgreSQL and the real HTTP client: that the statements say what the stand-ins of the
- * fixture assume, on tables with the column types of Synapse's, and that an introspection survives a real connection.
+ * The same module on a real PostgreSQL and the real HTTP client: that the statements say what the stand-ins
+ * of the fixture assume, on tables with the column types of Synapse's, and that an introspection survives a
+ * real connection.
  */
 #include "auth_test.h"
 #include "support/pg_cluster.h"
@@ -18,33 +19,49 @@ static struct pg_cluster cluster;
 static char conninfo[512];
 
 static const char schema[] =
-    "CREATE TABLE users (name text UNIQUE, password_hash text, creation_ts bigint, admin smallint DEFAULT 0 NOT NULL, upgrade_ts bigint,"
-    " is_guest smallint DEFAULT 0 NOT NULL, appservice_id text, user_type text, deactivated smallint DEFAULT 0 NOT NULL, shadow_banned boolean,"
+    "CREATE TABLE users (name text UNIQUE, password_hash text, creation_ts bigint, admin smallint DEFAULT 0 "
+    "NOT NULL, upgrade_ts bigint,"
+    " is_guest smallint DEFAULT 0 NOT NULL, appservice_id text, user_type text, deactivated smallint DEFAULT "
+    "0 NOT NULL, shadow_banned boolean,"
     " approved boolean, locked boolean NOT NULL DEFAULT false, suspended boolean NOT NULL DEFAULT false);"
     "CREATE TABLE refresh_tokens (id bigint PRIMARY KEY, user_id text NOT NULL);"
-    "CREATE TABLE access_tokens (id bigint PRIMARY KEY, user_id text NOT NULL, device_id text, token text NOT NULL UNIQUE, valid_until_ms bigint,"
-    " puppets_user_id text, last_validated bigint, refresh_token_id bigint REFERENCES refresh_tokens(id) ON DELETE CASCADE, used boolean);"
-    "CREATE TABLE devices (user_id text NOT NULL, device_id text NOT NULL, display_name text, hidden boolean DEFAULT false,"
+    "CREATE TABLE access_tokens (id bigint PRIMARY KEY, user_id text NOT NULL, device_id text, token text "
+    "NOT NULL UNIQUE, valid_until_ms bigint,"
+    " puppets_user_id text, last_validated bigint, refresh_token_id bigint REFERENCES refresh_tokens(id) ON "
+    "DELETE CASCADE, used boolean);"
+    "CREATE TABLE devices (user_id text NOT NULL, device_id text NOT NULL, display_name text, hidden boolean "
+    "DEFAULT false,"
     " UNIQUE (user_id, device_id));"
     "CREATE TABLE account_validity (user_id text PRIMARY KEY, expiration_ts_ms bigint NOT NULL);"
     "CREATE TABLE monthly_active_users (user_id text NOT NULL UNIQUE, timestamp bigint NOT NULL);";
 
 static const char rows_sql[] =
-    "INSERT INTO users (name, creation_ts, admin, is_guest, appservice_id, user_type, shadow_banned, locked) VALUES"
-    " ('@alice:hs.test', 1500000000, 0, 0, NULL, NULL, NULL, false), ('@bob:hs.test', 1500000000, 1, 0, NULL, NULL, true, false),"
-    " ('@locked:hs.test', 1500000000, 0, 0, NULL, NULL, false, true), ('@guest:hs.test', 1500000000, 0, 1, NULL, NULL, NULL, false),"
-    " ('@late:hs.test', 1500000000, 0, 0, NULL, NULL, NULL, false), ('@help:hs.test', 1500000000, 0, 0, NULL, 'support', NULL, false),"
+    "INSERT INTO users (name, creation_ts, admin, is_guest, appservice_id, user_type, shadow_banned, locked) "
+    "VALUES"
+    " ('@alice:hs.test', 1500000000, 0, 0, NULL, NULL, NULL, false), ('@bob:hs.test', 1500000000, 1, 0, "
+    "NULL, NULL, true, false),"
+    " ('@locked:hs.test', 1500000000, 0, 0, NULL, NULL, false, true), ('@guest:hs.test', 1500000000, 0, 1, "
+    "NULL, NULL, NULL, false),"
+    " ('@late:hs.test', 1500000000, 0, 0, NULL, NULL, NULL, false), ('@help:hs.test', 1500000000, 0, 0, "
+    "NULL, 'support', NULL, false),"
     " ('@_irc_x:hs.test', 1500000000, 0, 0, 'irc', NULL, NULL, false);"
     "INSERT INTO refresh_tokens VALUES (1, '@alice:hs.test');"
-    "INSERT INTO access_tokens (id, user_id, device_id, token, valid_until_ms, puppets_user_id, refresh_token_id, used) VALUES"
-    " (1, '@alice:hs.test', 'ALICE', 'syt_alice', NULL, NULL, NULL, NULL), (2, '@bob:hs.test', 'BOB', 'a\"b\\c{,}NULL', NULL, NULL, NULL, false),"
-    " (3, '@bob:hs.test', NULL, 'puppet', NULL, '@alice:hs.test', NULL, NULL), (4, '@alice:hs.test', 'OLD', 'old', 1, NULL, NULL, NULL),"
-    " (5, '@alice:hs.test', 'R', 'refresh', 99999999999999, NULL, 1, NULL), (6, '@locked:hs.test', 'L', 'locked', NULL, NULL, NULL, NULL),"
-    " (7, '@late:hs.test', 'LATE', 'late', NULL, NULL, NULL, NULL), (8, '@nobody:hs.test', 'X', 'orphan', NULL, NULL, NULL, NULL);"
-    "INSERT INTO devices (user_id, device_id, hidden) VALUES ('@alice:hs.test', 'ALICE', false), ('@alice:hs.test', 'KEY', true),"
+    "INSERT INTO access_tokens (id, user_id, device_id, token, valid_until_ms, puppets_user_id, "
+    "refresh_token_id, used) VALUES"
+    " (1, '@alice:hs.test', 'ALICE', 'syt_alice', NULL, NULL, NULL, NULL), (2, '@bob:hs.test', 'BOB', "
+    "'a\"b\\c{,}NULL', NULL, NULL, NULL, false),"
+    " (3, '@bob:hs.test', NULL, 'puppet', NULL, '@alice:hs.test', NULL, NULL), (4, '@alice:hs.test', 'OLD', "
+    "'old', 1, NULL, NULL, NULL),"
+    " (5, '@alice:hs.test', 'R', 'refresh', 99999999999999, NULL, 1, NULL), (6, '@locked:hs.test', 'L', "
+    "'locked', NULL, NULL, NULL, NULL),"
+    " (7, '@late:hs.test', 'LATE', 'late', NULL, NULL, NULL, NULL), (8, '@nobody:hs.test', 'X', 'orphan', "
+    "NULL, NULL, NULL, NULL);"
+    "INSERT INTO devices (user_id, device_id, hidden) VALUES ('@alice:hs.test', 'ALICE', false), "
+    "('@alice:hs.test', 'KEY', true),"
     " ('@bob:hs.test', 'BOB', false);"
     "INSERT INTO account_validity VALUES ('@late:hs.test', 1000), ('@alice:hs.test', 99999999999999);"
-    "INSERT INTO monthly_active_users VALUES ('@bob:hs.test', 1), ('@_irc_x:hs.test', 2), ('@late:hs.test', 3);";
+    "INSERT INTO monthly_active_users VALUES ('@bob:hs.test', 1), ('@_irc_x:hs.test', 2), ('@late:hs.test', "
+    "3);";
 
 static void sql(const char *text)
 {
@@ -73,11 +90,13 @@ static int setup(void **state)
     (void)state;
     if (pg_cluster_init(&cluster, PG_PORT) || pg_cluster_spawn(&cluster) || pg_cluster_wait(&cluster))
         return -1;
-    snprintf(conninfo, sizeof conninfo, "host=%s port=%d user=chappe dbname=postgres", cluster.dir, cluster.port);
+    snprintf(conninfo, sizeof conninfo, "host=%s port=%d user=chappe dbname=postgres", cluster.dir,
+             cluster.port);
     sql(schema);
     /* The pool asks a new session which schema it found. */
     sql("CREATE TABLE schema_version (version integer NOT NULL); INSERT INTO schema_version VALUES (94);"
-        "CREATE TABLE schema_compat_version (compat_version integer NOT NULL); INSERT INTO schema_compat_version VALUES (94)");
+        "CREATE TABLE schema_compat_version (compat_version integer NOT NULL); INSERT INTO "
+        "schema_compat_version VALUES (94)");
     return 0;
 }
 
@@ -91,7 +110,8 @@ static int teardown(void **state)
 static int fresh(void **state)
 {
     (void)state;
-    sql("TRUNCATE users, refresh_tokens, access_tokens, devices, account_validity, monthly_active_users CASCADE");
+    sql("TRUNCATE users, refresh_tokens, access_tokens, devices, account_validity, monthly_active_users "
+        "CASCADE");
     sql(rows_sql);
     return 0;
 }
@@ -148,7 +168,8 @@ static void tokens(void **state)
         if (rows[i].user)
             assert_accepted(&o[i], rows[i].user, rows[i].device, rows[i].token);
         else
-            assert_refused(&o[i], rows[i].status, rows[i].errcode, rows[i].error, rows[i].soft, rows[i].token);
+            assert_refused(&o[i], rows[i].status, rows[i].errcode, rows[i].error, rows[i].soft,
+                           rows[i].token);
     }
     assert_true(o[1].r->is_admin && o[1].r->shadow_banned && !o[0].r->shadow_banned);
     assert_true(str_eq(o[2].r->owner_id, STR("@bob:hs.test")));
@@ -187,7 +208,8 @@ static void parked(void **state)
     fix_free(&f);
 }
 
-/* The database goes away under a parked poll and with a request waiting: held, then answered with the truth. */
+/* The database goes away under a parked poll and with a request waiting: held, then answered with the truth.
+ */
 static void restart(void **state)
 {
     struct fix *f = fix_new_with(base, true);
@@ -229,7 +251,10 @@ struct mas_conn {
     size_t n;
 };
 
-static void conn_closed(uv_handle_t *h) { free(container_of((uv_tcp_t *)h, struct mas_conn, tcp)); }
+static void conn_closed(uv_handle_t *h)
+{
+    free(container_of((uv_tcp_t *)h, struct mas_conn, tcp));
+}
 
 static void conn_written(uv_write_t *w, int status)
 {
@@ -287,9 +312,11 @@ static void with_mas(struct config *cfg)
 
 static void introspection(void **state)
 {
-#define HTTP(status, body) "HTTP/1.1 " status "\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n" body
-#define WHO(user, device) \
-    HTTP("200 OK", "{\"active\":true,\"username\":\"" user "\",\"scope\":\"openid urn:matrix:client:api:* urn:matrix:client:device:" device "\"}")
+#define HTTP(status, body) \
+    "HTTP/1.1 " status "\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n" body
+#define WHO(user, device)                                  \
+    HTTP("200 OK", "{\"active\":true,\"username\":\"" user \
+                   "\",\"scope\":\"openid urn:matrix:client:api:* urn:matrix:client:device:" device "\"}")
     static const struct {
         const char *reply, *user;
         int status;
@@ -345,7 +372,10 @@ static void limited(struct config *cfg)
     cfg->max_mau_value = 2;
 }
 
-static void on_blocked(void *arg, const struct auth_error *e) { *(int *)arg = e ? e->status : 200; }
+static void on_blocked(void *arg, const struct auth_error *e)
+{
+    *(int *)arg = e ? e->status : 200;
+}
 
 static void active_users(void **state)
 {
@@ -359,7 +389,8 @@ static void active_users(void **state)
         fix_pump(f);
     assert_int_equal(status, 200);
     status = 0;
-    auth_check_blocking(f->auth, alice.r, on_blocked, &status); /* bob and late count, the service's user does not */
+    auth_check_blocking(f->auth, alice.r, on_blocked,
+                        &status); /* bob and late count, the service's user does not */
     for (int i = 0; !status && i < 100; i++)
         fix_pump(f);
     assert_int_equal(status, 403);
@@ -378,8 +409,9 @@ static void active_users(void **state)
 int run_database(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(tokens, fresh),        cmocka_unit_test_setup(parked, fresh), cmocka_unit_test_setup(restart, fresh),
-        cmocka_unit_test_setup(introspection, fresh), cmocka_unit_test_setup(active_users, fresh),
+        cmocka_unit_test_setup(tokens, fresh),       cmocka_unit_test_setup(parked, fresh),
+        cmocka_unit_test_setup(restart, fresh),      cmocka_unit_test_setup(introspection, fresh),
+        cmocka_unit_test_setup(active_users, fresh),
     };
 
     if (!pg_cluster_available()) {

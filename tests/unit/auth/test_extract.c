@@ -5,8 +5,8 @@
 
 #include <string.h>
 
-#define MISSING 401, "M_MISSING_TOKEN"
-#define MIXED "Mixing Authorization headers and access_token query parameters."
+#define MISSING    401, "M_MISSING_TOKEN"
+#define MIXED      "Mixing Authorization headers and access_token query parameters."
 #define BAD_HEADER "Invalid Authorization header."
 
 static void places(void **state)
@@ -48,8 +48,12 @@ static void places(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        struct outcome o = asked(f, &(struct ask){.authorization = rows[i].authorization, .authorization_count = rows[i].count, .query = rows[i].query});
-        const char *what = rows[i].authorization ? rows[i].authorization : rows[i].query ? rows[i].query : "nothing";
+        struct outcome o = asked(f, &(struct ask){.authorization = rows[i].authorization,
+                                                  .authorization_count = rows[i].count,
+                                                  .query = rows[i].query});
+        const char *what = rows[i].authorization ? rows[i].authorization
+                           : rows[i].query       ? rows[i].query
+                                                 : "nothing";
         if (rows[i].error)
             assert_refused(&o, MISSING, rows[i].error, -1, what);
         else
@@ -68,14 +72,10 @@ static void implausible(void **state)
         const char *authorization, *query;
         size_t statements;
     } rows[] = {
-        {NULL, "access_token=", 0},
-        {NULL, "access_token=a%00b", 0},
-        {NULL, "access_token=%C3%A9", 0},
-        {NULL, "access_token=%ff", 0},
-        {"Bearer caf\xc3\xa9", NULL, 0},
-        {"Bearer no-such-token", NULL, 1},
-        {NULL, "access_token=with+space", 1},
-        {NULL, "access_token=%01", 1},
+        {NULL, "access_token=", 0},           {NULL, "access_token=a%00b", 0},
+        {NULL, "access_token=%C3%A9", 0},     {NULL, "access_token=%ff", 0},
+        {"Bearer caf\xc3\xa9", NULL, 0},      {"Bearer no-such-token", NULL, 1},
+        {NULL, "access_token=with+space", 1}, {NULL, "access_token=%01", 1},
     };
     struct outcome o;
 
@@ -83,7 +83,8 @@ static void implausible(void **state)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         size_t before = f->statements[SQL_auth_tokens];
         o = asked(f, &(struct ask){.authorization = rows[i].authorization, .query = rows[i].query});
-        assert_refused(&o, 401, "M_UNKNOWN_TOKEN", "Invalid access token passed.", 0, rows[i].query ? rows[i].query : rows[i].authorization);
+        assert_refused(&o, 401, "M_UNKNOWN_TOKEN", "Invalid access token passed.", 0,
+                       rows[i].query ? rows[i].query : rows[i].authorization);
         assert_int_equal(f->statements[SQL_auth_tokens] - before, rows[i].statements);
     }
     o = asked_token(f, longest);
@@ -103,11 +104,21 @@ static void storable(void **state)
         struct str s;
         bool good;
     } rows[] = {
-        {STR(""), true},          {STR("plain"), true},           {STR("\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"), true},
-        {STR("a\0b"), false},     {STR("\x80"), false},           {STR("\xc3"), false},
-        {STR("\xc0\x80"), false}, {STR("\xe0\x80\x80"), false},   {STR("\xed\xa0\x80"), false},
-        {STR("\xed\x9f\xbf"), true}, {STR("\xf4\x8f\xbf\xbf"), true}, {STR("\xf4\x90\x80\x80"), false},
-        {STR("\xf0\x8f\xbf\xbf"), false}, {STR("\xe2\x82"), false}, {STR("\xf8\x88\x80\x80\x80"), false},
+        {STR(""), true},
+        {STR("plain"), true},
+        {STR("\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"), true},
+        {STR("a\0b"), false},
+        {STR("\x80"), false},
+        {STR("\xc3"), false},
+        {STR("\xc0\x80"), false},
+        {STR("\xe0\x80\x80"), false},
+        {STR("\xed\xa0\x80"), false},
+        {STR("\xed\x9f\xbf"), true},
+        {STR("\xf4\x8f\xbf\xbf"), true},
+        {STR("\xf4\x90\x80\x80"), false},
+        {STR("\xf0\x8f\xbf\xbf"), false},
+        {STR("\xe2\x82"), false},
+        {STR("\xf8\x88\x80\x80\x80"), false},
     };
 
     (void)state;
@@ -118,7 +129,8 @@ static void storable(void **state)
 
 int run_extract(void)
 {
-    static const struct CMUnitTest tests[] = {cmocka_unit_test(places), cmocka_unit_test(implausible), cmocka_unit_test(storable)};
+    static const struct CMUnitTest tests[] = {cmocka_unit_test(places), cmocka_unit_test(implausible),
+                                              cmocka_unit_test(storable)};
 
     return cmocka_run_group_tests_name("auth: extraction", tests, NULL, NULL);
 }

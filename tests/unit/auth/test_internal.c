@@ -8,7 +8,10 @@
 
 #define UNKNOWN 401, "M_UNKNOWN_TOKEN", "Invalid access token passed.", 0
 
-static void with_validity(struct config *cfg) { cfg->account_validity = true; }
+static void with_validity(struct config *cfg)
+{
+    cfg->account_validity = true;
+}
 
 static void states(void **state)
 {
@@ -41,7 +44,8 @@ static void states(void **state)
             if (rows[i].user)
                 assert_accepted(&o, rows[i].user, rows[i].device, rows[i].token);
             else
-                assert_refused(&o, rows[i].status, rows[i].errcode, rows[i].error, rows[i].soft, rows[i].token);
+                assert_refused(&o, rows[i].status, rows[i].errcode, rows[i].error, rows[i].soft,
+                               rows[i].token);
             assert_int_equal(f->ips_n, rows[i].ips);
             outcome_free(&o);
         }
@@ -106,7 +110,10 @@ static void a_cached_token_costs_no_turn(void **state)
     fix_free(&f);
 }
 
-static void uncached(struct config *cfg) { cfg->auth_cache_ms = 0; }
+static void uncached(struct config *cfg)
+{
+    cfg->auth_cache_ms = 0;
+}
 
 static void without_a_cache(void **state)
 {
@@ -134,7 +141,8 @@ static void one_lookup_for_a_thousand_requests(void **state)
         ask_token(f, i % 2 ? "syt_alice" : "syt_bob", &o[i]);
     fix_pump(f);
     for (size_t i = 0; i < N; i++) {
-        assert_accepted(&o[i], i % 2 ? "@alice:hs.test" : "@bob:hs.test", i % 2 ? "ALICE" : "BOB", "one of many");
+        assert_accepted(&o[i], i % 2 ? "@alice:hs.test" : "@bob:hs.test", i % 2 ? "ALICE" : "BOB",
+                        "one of many");
         outcome_free(&o[i]);
     }
     assert_int_equal(f->statements[SQL_auth_tokens], 1);
@@ -184,7 +192,10 @@ static void unknown_is_remembered_for_ten_seconds(void **state)
     fix_free(&f);
 }
 
-static void few_tokens(struct config *cfg) { cfg->auth_tokens_max = 2; }
+static void few_tokens(struct config *cfg)
+{
+    cfg->auth_tokens_max = 2;
+}
 
 static void least_recently_used_goes(void **state)
 {
@@ -220,7 +231,8 @@ static void expires_while_cached(void **state)
 static void rows_are_believed(void **state)
 {
     struct fix *f = fix_new(with_validity);
-    static const char *const names[] = {"get_user_by_id", "get_user_locked_status", "get_user_deactivated_status"};
+    static const char *const names[] = {"get_user_by_id", "get_user_locked_status",
+                                        "get_user_deactivated_status"};
     struct outcome o;
 
     (void)state;
@@ -337,12 +349,16 @@ static void a_token_that_is_gone_when_it_is_marked(void **state)
     fix_free(&f);
 }
 
-static void track_puppets(struct config *cfg) { cfg->track_puppeted_user_ips = true; }
+static void track_puppets(struct config *cfg)
+{
+    cfg->track_puppeted_user_ips = true;
+}
 
 static void user_ip(void **state)
 {
     struct fix *f = fix_new(NULL);
-    struct outcome o = asked(f, &(struct ask){.query = "access_token=syt_alice", .ip = "203.0.113.9", .user_agent = "Element/1"});
+    struct outcome o = asked(
+        f, &(struct ask){.query = "access_token=syt_alice", .ip = "203.0.113.9", .user_agent = "Element/1"});
 
     (void)state;
     assert_int_equal(f->ips_n, 1);
@@ -409,7 +425,10 @@ static void a_broken_database_is_no_401(void **state)
     fix_free(&f);
 }
 
-static void few_pending(struct config *cfg) { cfg->auth_pending_max = 3; }
+static void few_pending(struct config *cfg)
+{
+    cfg->auth_pending_max = 3;
+}
 
 static void too_many_wait(void **state)
 {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Guest access tokens. The vectors were made with pymacaroons under the key of the fixture (a word with a letter
- * outside ASCII), and Synapse's own verification was asked about each at the moment NOW; the second column is its answer.
+ * Guest access tokens. The vectors were made with pymacaroons under the key of the fixture (a word with a
+ * letter outside ASCII), and Synapse's own verification was asked about each at the moment NOW; the second
+ * column is its answer.
  */
 #include "auth_test.h"
 
@@ -96,7 +97,8 @@ static void verification(void **state)
     (void)state;
     for (size_t i = 0; i < VECTORS; i++) {
         int rc = macaroon_verify_guest(str_of(vectors[i].token), key, NOW, m);
-        if ((rc == 0) != (vectors[i].user != NULL) || (rc == 0 && !str_eq(m->user_id, str_of(vectors[i].user))))
+        if ((rc == 0) != (vectors[i].user != NULL) ||
+            (rc == 0 && !str_eq(m->user_id, str_of(vectors[i].user))))
             fail_msg("%s: %d", vectors[i].name, rc);
     }
     assert_int_equal(macaroon_verify_guest(str_of(vectors[0].token), STR(""), NOW, m), -ERR_PARSE);
@@ -150,7 +152,8 @@ static void requests(void **state)
         } else if (strcmp(user, "@ghost:hs.test") == 0) {
             assert_refused(&o, 401, "M_UNKNOWN_TOKEN", "Unknown user_id @ghost:hs.test", 0, vectors[i].name);
         } else if (strcmp(user, "@alice:hs.test") == 0) {
-            assert_refused(&o, 401, "M_UNKNOWN_TOKEN", "Guest access token used for regular user", 0, vectors[i].name);
+            assert_refused(&o, 401, "M_UNKNOWN_TOKEN", "Guest access token used for regular user", 0,
+                           vectors[i].name);
         } else {
             assert_accepted(&o, user, "guest_device", vectors[i].name);
             assert_true(o.r->is_guest);
@@ -192,7 +195,8 @@ static void a_parked_guest_becomes_a_user(void **state)
 
 int run_macaroon(void)
 {
-    static const struct CMUnitTest tests[] = {cmocka_unit_test(verification), cmocka_unit_test(damage), cmocka_unit_test(requests),
+    static const struct CMUnitTest tests[] = {cmocka_unit_test(verification), cmocka_unit_test(damage),
+                                              cmocka_unit_test(requests),
                                               cmocka_unit_test(a_parked_guest_becomes_a_user)};
 
     return cmocka_run_group_tests_name("auth: guests", tests, NULL, NULL);

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
-/* Token introspection: the decision table, sharing and remembering, trouble. test_database.c has the real HTTP client. */
+/* Token introspection: the decision table, sharing and remembering, trouble. test_database.c has the real
+ * HTTP client. */
 #include "auth_test.h"
 
 #include <string.h>
 
 #define INACTIVE 401, "M_UNKNOWN_TOKEN", "Token is not active", 0
-#define DOWN 503, "M_UNKNOWN", "Unable to introspect the access token", -1
-#define API "urn:matrix:client:api:*"
-#define OLD_API "urn:matrix:org.matrix.msc2967.client:api:*"
-#define ALICE "\"active\":true,\"username\":\"alice\",\"scope\":\"" API " urn:matrix:client:device:ALICE\""
+#define DOWN     503, "M_UNKNOWN", "Unable to introspect the access token", -1
+#define API      "urn:matrix:client:api:*"
+#define OLD_API  "urn:matrix:org.matrix.msc2967.client:api:*"
+#define ALICE    "\"active\":true,\"username\":\"alice\",\"scope\":\"" API " urn:matrix:client:device:ALICE\""
 
 static void with_mas(struct config *cfg)
 {
@@ -31,7 +32,7 @@ static void reply(struct fix *f, const char *body)
     f->reply.body = body;
 }
 
-#define A85 "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+#define A85  "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 #define A255 A85 A85 A85
 
 static void decisions(void **state)
@@ -45,40 +46,56 @@ static void decisions(void **state)
         int soft;
     } rows[] = {
         {"{" ALICE "}", "@alice:hs.test", "ALICE", 0, NULL, NULL, 0},
-        {"{" ALICE ",\"expires_in\":300,\"sub\":\"01H\",\"more\":[1,{}]}", "@alice:hs.test", "ALICE", 0, NULL, NULL, 0},
-        {"{" ALICE ",\"expires_in\":null,\"sub\":null,\"device_id\":null}", "@alice:hs.test", "ALICE", 0, NULL, NULL, 0},
+        {"{" ALICE ",\"expires_in\":300,\"sub\":\"01H\",\"more\":[1,{}]}", "@alice:hs.test", "ALICE", 0, NULL,
+         NULL, 0},
+        {"{" ALICE ",\"expires_in\":null,\"sub\":null,\"device_id\":null}", "@alice:hs.test", "ALICE", 0,
+         NULL, NULL, 0},
         {"{" ALICE ",\"expires_in\":99999999999999999999999}", "@alice:hs.test", "ALICE", 0, NULL, NULL, 0},
         {"{" ALICE ",\"expires_in\":9223372036854775807}", "@alice:hs.test", "ALICE", 0, NULL, NULL, 0},
         {"{" ALICE ",\"expires_in\":0}", NULL, NULL, INACTIVE},
         {"{" ALICE ",\"expires_in\":-5}", NULL, NULL, INACTIVE},
         {"{" ALICE ",\"expires_in\":-99999999999999999999999}", NULL, NULL, INACTIVE},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" OLD_API "\"}", "@alice:hs.test", NULL, 0, NULL, NULL, 0},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"  openid  " API "  \"}", "@alice:hs.test", NULL, 0, NULL, NULL, 0},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API " urn:matrix:org.matrix.msc2967.client:device:ALICE urn:matrix:client:device:ALICE\"}",
+        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" OLD_API "\"}", "@alice:hs.test", NULL, 0,
+         NULL, NULL, 0},
+        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"  openid  " API "  \"}", "@alice:hs.test", NULL,
+         0, NULL, NULL, 0},
+        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API
+         " urn:matrix:org.matrix.msc2967.client:device:ALICE urn:matrix:client:device:ALICE\"}",
          "@alice:hs.test", "ALICE", 0, NULL, NULL, 0},
-        {"{\"active\":true,\"username\":\"bob\",\"scope\":\"" API " urn:matrix:client:device:X\",\"device_id\":\"BOB\"}", "@bob:hs.test", "BOB", 0, NULL,
+        {"{\"active\":true,\"username\":\"bob\",\"scope\":\"" API
+         " urn:matrix:client:device:X\",\"device_id\":\"BOB\"}",
+         "@bob:hs.test", "BOB", 0, NULL, NULL, 0},
+        {"{\"active\":true,\"username\":\"locked\",\"scope\":\"" API "\"}", "@locked:hs.test", NULL, 0, NULL,
+         NULL, 0}, /* not looked at */
+        {"{\"active\":true,\"username\":\"guest\",\"scope\":\"" API "\"}", "@guest:hs.test", NULL, 0, NULL,
          NULL, 0},
-        {"{\"active\":true,\"username\":\"locked\",\"scope\":\"" API "\"}", "@locked:hs.test", NULL, 0, NULL, NULL, 0}, /* not looked at */
-        {"{\"active\":true,\"username\":\"guest\",\"scope\":\"" API "\"}", "@guest:hs.test", NULL, 0, NULL, NULL, 0},
         {"{\"active\":false}", NULL, NULL, INACTIVE},
         {"{\"active\":false,\"username\":\"alice\",\"scope\":\"" API "\"}", NULL, NULL, INACTIVE},
-        {"{\"active\":true}", NULL, NULL, 401, "M_UNKNOWN_TOKEN", "Token doesn't grant access to the Matrix C-S API", 0},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"openid " API "x\"}", NULL, NULL, 401, "M_UNKNOWN_TOKEN",
+        {"{\"active\":true}", NULL, NULL, 401, "M_UNKNOWN_TOKEN",
          "Token doesn't grant access to the Matrix C-S API", 0},
-        {"{\"active\":true,\"scope\":\"" API "\"}", NULL, NULL, CLAIM("Invalid username claim in the introspection result")},
-        {"{\"active\":true,\"username\":null,\"scope\":\"" API "\"}", NULL, NULL, CLAIM("Invalid username claim in the introspection result")},
-        {"{\"active\":true,\"username\":\"nobody\",\"scope\":\"" API "\"}", NULL, NULL, CLAIM("User not found")},
-        {"{\"active\":true,\"username\":\"a\\u0000b\",\"scope\":\"" API "\"}", NULL, NULL, CLAIM("User not found")},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API " urn:matrix:client:device:A urn:matrix:client:device:B\"}", NULL, NULL,
-         CLAIM("Multiple device IDs in scope")},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API " urn:matrix:client:device:\"}", NULL, NULL,
-         CLAIM("Invalid device ID in introspection result")},
+        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"openid " API "x\"}", NULL, NULL, 401,
+         "M_UNKNOWN_TOKEN", "Token doesn't grant access to the Matrix C-S API", 0},
+        {"{\"active\":true,\"scope\":\"" API "\"}", NULL, NULL,
+         CLAIM("Invalid username claim in the introspection result")},
+        {"{\"active\":true,\"username\":null,\"scope\":\"" API "\"}", NULL, NULL,
+         CLAIM("Invalid username claim in the introspection result")},
+        {"{\"active\":true,\"username\":\"nobody\",\"scope\":\"" API "\"}", NULL, NULL,
+         CLAIM("User not found")},
+        {"{\"active\":true,\"username\":\"a\\u0000b\",\"scope\":\"" API "\"}", NULL, NULL,
+         CLAIM("User not found")},
+        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API
+         " urn:matrix:client:device:A urn:matrix:client:device:B\"}",
+         NULL, NULL, CLAIM("Multiple device IDs in scope")},
+        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API " urn:matrix:client:device:\"}", NULL,
+         NULL, CLAIM("Invalid device ID in introspection result")},
         {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API "\",\"device_id\":\"\"}", NULL, NULL,
          CLAIM("Invalid device ID in introspection result")},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API "\",\"device_id\":\"" A255 "a\"}", NULL, NULL,
-         CLAIM("Invalid device ID in introspection result")},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API "\",\"device_id\":\"" A255 "\"}", NULL, NULL, INACTIVE}, /* no such device */
-        {"{\"active\":true,\"username\":\"bob\",\"scope\":\"" API "\",\"device_id\":\"ALICE\"}", NULL, NULL, INACTIVE},
+        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API "\",\"device_id\":\"" A255 "a\"}", NULL,
+         NULL, CLAIM("Invalid device ID in introspection result")},
+        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API "\",\"device_id\":\"" A255 "\"}", NULL,
+         NULL, INACTIVE}, /* no such device */
+        {"{\"active\":true,\"username\":\"bob\",\"scope\":\"" API "\",\"device_id\":\"ALICE\"}", NULL, NULL,
+         INACTIVE},
         /* not an introspection response */
         {"", NULL, NULL, DOWN},
         {"null", NULL, NULL, DOWN},
@@ -265,7 +282,8 @@ static void devices_decide(void **state)
 static void outage(void **state)
 {
     static const struct mas_reply bad[] = {
-        {-ERR_TIMEOUT, 0, ""}, {-ERR_LIMIT, 0, ""}, {0, 500, "{" ALICE "}"}, {0, 401, "{\"active\":false}"}, {0, 302, ""}, {0, 199, "{" ALICE "}"},
+        {-ERR_TIMEOUT, 0, ""},          {-ERR_LIMIT, 0, ""}, {0, 500, "{" ALICE "}"},
+        {0, 401, "{\"active\":false}"}, {0, 302, ""},        {0, 199, "{" ALICE "}"},
     };
     struct fix *f = fix_new(with_mas);
     struct outcome o;
@@ -280,7 +298,8 @@ static void outage(void **state)
     f->reply = (struct mas_reply){-ERR_CLOSED, 0, ""};
     o = asked_token(f, "mat");
     assert_refused(&o, DOWN, "closed");
-    assert_int_equal(f->introspections, sizeof bad / sizeof *bad + 2); /* a closed connection is tried once more */
+    assert_int_equal(f->introspections,
+                     sizeof bad / sizeof *bad + 2); /* a closed connection is tried once more */
     reply(f, "{" ALICE "}");
     o = asked_token(f, "mat");
     assert_accepted(&o, "@alice:hs.test", "ALICE", "well again");

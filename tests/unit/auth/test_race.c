@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
-/* A row is read, changes, its invalidation arrives, and only then the answer: nothing stale may be kept or believed. */
+/* A row is read, changes, its invalidation arrives, and only then the answer: nothing stale may be kept or
+ * believed. */
 #include "auth_test.h"
 
 static void lookup_against_logout(void **state)
 {
-    static const char *const funcs[][2] = {
-        {"get_user_by_access_token", "syt_alice"}, {"get_user_by_access_token", NULL}, {"get_user_by_id", "@alice:hs.test"}, {"get_user_by_id", NULL}};
+    static const char *const funcs[][2] = {{"get_user_by_access_token", "syt_alice"},
+                                           {"get_user_by_access_token", NULL},
+                                           {"get_user_by_id", "@alice:hs.test"},
+                                           {"get_user_by_id", NULL}};
 
     (void)state;
     for (size_t i = 0; i < 4; i++) {
@@ -147,9 +150,12 @@ static void device_against_deletion(void **state)
     for (size_t i = 0; i < 3; i++) {
         struct fix *f = fix_new(with_mas);
         struct outcome o;
-        f->reply = (struct mas_reply){0, 200, "{\"active\":true,\"username\":\"bob\",\"scope\":\"urn:matrix:client:api:*\",\"device_id\":\"BOB\"}"};
+        f->reply = (struct mas_reply){0, 200,
+                                      "{\"active\":true,\"username\":\"bob\",\"scope\":\"urn:matrix:client:"
+                                      "api:*\",\"device_id\":\"BOB\"}"};
         ask_token(f, "mat", &o);
-        while (!f->statements[SQL_auth_devices]) { /* the introspection and the user pass; the device is read */
+        while (
+            !f->statements[SQL_auth_devices]) { /* the introspection and the user pass; the device is read */
             f->hold = f->statements[SQL_auth_users] && f->hold;
             fix_pump_once(f);
             if (!f->statements[SQL_auth_devices]) {
@@ -172,8 +178,12 @@ static void device_against_deletion(void **state)
 int run_race(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(lookup_against_logout), cmocka_unit_test(lookup_against_unknown), cmocka_unit_test(rows_about_others_do_not_matter),
-        cmocka_unit_test(endless_rows),          cmocka_unit_test(check_against_rows),     cmocka_unit_test(device_against_deletion),
+        cmocka_unit_test(lookup_against_logout),
+        cmocka_unit_test(lookup_against_unknown),
+        cmocka_unit_test(rows_about_others_do_not_matter),
+        cmocka_unit_test(endless_rows),
+        cmocka_unit_test(check_against_rows),
+        cmocka_unit_test(device_against_deletion),
     };
 
     return cmocka_run_group_tests_name("auth: races", tests, NULL, NULL);

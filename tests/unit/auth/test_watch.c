@@ -5,7 +5,10 @@
 
 #include <string.h>
 
-static void with_validity(struct config *cfg) { cfg->account_validity = true; }
+static void with_validity(struct config *cfg)
+{
+    cfg->account_validity = true;
+}
 
 static void park(struct fix *f, const char *token, struct watched *w)
 {
@@ -54,7 +57,8 @@ static void what_ends_a_poll(void **state)
         {LOGOUT, "get_user_by_access_token", NULL, NULL, 401, "M_UNKNOWN_TOKEN", 0, true},
         {LOGOUT, "get_user_by_access_token", "syt_bob", NULL, 0, NULL, 0, false},
         {LOGOUT, "get_device", "@alice:hs.test", NULL, 401, "M_UNKNOWN_TOKEN", 0, true},
-        {LOGOUT, "get_device", "@alice:hs.test", "ALICE", 0, NULL, 0, false}, /* a renamed device; the token's row is to come */
+        {LOGOUT, "get_device", "@alice:hs.test", "ALICE", 0, NULL, 0,
+         false}, /* a renamed device; the token's row is to come */
         {LOGOUT, "get_device", "@bob:hs.test", NULL, 0, NULL, 0, false},
         {LOGOUT, "get_device", NULL, NULL, 401, "M_UNKNOWN_TOKEN", 0, true},
         {DEACTIVATE, "get_user_deactivated_status", "@alice:hs.test", NULL, 401, "M_UNKNOWN_TOKEN", 0, true},
@@ -63,7 +67,8 @@ static void what_ends_a_poll(void **state)
         {LOCK, "get_user_locked_status", "@alice:hs.test", NULL, 401, "M_USER_LOCKED", 1, true},
         {LOCK, "get_user_locked_status", "@bob:hs.test", NULL, 0, NULL, 0, false},
         {LOCK, "get_user_by_id", NULL, NULL, 401, "M_USER_LOCKED", 1, true},
-        {EXPIRE, "get_expiration_ts_for_user", "@alice:hs.test", NULL, 403, "ORG_MATRIX_EXPIRED_ACCOUNT", -1, true},
+        {EXPIRE, "get_expiration_ts_for_user", "@alice:hs.test", NULL, 403, "ORG_MATRIX_EXPIRED_ACCOUNT", -1,
+         true},
         {NOTHING, "get_user_by_access_token", "syt_alice", NULL, 0, NULL, 0, true},
         {NOTHING, "get_user_locked_status", "@alice:hs.test", NULL, 0, NULL, 0, true},
         {NOTHING, "get_user_by_access_token", NULL, NULL, 0, NULL, 0, true},
@@ -82,12 +87,13 @@ static void what_ends_a_poll(void **state)
         row(f, rows[i].func, rows[i].k1, rows[i].k2);
         assert_int_equal(w.w.checking, rows[i].checked);
         fix_pump(f);
-        if (w.ended != (rows[i].status != 0) || w.status != rows[i].status || (rows[i].status && strcmp(w.errcode, rows[i].errcode) != 0) ||
-            w.soft_logout != rows[i].soft)
+        if (w.ended != (rows[i].status != 0) || w.status != rows[i].status ||
+            (rows[i].status && strcmp(w.errcode, rows[i].errcode) != 0) || w.soft_logout != rows[i].soft)
             fail_msg("row %zu: ended %d, %d %s", i, w.ended, w.status, w.errcode);
         assert_int_equal(other.ended, 0);
-        assert_int_equal(f->statements[SQL_auth_tokens_by_id], rows[i].checked || strcmp(rows[i].k1 ? rows[i].k1 : "", "syt_bob") == 0 ||
-                                                                    strcmp(rows[i].k1 ? rows[i].k1 : "", "@bob:hs.test") == 0);
+        assert_int_equal(f->statements[SQL_auth_tokens_by_id],
+                         rows[i].checked || strcmp(rows[i].k1 ? rows[i].k1 : "", "syt_bob") == 0 ||
+                             strcmp(rows[i].k1 ? rows[i].k1 : "", "@bob:hs.test") == 0);
         auth_watch_del(&w.w);
         auth_watch_del(&other.w);
         fix_free(&f);
@@ -156,7 +162,8 @@ static void time_runs_out(void **state)
     assert_int_equal(token.status, 401);
     assert_int_equal(token.soft_logout, 1);
     assert_string_equal(token.error, "Access token has expired");
-    fix_user(f, "@other:hs.test")->expires_ms = NOW + 500000; /* without a row: looked at before it is ended */
+    fix_user(f, "@other:hs.test")->expires_ms =
+        NOW + 500000; /* without a row: looked at before it is ended */
     fix_tick(f, 55000);
     fix_pump(f);
     assert_int_equal(account.ended, 1);
@@ -180,7 +187,8 @@ static void many_ends(void **state)
 
     (void)state;
     for (size_t i = 0; i < N; i++) {
-        struct requester *r = requester_new(f->auth, REQUESTER_USER, STR("@alice:hs.test"), STR("X"), STR("@alice:hs.test"), o.r->token_key);
+        struct requester *r = requester_new(f->auth, REQUESTER_USER, STR("@alice:hs.test"), STR("X"),
+                                            STR("@alice:hs.test"), o.r->token_key);
         seed = seed * 1664525 + 1013904223;
         r->valid_until_ms = NOW + 1 + (seed >> 8) % 1000;
         watch(f, &w[i], r);
@@ -192,7 +200,8 @@ static void many_ends(void **state)
         fix_tick(f, 1);
         for (size_t i = 0; i < N; i++)
             if (i % 3 && w[i].ended != (w[i].w.expires_ms < NOW + t))
-                fail_msg("watch %zu, end %lld, at %lld", i, (long long)w[i].w.expires_ms, (long long)(NOW + t));
+                fail_msg("watch %zu, end %lld, at %lld", i, (long long)w[i].w.expires_ms,
+                         (long long)(NOW + t));
     }
     for (size_t i = 0; i < N; i++)
         ended += (size_t)w[i].ended;
