@@ -41,6 +41,7 @@ struct evrec {
     bool pushed;                /* scratch of the loader */
     uint32_t pins;
     uint32_t gen;
+    size_t counted_bytes;       /* of ev, in the model's account */
     VEC(struct redaction_ref) redactions;
     struct list lru;
 };

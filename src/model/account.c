@@ -407,7 +407,8 @@ static void on_filters(struct load_op *op, const struct pg_result *r)
             if (pg_i64(r, k, 1) != s->id || !str_eq(pg_str(r, k, 0), s->user->user_id))
                 continue;
             struct err e;
-            if (filter_parse(pg_str(r, k, 2), &s->filter, &e))
+            int flags = (op->m->cfg->msc3874_enabled ? FILTER_MSC3874 : 0) | (op->m->cfg->msc3773_enabled ? FILTER_MSC3773 : 0);
+            if (filter_parse_with(pg_str(r, k, 2), flags, &s->filter, &e))
                 metric_add_l(M_model_poisoned, "filter", 1);
         }
     }

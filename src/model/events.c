@@ -29,7 +29,7 @@ struct evrec *model_rec(struct model *m, struct str event_id)
 static void evrec_drop_event(struct model *m, struct evrec *rec)
 {
     if (rec->ev) {
-        m->event_bytes -= rec->ev->bytes;
+        m->event_bytes -= rec->counted_bytes;
         m->event_count--;
         event_free(&rec->ev);
     }
@@ -156,7 +156,8 @@ void evrec_take_row(struct model *m, struct evrec *rec, const struct pg_result *
         log_warning("chappe.model", "event %.*s skipped: %s", STR_ARG(rec->id), why);
         return;
     }
-    m->event_bytes += rec->ev->bytes;
+    rec->counted_bytes = rec->ev->bytes * 2; /* its encoding, made on first use, is about as large */
+    m->event_bytes += rec->counted_bytes;
     m->event_count++;
     take_redactions(m, rec, pg_str(r, row, 12));
 }

@@ -43,7 +43,7 @@ static bool redacted_because(struct sync_run *run, struct event *ev, struct even
         run->lack |= h == LACK;
         return h != LACK;
     }
-    struct event_extra bx = {.now_ms = run->wall_ms};
+    struct event_extra bx = {.now_ms = run->wall_ms, .is_because = true};
     if (own_transaction(run, by))
         bx.transaction_id = by->txn_id;
     struct rope r;

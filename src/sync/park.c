@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * Computing, waiting, waking. Every computation starts from the request's own token (never from an intermediate one), so
+ * a wake-up that brings nothing for this reader costs one run and loses nothing. When the timeout comes the poll is computed once more: its
+ * answer carries a fresh token, and a wake-up that should have come and did not is made good.
+ */
+#include "request.h"
+
+enum { CATCH_UP_MS = 10000, AHEAD_MS = 10000, HELD_MS = 30000, SLICE = 64 };
+
+static void arm(struct sync_req *r, int64_t due_ms)
+{
+    wheel_set(&r->s->wheel, &r->timer, due_ms);
+}
+
+static void reply(struct sync_req *r, struct rope *body, const char *kind)
+{
+    struct http_res res;
+    http_res_init(&res, 200);
+    rope_fini(&res.body);
+    rope_move(&res.body, body);
+    metric_add_l(M_sync_responses, kind, 1);
+    if (r->initial)
+        metric_observe(M_sync_initial_seconds, (double)(clock_mono_ms() - r->started_ms) / 1000.0);
+    http_reply(&r->http, &res);
+    req_finish(r);
+}
+
+/* The run's fixed part, from the request. */
+static void run_of(struct sync_req *r, struct sync_run *run, struct arena *a)
+{
+    *run = (struct sync_run){
+        .m = r->s->m,
+        .cfg = r->s->cfg,
+        .u = r->u,
+        .d = r->d,
+        .rq = r->rq,
+        .f = r->f,
+        .has_since = !r->initial,
+        .full_state = r->full_state,
+        .a = a,
+    };
+    if (!r->initial)
+        ASSERT(req_parse_since(r, &run->since));
+}
+
+/* Next_batch is the request's own token: nothing was lost, nothing moved. */
+void req_answer_empty(struct sync_req *r)
+{
+    struct arena *a = arena_new(1 << 20);
+    struct sync_run run;
+    run_of(r, &run, a);
+    struct rope body;
+    rope_init(&body);
+    sync_render_empty(&run, &run.since, &body);
+    reply(r, &body, "empty");
+    rope_fini(&body);
+    arena_free(&a);
+}
+
+/* ---- bounding a token that is ahead of us (sync-v3 0.4) ------------------------------------------------------------------------ */
+
+/* quarantined_media is not compared: nothing of it is in a classic sync, and its position is not always announced. */
+static bool is_ahead(struct sync_req *r)
+{
+    struct stream_token t;
+    if (r->initial)
+        return false;
+    ASSERT(req_parse_since(r, &t));
+    const struct stream_token *now = model_now(r->s->m);
+    t.quarantined_media = now->quarantined_media;
+    return !token_le(&t, now);
+}
+
+static void bound_field(struct stream_token *t, const struct pg_result *res, int row)
+{
+    int64_t max = pg_i64(res, row, 1);
+    switch (pg_i64(res, row, 0)) {
+    case TOKEN_ROOM: t->room = mpos_bound(&t->room, max); break;
+    case TOKEN_PRESENCE: t->presence = t->presence > max ? max : t->presence; break;
+    case TOKEN_RECEIPT: t->receipt = mpos_bound(&t->receipt, max); break;
+    case TOKEN_ACCOUNT_DATA: t->account_data = t->account_data > max ? max : t->account_data; break;
+    case TOKEN_PUSH_RULES: t->push_rules = t->push_rules > max ? max : t->push_rules; break;
+    case TOKEN_TO_DEVICE: t->to_device = t->to_device > max ? max : t->to_device; break;
+    case TOKEN_DEVICE_LIST: t->device_list = mpos_bound(&t->device_list, max); break;
+    case TOKEN_UN_PARTIAL_STATED_ROOMS: t->un_partial_stated_rooms = t->un_partial_stated_rooms > max ? max : t->un_partial_stated_rooms; break;
+    case TOKEN_THREAD_SUBSCRIPTIONS: t->thread_subscriptions = t->thread_subscriptions > max ? max : t->thread_subscriptions; break;
+    case TOKEN_STICKY_EVENTS: t->sticky_events = t->sticky_events > max ? max : t->sticky_events; break;
+    default: break;
+    }
+}
+
+static void on_sequences(void *arg, int err, const struct pg_result *res)
+{
+    struct sync_req *r = arg;
+    if (!req_returned(r))
+        return;
+    if (err) {
+        req_error(r, 500, "M_UNKNOWN", "Internal server error");
+        return;
+    }
+    struct stream_token t;
+    ASSERT(req_parse_since(r, &t));
+    for (int i = 0; i < pg_rows(res); i++)
+        bound_field(&t, res, i);
+    char *text = arena_alloc(r->http->arena, TOKEN_TEXT_MAX);
+    r->since_text = str_n(text, token_format(&t, text));
+    r->bounded = true;
+    req_admit(r);
+}
+
+/* Again, now that we may have moved. */
+void req_recheck(struct sync_req *r)
+{
+    if (!r->loading && !is_ahead(r))
+        req_admit(r);
+}
+
+/* ---- admission -------------------------------------------------------------------------------------------------------------------- */
+
+static bool wants_turn(const struct sync_req *r)
+{
+    return r->initial || r->full_state;
+}
+
+void req_admit(struct sync_req *r)
+{
+    struct sync *s = r->s;
+    if (r->http->gone) {
+        http_drop(&r->http);
+        req_finish(r);
+        return;
+    }
+    if (!s->live || !model_ready(s->m)) {
+        if (r->state != REQ_HELD) {
+            req_set_state(r, REQ_HELD);
+            arm(r, r->timeout_ms ? r->deadline_ms : r->started_ms + HELD_MS);
+        }
+        return;
+    }
+    if (is_ahead(r)) {
+        req_set_state(r, REQ_CATCH_UP);
+        arm(r, r->started_ms + CATCH_UP_MS);
+        if (!r->bounded) {
+            r->loading = true;
+            pg_exec(s->pg, SQL_sequences, pg_args_new(), on_sequences, r);
+        }
+        feed_positions_check(s->feed);
+        return;
+    }
+    if (!r->initial && r->d && !r->acked) {
+        struct stream_token t;
+        ASSERT(req_parse_since(r, &t));
+        model_to_device_ack(s->m, r->d, t.to_device);
+        r->acked = true;
+    }
+    if (wants_turn(r) && !r->admitted) {
+        if (s->initial_running >= (size_t)s->cfg->initial_syncs_max) {
+            if (s->counts[REQ_QUEUED] >= (size_t)s->cfg->initial_syncs_queued_max) {
+                metric_add_l(M_sync_refused, "initial_queue", 1);
+                struct http_res res;
+                http_res_init(&res, 429);
+                struct json *extra = json_new(r->http->arena, JSON_OBJECT);
+                json_set(extra, STR("retry_after_ms"), json_new_int(r->http->arena, 5000));
+                http_res_error(&res, 429, "M_LIMIT_EXCEEDED", STR("Too Many Requests"), extra);
+                res.retry_after_s = 5;
+                http_reply(&r->http, &res);
+                req_finish(r);
+                return;
+            }
+            req_set_state(r, REQ_QUEUED);
+            return;
+        }
+        r->admitted = true;
+        s->initial_running++;
+    }
+    req_make_ready(r);
+}
+
+/* ---- computing ------------------------------------------------------------------------------------------------------------------------ */
+
+static void on_loaded(void *arg, int err)
+{
+    struct sync_req *r = arg;
+    if (!req_returned(r))
+        return;
+    if (err)
+        req_error(r, 500, "M_UNKNOWN", "Internal server error");
+    else if (!r->s->live)
+        req_admit(r); /* holds it */
+    else
+        req_compute(r);
+}
+
+static void park(struct sync_req *r)
+{
+    struct sync *s = r->s;
+    /* Past its share, the user's oldest poll is answered: it loses nothing, its token is unchanged. */
+    if (r->u->waiters_count >= (size_t)s->cfg->parked_per_user_max) {
+        struct sync_req *oldest = container_of(r->u->waiters.next, struct sync_req, by_user);
+        metric_add_l(M_sync_refused, "parked_per_user", 1);
+        req_answer_empty(oldest);
+    }
+    model_user_activate(s->m, r->u);
+    req_set_state(r, REQ_PARKED);
+    arm(r, r->deadline_ms);
+}
+
+void req_compute(struct sync_req *r)
+{
+    struct sync *s = r->s;
+    if (!s->scratch)
+        s->scratch = arena_new((size_t)4 << 30);
+    struct arena *a = s->scratch;
+    s->scratch = NULL; /* a run may not start another one; if it ever does, it gets its own */
+    struct sync_run run;
+    run_of(r, &run, a);
+    struct rope body;
+    rope_init(&body);
+    struct stream_token next;
+    enum run_result res = sync_run(&run, &body, &next);
+    bool ahead = run.ahead;
+    sync_run_fini(&run);
+    bool over = clock_mono_ms() >= r->deadline_ms || s->draining;
+    if (res == RUN_LACK && ahead && !run.lack) {
+        req_set_state(r, REQ_AHEAD);
+        if (!wheel_is_set(&r->timer))
+            arm(r, clock_mono_ms() + AHEAD_MS);
+    } else if (res == RUN_LACK) {
+        req_set_state(r, REQ_LOADING);
+        r->loading = true;
+        model_load(s->m, on_loaded, r);
+    } else if (res == RUN_DONE || over) {
+        reply(r, &body, r->initial ? "initial" : r->full_state ? "full_state" : res == RUN_EMPTY ? "empty" : "incremental");
+    } else {
+        park(r);
+    }
+    rope_fini(&body);
+    arena_reset(a);
+    if (s->scratch)
+        arena_free(&a);
+    else
+        s->scratch = a;
+}
+
+static void on_idle(uv_idle_t *h)
+{
+    struct sync *s = h->data;
+    for (int i = 0; i < SLICE && !list_empty(&s->states[REQ_READY]); i++) {
+        struct sync_req *r = container_of(s->states[REQ_READY].next, struct sync_req, by_state);
+        req_compute(r);
+    }
+    if (list_empty(&s->states[REQ_READY])) {
+        uv_idle_stop(h);
+        s->idle_running = false;
+    }
+}
+
+void req_make_ready(struct sync_req *r)
+{
+    struct sync *s = r->s;
+    req_set_state(r, REQ_READY);
+    if (!s->idle_running) {
+        uv_idle_start(s->idle, on_idle);
+        s->idle_running = true;
+    }
+}
+
+/* ---- time ---------------------------------------------------------------------------------------------------------------------------------- */
+
+void req_expire(struct sync_req *r)
+{
+    switch (r->state) {
+    case REQ_PARKED:
+        req_make_ready(r); /* computed once more, then answered in any case */
+        break;
+    case REQ_HELD:
+        if (r->timeout_ms && !r->initial)
+            req_answer_empty(r);
+        else
+            req_error(r, 503, "M_UNKNOWN", "The homeserver's replication is unavailable");
+        break;
+    case REQ_CATCH_UP:
+        metric_add_l(M_sync_refused, "token_ahead", 1);
+        req_answer_empty(r);
+        break;
+    case REQ_AHEAD: /* replication did not bring what the database already shows */
+        log_warning("chappe.sync", "replication lags behind the database by more than %d s", AHEAD_MS / 1000);
+        if (r->initial)
+            req_error(r, 503, "M_UNKNOWN", "The homeserver's replication is lagging");
+        else
+            req_answer_empty(r);
+        break;
+    case REQ_AUTH:
+    case REQ_FILTER:
+    case REQ_BLOCKING:
+    case REQ_QUEUED:
+    case REQ_READY:
+    case REQ_LOADING:
+    case REQ_DONE:
+    case REQ_STATE_COUNT:
+        break; /* the deadline is looked at when they are computed */
+    }
+}

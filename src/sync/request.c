@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * From arrival to admission: authentication, then the parameters in Synapse's order of evaluation (sync-v3 1.2: the first
+ * failure wins), the filter, presence, and the checks that come last.
+ */
+#include "request.h"
+
+enum { TIMEOUT_TEXT_MAX = 18 };
+
+void req_set_state(struct sync_req *r, enum req_state st)
+{
+    struct sync *s = r->s;
+    ASSERT(r->state != REQ_DONE);
+    if (r->state == REQ_PARKED) {
+        list_del(&r->by_user);
+        r->u->waiters_count--;
+    }
+    list_del(&r->by_state);
+    s->counts[r->state]--;
+    r->state = st;
+    s->counts[st]++;
+    list_push(&s->states[st], &r->by_state);
+    if (st == REQ_PARKED) {
+        list_push(&r->u->waiters, &r->by_user);
+        r->u->waiters_count++;
+    }
+    metric_set(M_sync_parked, (int64_t)(s->counts[REQ_PARKED] + s->counts[REQ_HELD]));
+}
+
+static void req_release(struct sync_req *r);
+
+void req_finish(struct sync_req *r)
+{
+    struct sync *s = r->s;
+    wheel_cancel(&s->wheel, &r->timer);
+    auth_watch_del(&r->watch);
+    if (r->admitted)
+        s->initial_running--;
+    r->admitted = false;
+    if (r->presence)
+        feed_presence_end(s->feed, r->u->user_id, r->d ? r->d->device_id : STR_ABSENT);
+    r->presence = false;
+    req_set_state(r, REQ_DONE);
+    if (!r->loading) /* else the loader still holds it: released by its callback */
+        req_release(r);
+}
+
+static void req_release(struct sync_req *r)
+{
+    struct sync *s = r->s;
+    list_del(&r->by_state);
+    s->counts[REQ_DONE]--;
+    if (r->u)
+        model_user_unpin(s->m, r->u);
+    filter_unref(&r->f);
+    requester_unref(&r->rq);
+    free(r);
+}
+
+bool req_returned(struct sync_req *r)
+{
+    r->loading = false;
+    if (r->state != REQ_DONE)
+        return true;
+    req_release(r);
+    return false;
+}
+
+void req_error(struct sync_req *r, int status, const char *errcode, const char *error)
+{
+    http_reply_error(&r->http, status, errcode, error);
+    req_finish(r);
+}
+
+static void req_auth_error(struct sync_req *r, const struct auth_error *e)
+{
+    auth_reply_error(&r->http, e);
+    req_finish(r);
+}
+
+/* ---- parameters ------------------------------------------------------------------------------------------------------------ */
+
+static bool is_ascii(struct str s)
+{
+    for (size_t i = 0; i < s.n; i++) {
+        if ((unsigned char)s.p[i] >= 0x80)
+            return false;
+    }
+    return true;
+}
+
+static bool parse_timeout(struct sync_req *r)
+{
+    struct str t = http_query(r->http, STR("timeout"));
+    r->timeout_ms = 0;
+    if (str_absent(t))
+        return true;
+    if (t.n > TIMEOUT_TEXT_MAX || str_to_i64(t, &r->timeout_ms)) {
+        req_error(r, 400, "M_INVALID_PARAM", "Query parameter timeout must be an integer");
+        return false;
+    }
+    if (r->timeout_ms < 0) {
+        req_error(r, 400, "M_INVALID_PARAM", "Query parameter timeout must be a positive integer.");
+        return false;
+    }
+    if (r->timeout_ms > r->s->cfg->timeout_max_ms)
+        r->timeout_ms = r->s->cfg->timeout_max_ms;
+    return true;
+}
+
+static bool parse_parameters(struct sync_req *r)
+{
+    if (!parse_timeout(r))
+        return false;
+    r->since_text = http_query(r->http, STR("since"));
+    if (!is_ascii(r->since_text)) {
+        req_error(r, 400, "M_UNKNOWN", "Query parameter 'since' must be ascii");
+        return false;
+    }
+    struct str p = http_query(r->http, STR("set_presence"));
+    r->presence_state = str_absent(p) ? STR("online") : p;
+    if (!str_eq(r->presence_state, STR("online")) && !str_eq(r->presence_state, STR("offline")) && !str_eq(r->presence_state, STR("unavailable"))) {
+        req_error(r, 400, "M_INVALID_PARAM", "Query parameter 'set_presence' must be one of ['online', 'offline', 'unavailable']");
+        return false;
+    }
+    r->filter_text = http_query(r->http, STR("filter"));
+    if (!is_ascii(r->filter_text)) {
+        req_error(r, 400, "M_UNKNOWN", "Query parameter 'filter' must be ascii");
+        return false;
+    }
+    struct str full = http_query(r->http, STR("full_state"));
+    r->full_state = str_eq(full, STR("true"));
+    if (!str_absent(full) && !r->full_state && !str_eq(full, STR("false"))) {
+        req_error(r, 400, "M_INVALID_PARAM", "Boolean query parameter 'full_state' must be one of ['true', 'false']");
+        return false;
+    }
+    return true;
+}
+
+/* ---- after the filter --------------------------------------------------------------------------------------------------------- */
+
+bool req_parse_since(struct sync_req *r, struct stream_token *t)
+{
+    return token_parse(r->since_text, feed_writer_known, t) == 0 && !t->historical;
+}
+
+static void on_blocking(void *arg, const struct auth_error *e)
+{
+    struct sync_req *r = arg;
+    if (r->state != REQ_BLOCKING)
+        return;
+    if (e)
+        req_auth_error(r, e);
+    else
+        req_admit(r);
+}
+
+/* rc_presence.per_user, as Synapse's Ratelimiter counts: one number per user that leaks away at the rate. */
+struct bucket {
+    struct str user_id;
+    double level;
+    int64_t at_ms;
+};
+enum { BUCKETS_MAX = 100000, BUCKETS_KEEP = 50000 };
+
+static bool presence_allowed(struct sync *s, struct str user_id)
+{
+    struct bucket *b = smap_get(&s->presence_buckets, user_id);
+    int64_t now = clock_mono_ms();
+    if (!b) {
+        if (smap_count(&s->presence_buckets) >= BUCKETS_MAX)
+            return false;
+        b = xcalloc(1, sizeof *b + user_id.n);
+        memcpy(b + 1, user_id.p, user_id.n);
+        b->user_id = str_n((char *)(b + 1), user_id.n);
+        b->at_ms = now;
+        smap_put(&s->presence_buckets, b->user_id, b);
+    }
+    b->level -= (double)(now - b->at_ms) / 1000.0 * s->cfg->rc_presence_per_second;
+    b->level = b->level < 0 ? 0 : b->level;
+    b->at_ms = now;
+    if (b->level > s->cfg->rc_presence_burst - 1)
+        return false;
+    b->level += 1;
+    return true;
+}
+
+/* Buckets that have leaked empty say nothing: forgotten when there are many. */
+void presence_buckets_sweep(struct sync *s)
+{
+    if (smap_count(&s->presence_buckets) < BUCKETS_KEEP)
+        return;
+    size_t it = 0;
+    int64_t now = clock_mono_ms();
+    for (struct bucket *b; (b = smap_next(&s->presence_buckets, &it));) {
+        if (b->level - (double)(now - b->at_ms) / 1000.0 * s->cfg->rc_presence_per_second <= 0) {
+            smap_del(&s->presence_buckets, b->user_id);
+            free(b);
+        }
+    }
+}
+
+static void affect_presence(struct sync_req *r)
+{
+    struct sync *s = r->s;
+    if (!s->cfg->presence.tracked || str_eq(r->presence_state, STR("offline")) || !presence_allowed(s, r->u->user_id))
+        return;
+    r->presence = true;
+    feed_presence_start(s->feed, r->u->user_id, r->d ? r->d->device_id : STR_ABSENT, r->presence_state);
+}
+
+static void on_revoked(struct auth_watch *w, const struct auth_error *e)
+{
+    struct sync_req *r = container_of(w, struct sync_req, watch);
+    metric_add(M_auth_revoked_in_flight, 1);
+    req_auth_error(r, e);
+}
+
+/* The filter is known: the rest of the checks, then presence, then whether this user is served at all. */
+static void filter_known(struct sync_req *r)
+{
+    struct stream_token t;
+    if (r->since_text.n && !req_parse_since(r, &t)) {
+        req_error(r, 400, "M_UNKNOWN", "Invalid stream token");
+        return;
+    }
+    if (!str_absent(r->since_text) && r->since_text.n == 0) {
+        req_error(r, 400, "M_UNKNOWN", "Invalid stream token");
+        return;
+    }
+    r->initial = str_absent(r->since_text);
+    if (r->initial || r->full_state)
+        r->timeout_ms = 0;
+    r->started_ms = clock_mono_ms();
+    r->deadline_ms = r->started_ms + r->timeout_ms;
+    affect_presence(r);
+    r->watch.revoked = on_revoked;
+    auth_watch_add(r->s->auth, &r->watch, r->rq);
+    req_set_state(r, REQ_BLOCKING);
+    auth_check_blocking(r->s->auth, r->rq, on_blocking, r);
+}
+
+/* ---- the filter ------------------------------------------------------------------------------------------------------------------ */
+
+static void resolve_stored(struct sync_req *r);
+
+static void on_filter_loaded(void *arg, int err)
+{
+    struct sync_req *r = arg;
+    if (!req_returned(r))
+        return;
+    if (err) {
+        req_error(r, 500, "M_UNKNOWN", "Internal server error");
+        return;
+    }
+    resolve_stored(r);
+}
+
+static void resolve_stored(struct sync_req *r)
+{
+    struct filter *f;
+    switch (model_stored_filter(r->s->m, r->u, r->filter_id, &f)) {
+    case HAVE:
+        r->f = filter_ref(f);
+        filter_known(r);
+        break;
+    case ABSENT:
+        req_error(r, 400, "M_INVALID_PARAM", "No such filter");
+        break;
+    case LACK:
+        r->loading = true;
+        model_load(r->s->m, on_filter_loaded, r);
+        break;
+    }
+}
+
+static int filter_flags(const struct config *cfg)
+{
+    return (cfg->msc3874_enabled ? FILTER_MSC3874 : 0) | (cfg->msc3773_enabled ? FILTER_MSC3773 : 0);
+}
+
+static void resolve_filter(struct sync_req *r)
+{
+    req_set_state(r, REQ_FILTER);
+    struct err e;
+    if (str_absent(r->filter_text) || str_starts(r->filter_text, STR("{"))) {
+        int err = filter_parse_with(r->filter_text, filter_flags(r->s->cfg), &r->f, &e);
+        if (err == -ERR_PROTOCOL) {
+            req_error(r, 400, "M_UNKNOWN", e.text);
+        } else if (err) {
+            req_error(r, 400, "M_NOT_JSON", "Invalid filter JSON");
+        } else {
+            filter_cap_timeline(r->f, r->s->cfg->filter_timeline_limit);
+            filter_known(r);
+        }
+        return;
+    }
+    if (str_to_i64(r->filter_text, &r->filter_id)) {
+        req_error(r, 400, "M_INVALID_PARAM", "Invalid filter ID");
+        return;
+    }
+    resolve_stored(r);
+}
+
+/* ---- arrival ------------------------------------------------------------------------------------------------------------------------ */
+
+static void on_gone(struct http_req *http)
+{
+    struct sync_req *r = http->user;
+    if (!r || r->state == REQ_AUTH || r->state == REQ_FILTER || r->state == REQ_BLOCKING)
+        return; /* short: noticed when they are over */
+    http_drop(&r->http);
+    req_finish(r);
+}
+
+/* The bridge's own sender user, not one of its namespace. */
+static bool is_app_service_sender(const struct config *cfg, const struct requester *rq)
+{
+    struct str local, server;
+    if (!rq->is_app_service || rq->user_id.n == 0)
+        return false;
+    str_cut(str_n(rq->user_id.p + 1, rq->user_id.n - 1), ':', &local, &server);
+    for (size_t i = 0; i < cfg->app_services_count; i++) {
+        if (str_eq(cfg->app_services[i].sender_localpart, local) && str_eq(server, cfg->server_name))
+            return true;
+    }
+    return false;
+}
+
+static void on_auth(void *arg, struct requester *rq, const struct auth_error *e)
+{
+    struct sync_req *r = arg;
+    if (e) {
+        req_auth_error(r, e);
+        return;
+    }
+    r->rq = rq;
+    if (is_app_service_sender(r->s->cfg, rq)) { /* as Synapse, which cannot compute a sync for it */
+        req_error(r, 500, "M_UNKNOWN", "Internal server error");
+        return;
+    }
+    r->u = model_user(r->s->m, rq->user_id);
+    model_user_pin(r->s->m, r->u);
+    if (!str_absent(rq->device_id))
+        r->d = model_device(r->s->m, r->u, rq->device_id);
+    r->http->requester = requester_log_name(rq, r->http->arena);
+    if (parse_parameters(r))
+        resolve_filter(r);
+}
+
+void req_begin(struct sync *s, struct http_req *http)
+{
+    if (http_query_has(http, STR("from"))) {
+        http_reply_error(&http, 400, "M_UNKNOWN", "'from' is not a valid query parameter. Did you mean 'since'?");
+        return;
+    }
+    struct sync_req *r = xcalloc(1, sizeof *r);
+    r->s = s;
+    r->http = http;
+    http->user = r;
+    http->on_gone = on_gone;
+    list_init(&r->by_user);
+    list_push(&s->states[REQ_AUTH], &r->by_state);
+    s->counts[REQ_AUTH]++;
+    auth_request(s->auth, http, true, on_auth, r);
+}

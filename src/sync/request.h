@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+#ifndef CHAPPE_SYNC_REQUEST_H
+#define CHAPPE_SYNC_REQUEST_H
+/* Private to src/sync: a request from its arrival to its answer. */
+#include "chappe/loop.h"
+#include "sync_int.h"
+#include <uv.h>
+
+enum req_state {
+    REQ_AUTH,     /* being authenticated */
+    REQ_FILTER,   /* its stored filter is being read */
+    REQ_BLOCKING, /* server disabled, monthly active users */
+    REQ_HELD,     /* the feed is down, or we are starting: nothing is computed */
+    REQ_CATCH_UP, /* its token is ahead of us */
+    REQ_QUEUED,   /* an initial sync waiting its turn */
+    REQ_READY,    /* to be computed in this slice or the next */
+    REQ_LOADING,  /* lacks something */
+    REQ_AHEAD,    /* the database is ahead of replication */
+    REQ_PARKED,   /* nothing to say; waits for a wake-up or its timeout */
+    REQ_DONE,
+    REQ_STATE_COUNT
+};
+
+struct sync_req {
+    struct sync *s;
+    struct http_req *http;
+    struct requester *rq;
+    struct user *u;
+    struct device *d;
+    struct filter *f;
+    enum req_state state;
+    struct str since_text;  /* empty: initial; in the request's arena */
+    struct str filter_text;
+    int64_t filter_id;
+    int64_t timeout_ms, deadline_ms, started_ms;
+    bool full_state, initial, admitted, presence, bounded, acked, loading;
+    struct str presence_state;
+    struct list by_state;   /* in the list of its state */
+    struct list by_user;    /* u->waiters, while parked */
+    struct wheel_timer timer;
+    struct auth_watch watch;
+};
+
+struct sync {
+    const struct config *cfg;
+    struct uv_loop_s *loop;
+    struct pg *pg;
+    struct feed *feed;
+    struct model *m;
+    struct auth *auth;
+    struct list states[REQ_STATE_COUNT];
+    size_t counts[REQ_STATE_COUNT];
+    size_t initial_running;
+    bool live, draining, stopping;
+    struct wheel wheel;
+    uv_idle_t *idle;     /* runs while REQ_READY is not empty */
+    uv_timer_t *tick;
+    bool idle_running;
+    struct arena *scratch;
+    struct smap presence_buckets;
+};
+
+/* request.c */
+void req_set_state(struct sync_req *r, enum req_state st);
+void req_error(struct sync_req *r, int status, const char *errcode, const char *error);
+void req_finish(struct sync_req *r); /* releases everything but the http request, which must have been replied to */
+/* A callback of something asynchronous has come back (r->loading): false when the request has ended meanwhile and is
+ * now released. */
+bool req_returned(struct sync_req *r);
+void presence_buckets_sweep(struct sync *s);
+void req_begin(struct sync *s, struct http_req *http);
+/* Parameters are known and good: hold, bound, queue or compute. */
+void req_admit(struct sync_req *r);
+
+/* park.c */
+void req_recheck(struct sync_req *r); /* of a request whose token is ahead */
+void req_compute(struct sync_req *r);
+void req_make_ready(struct sync_req *r);
+void req_expire(struct sync_req *r);       /* its timer has run out */
+void req_answer_empty(struct sync_req *r); /* nothing new, at its own token */
+bool req_parse_since(struct sync_req *r, struct stream_token *t);
+#endif

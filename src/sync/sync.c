@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * The service: routes, wake-ups, the tick, the end.
+ */
+#include "request.h"
+
+enum { TICK_MS = 50 };
+
+/* ^/_matrix/client/(r0|v3|unstable)/sync$ */
+int sync_route(enum http_method method, struct str path)
+{
+    static const struct str paths[] = {
+        {"/_matrix/client/v3/sync", 23},
+        {"/_matrix/client/r0/sync", 23},
+        {"/_matrix/client/unstable/sync", 29},
+    };
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        if (str_eq(path, paths[i]))
+            return method == HTTP_M_GET || method == HTTP_M_HEAD ? 0 : 405;
+    }
+    return 404;
+}
+
+void sync_handle(void *arg, struct http_req *req)
+{
+    req_begin(arg, req);
+}
+
+/* Only marks: the polls are computed in slices by the idle handle. */
+void sync_wake(void *arg, struct user *u)
+{
+    (void)arg;
+    struct sync_req *r;
+    list_each(r, &u->waiters, struct sync_req, by_user)
+    {
+        req_make_ready(r);
+    }
+}
+
+size_t sync_in_flight(const struct sync *s)
+{
+    size_t n = 0;
+    for (int i = 0; i < REQ_DONE; i++)
+        n += s->counts[i];
+    return n;
+}
+
+/* Moves on everything of one state, each at most once. */
+static void each_of_state(struct sync *s, enum req_state st, void (*fn)(struct sync_req *r))
+{
+    size_t n = s->counts[st];
+    for (size_t i = 0; i < n && !list_empty(&s->states[st]); i++) {
+        struct sync_req *r = container_of(s->states[st].next, struct sync_req, by_state);
+        list_del(&r->by_state);
+        list_push(&s->states[st], &r->by_state); /* back of the queue if it stays */
+        fn(r);
+    }
+}
+
+static void on_timer(void *arg, struct wheel_timer *t)
+{
+    (void)arg;
+    req_expire(container_of(t, struct sync_req, timer));
+}
+
+static void admit_queued(struct sync *s)
+{
+    while (!list_empty(&s->states[REQ_QUEUED]) && s->initial_running < (size_t)s->cfg->initial_syncs_max) {
+        struct sync_req *r = container_of(s->states[REQ_QUEUED].next, struct sync_req, by_state);
+        req_admit(r);
+        if (!list_empty(&s->states[REQ_QUEUED]) && s->states[REQ_QUEUED].next == &r->by_state)
+            break;
+    }
+}
+
+static void on_tick(uv_timer_t *t)
+{
+    struct sync *s = t->data;
+    wheel_advance(&s->wheel, clock_mono_ms(), on_timer, s);
+    if (s->live && model_ready(s->m) && s->counts[REQ_HELD])
+        each_of_state(s, REQ_HELD, req_admit);
+    if (s->live) {
+        each_of_state(s, REQ_CATCH_UP, req_recheck);
+        each_of_state(s, REQ_AHEAD, req_make_ready);
+    }
+    admit_queued(s);
+    presence_buckets_sweep(s);
+}
+
+void sync_feed_state(void *arg, enum feed_state st)
+{
+    struct sync *s = arg;
+    s->live = st == FEED_LIVE;
+}
+
+void sync_drain(struct sync *s)
+{
+    s->draining = true;
+    each_of_state(s, REQ_PARKED, req_answer_empty);
+    each_of_state(s, REQ_HELD, req_expire);
+    each_of_state(s, REQ_CATCH_UP, req_expire);
+}
+
+int sync_start(struct sync **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg, struct feed *feed, struct model *m, struct auth *a, struct err *e)
+{
+    (void)e;
+    struct sync *s = xcalloc(1, sizeof *s);
+    s->cfg = cfg;
+    s->loop = loop;
+    s->pg = pg;
+    s->feed = feed;
+    s->m = m;
+    s->auth = a;
+    for (int i = 0; i < REQ_STATE_COUNT; i++)
+        list_init(&s->states[i]);
+    smap_init(&s->presence_buckets);
+    wheel_init(&s->wheel, clock_mono_ms());
+    s->idle = xcalloc(1, sizeof *s->idle);
+    uv_idle_init(loop, s->idle);
+    s->idle->data = s;
+    s->tick = xcalloc(1, sizeof *s->tick);
+    uv_timer_init(loop, s->tick);
+    s->tick->data = s;
+    uv_timer_start(s->tick, on_tick, TICK_MS, TICK_MS);
+    uv_unref((uv_handle_t *)s->tick);
+    s->live = feed_state(feed) == FEED_LIVE;
+    *out = s;
+    return 0;
+}
+
+static void free_handle(uv_handle_t *h)
+{
+    free(h);
+}
+
+static void drop(struct sync_req *r)
+{
+    r->loading = false;
+    http_drop(&r->http);
+    req_finish(r);
+}
+
+/* pg and auth have ended everything that was under way by now, or will never call again. */
+void sync_stop(struct sync **sp)
+{
+    struct sync *s = *sp;
+    if (!s)
+        return;
+    s->stopping = true;
+    for (int st = 0; st < REQ_DONE; st++) {
+        while (!list_empty(&s->states[st]))
+            drop(container_of(s->states[st].next, struct sync_req, by_state));
+    }
+    uv_close((uv_handle_t *)s->idle, free_handle);
+    uv_close((uv_handle_t *)s->tick, free_handle);
+    size_t it = 0;
+    for (void *v; (v = smap_next(&s->presence_buckets, &it));)
+        free(v);
+    smap_fini(&s->presence_buckets);
+    if (s->scratch)
+        arena_free(&s->scratch);
+    free(s);
+    *sp = NULL;
+}
