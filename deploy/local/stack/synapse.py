@@ -166,7 +166,6 @@ class Synapse:
             "presence": {"enabled": True},
             "bcrypt_rounds": 4,
             "caches": {"sync_response_cache_duration": settings.sync_cache},
-            "experimental_features": {"msc4222_enabled": True},
             "federation_domain_whitelist": [],
             **RATE_LIMITS,
             **settings.synapse_extra,
