@@ -5,11 +5,11 @@
 /*
  * The HTTP/1.1 server: fronts own sockets and parsing, the hub owns what is answered.
  *
- * A front accepts, parses, holds idle connections, enforces limits, answers OPTIONS, /health, malformed requests
- * and 404/405 by itself, adds CORS and the common headers, writes the access log. Everything else becomes a struct
- * http_req handed to the hub's handler. With front_threads 0 the only front lives on the hub's loop; otherwise each
- * front has a thread and loop of its own, and requests and replies cross in batches through mailboxes.
- * Handlers, and all functions here, run on the hub thread unless said otherwise.
+ * A front accepts, parses, holds idle connections, enforces limits, answers OPTIONS, /health, malformed
+ * requests and 404/405 by itself, adds CORS and the common headers, writes the access log. Everything else
+ * becomes a struct http_req handed to the hub's handler. With front_threads 0 the only front lives on the
+ * hub's loop; otherwise each front has a thread and loop of its own, and requests and replies cross in
+ * batches through mailboxes. Handlers, and all functions here, run on the hub thread unless said otherwise.
  */
 #include "chappe/blob.h"
 #include "chappe/config.h"
@@ -30,37 +30,41 @@ struct http_req {
     struct str client_ip;     /* after x_forwarded rules; empty when unknown */
     struct str content_type;
     struct str body;
-    struct str request_id;    /* "GET-17" */
-    int64_t received_ms;      /* monotonic */
-    struct arena *arena;      /* free for the handler's use until http_reply() */
-    const char *requester;    /* handler may set (in arena): user id for the access log */
-    /* Called once if the client goes away first; the handler must still http_reply() or http_drop(), then or later. */
+    struct str request_id; /* "GET-17" */
+    int64_t received_ms;   /* monotonic */
+    struct arena *arena;   /* free for the handler's use until http_reply() */
+    const char *requester; /* handler may set (in arena): user id for the access log */
+    /* Called once if the client goes away first; the handler must still http_reply() or http_drop(), then or
+     * later. */
     void (*on_gone)(struct http_req *req);
-    void *user;               /* the handler's own */
-    bool gone;                /* the client is no longer there */
+    void *user; /* the handler's own */
+    bool gone;  /* the client is no longer there */
 };
 
 struct http_res {
     int status;
     const char *content_type; /* static; NULL = application/json */
     struct rope body;
-    bool close;               /* close the connection after it */
-    int retry_after_s;        /* 0 = no header */
+    bool close;        /* close the connection after it */
+    int retry_after_s; /* 0 = no header */
 };
 void http_res_init(struct http_res *res, int status);
 /* {"errcode":…,"error":…} canonical JSON (sorted keys, raw UTF-8); extra, if given, is more members in a
  * ready-made canonical form that sort between/after: pass NULL or a struct json object of scalars. */
 struct json;
-void http_res_error(struct http_res *res, int status, const char *errcode, struct str error, const struct json *extra);
-/* Sends res (moved out, left finished) and releases req. Exactly once per request, this or http_drop(). After the client
- * has gone it is sent all the same when only the client's own direction has ended (a half-closed connection). */
+void http_res_error(struct http_res *res, int status, const char *errcode, struct str error,
+                    const struct json *extra);
+/* Sends res (moved out, left finished) and releases req. Exactly once per request, this or http_drop(). After
+ * the client has gone it is sent all the same when only the client's own direction has ended (a half-closed
+ * connection). */
 void http_reply(struct http_req **req, struct http_res *res);
 /* Releases req without an answer; the connection is closed. */
 void http_drop(struct http_req **req);
 /* Shorthand: error reply. */
 void http_reply_error(struct http_req **req, int status, const char *errcode, const char *error);
 
-/* First value of a query parameter, percent-decoded ('+' is a space) into req->arena; absent if there is none. Splits at '&'. */
+/* First value of a query parameter, percent-decoded ('+' is a space) into req->arena; absent if there is
+ * none. Splits at '&'. */
 struct str http_query(struct http_req *req, struct str name);
 bool http_query_has(const struct http_req *req, struct str name);
 /* Percent-decodes into a. Malformed escapes stay as they are. */
@@ -72,27 +76,34 @@ typedef void http_handler_fn(void *arg, struct http_req *req);
 
 struct httpd_routes {
     /* Said on the front for each request: 0 = hand to handler, or 404 / 405. Must be pure and thread-safe.
-     * HEAD is asked about as GET (the request itself keeps HTTP_M_HEAD; its body is suppressed by the front). */
+     * HEAD is asked about as GET (the request itself keeps HTTP_M_HEAD; its body is suppressed by the front).
+     */
     int (*route)(enum http_method m, struct str path);
     http_handler_fn *handler;
     void *arg;
 };
 /* Value of the Server header: begins as the Synapse release whose behaviour we have, names us after it. */
 #define CHAPPE_SYNAPSE_VERSION "1.157.1"
-#define CHAPPE_SERVER_HEADER "Synapse/" CHAPPE_SYNAPSE_VERSION " (chappe " CHAPPE_VERSION ")"
+#define CHAPPE_SERVER_HEADER   "Synapse/" CHAPPE_SYNAPSE_VERSION " (chappe " CHAPPE_VERSION ")"
 
-/* Opens every listener of cfg, which must outlive the server. loop must be run by the calling thread. -ERR_x with text in e on failure. */
-int httpd_start(struct httpd **out, struct uv_loop_s *loop, const struct config *cfg, const struct httpd_routes *routes, struct err *e) NODISCARD;
+/* Opens every listener of cfg, which must outlive the server. loop must be run by the calling thread. -ERR_x
+ * with text in e on failure. */
+int httpd_start(struct httpd **out, struct uv_loop_s *loop, const struct config *cfg,
+                const struct httpd_routes *routes, struct err *e) NODISCARD;
 /* "uring" or "uv", and why. */
 const char *httpd_transport(const struct httpd *h);
-/* The port that a TCP listener of cfg (by index) is bound to: tells what port 0 became. 0 for UNIX sockets. */
+/* The port that a TCP listener of cfg (by index) is bound to: tells what port 0 became. 0 for UNIX sockets.
+ */
 int httpd_port(const struct httpd *h, size_t listener);
 /* What /health, and /ready on metrics listeners, say: 200 when ok (the default at start), 503 otherwise. */
 void httpd_health_set(struct httpd *h, bool ok);
-/* Stops accepting (metrics listeners stay until the stop); /health turns 503; keep-alive connections are closed after their next response, idle ones at once. */
+/* Stops accepting (metrics listeners stay until the stop); /health turns 503; keep-alive connections are
+ * closed after their next response, idle ones at once. */
 void httpd_drain(struct httpd *h);
-size_t httpd_in_flight(const struct httpd *h); /* requests handed out and not yet replied or not yet written */
-/* Closes whatever is left; on return no thread of httpd runs. All requests must have been replied to. Memory of handles
- * on the hub's loop goes when that loop runs its closing callbacks: run it once more before uv_loop_close(). */
+size_t httpd_in_flight(
+    const struct httpd *h); /* requests handed out and not yet replied or not yet written */
+/* Closes whatever is left; on return no thread of httpd runs. All requests must have been replied to. Memory
+ * of handles on the hub's loop goes when that loop runs its closing callbacks: run it once more before
+ * uv_loop_close(). */
 void httpd_stop(struct httpd **h);
 #endif

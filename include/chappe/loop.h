@@ -3,17 +3,18 @@
 #ifndef CHAPPE_LOOP_H
 #define CHAPPE_LOOP_H
 /*
- * Sockets, timers and threads for the fronts: one small transport interface with two implementations (io_uring and
- * libuv polls), a timer wheel, and a mailbox between threads.
+ * Sockets, timers and threads for the fronts: one small transport interface with two implementations
+ * (io_uring and libuv polls), a timer wheel, and a mailbox between threads.
  *
- * A transport belongs to one thread and joins that thread's libuv loop. It owns connection slots; a slot costs a few
- * hundred bytes and no buffer while idle. A connection is named by slot | generation << 32, so that a late
- * message is recognised instead of followed. Each slot carries user_bytes of the owner's state, zeroed on accept.
+ * A transport belongs to one thread and joins that thread's libuv loop. It owns connection slots; a slot
+ * costs a few hundred bytes and no buffer while idle. A connection is named by slot | generation << 32, so
+ * that a late message is recognised instead of followed. Each slot carries user_bytes of the owner's state,
+ * zeroed on accept.
  *
- * Callbacks come from the loop only, never from inside a transport_* function; calling any transport_* function
- * from a callback is allowed, transport_close() of the same connection included. After transport_close() nothing more
- * is heard of the connection, its user area is gone for the owner, and the slot is used again when the kernel has
- * finished every operation on it.
+ * Callbacks come from the loop only, never from inside a transport_* function; calling any transport_*
+ * function from a callback is allowed, transport_close() of the same connection included. After
+ * transport_close() nothing more is heard of the connection, its user area is gone for the owner, and the
+ * slot is used again when the kernel has finished every operation on it.
  */
 #include "chappe/blob.h"
 
@@ -27,15 +28,16 @@ struct transport;
 enum transport_kind { TRANSPORT_UV, TRANSPORT_URING };
 
 struct transport_events {
-    /* A connection came in on the listener with this tag. peer is valid during the call; NULL for UNIX sockets. */
+    /* A connection came in on the listener with this tag. peer is valid during the call; NULL for UNIX
+     * sockets. */
     void (*on_accept)(void *arg, uint64_t id, void *user, int tag, const struct sockaddr_storage *peer);
     /* Bytes arrived; borrowed for the call. */
     void (*on_recv)(void *arg, void *user, struct str bytes);
-    /* Nothing more will arrive: err is 0 after an orderly end (the peer may still read), -ERR_CLOSED after a reset.
-     * Once. Not reported while receiving is paused. */
+    /* Nothing more will arrive: err is 0 after an orderly end (the peer may still read), -ERR_CLOSED after a
+     * reset. Once. Not reported while receiving is paused. */
     void (*on_eof)(void *arg, void *user, int err);
-    /* The oldest transport_send() is with the kernel entirely (0), or failed: -ERR_CLOSED, or -ERR_LIMIT when it would
-     * have passed waiting_max. After a failure the owner must close. */
+    /* The oldest transport_send() is with the kernel entirely (0), or failed: -ERR_CLOSED, or -ERR_LIMIT when
+     * it would have passed waiting_max. After a failure the owner must close. */
     void (*on_sent)(void *arg, void *user, int status);
     /* accept() found no descriptor or memory; it is tried again shortly. */
     void (*on_accept_failed)(void *arg, int system_errno);
@@ -44,22 +46,25 @@ struct transport_options {
     struct transport_events events;
     void *arg;
     size_t user_bytes;
-    /* Bytes that readers were too slow to take at once, summed over every transport that shares the counter. */
+    /* Bytes that readers were too slow to take at once, summed over every transport that shares the counter.
+     */
     _Atomic int64_t *waiting_bytes;
     int64_t waiting_max;
 };
 
-/* Decides between the two by option ("auto", "uring", "uv"): sets up a ring as the transport would, and moves bytes
- * through it. why tells the reason. -ERR_UNSUPPORTED when "uring" is demanded and cannot be had. */
+/* Decides between the two by option ("auto", "uring", "uv"): sets up a ring as the transport would, and moves
+ * bytes through it. why tells the reason. -ERR_UNSUPPORTED when "uring" is demanded and cannot be had. */
 int transport_choose(struct str option, enum transport_kind *kind, char why[160], struct err *e) NODISCARD;
 const char *transport_kind_name(enum transport_kind kind);
 
 int transport_new(struct transport **out, enum transport_kind kind, struct uv_loop_s *loop,
                   const struct transport_options *o, struct err *e) NODISCARD;
-/* Closes everything. Memory goes when the loop has run the closing callbacks of its handles; no event is reported. */
+/* Closes everything. Memory goes when the loop has run the closing callbacks of its handles; no event is
+ * reported. */
 void transport_free(struct transport **t);
 
-/* Accepts on a listening socket, which it owns from now on. Several transports may accept on duplicates of one. */
+/* Accepts on a listening socket, which it owns from now on. Several transports may accept on duplicates of
+ * one. */
 void transport_listen(struct transport *t, int fd, int tag);
 /* Ends accepting on all listeners with this tag. */
 void transport_unlisten(struct transport *t, int tag);
@@ -83,8 +88,9 @@ size_t transport_count(const struct transport *t); /* open connections */
 
 /* ---- timer wheel ---- */
 
-/* 1024 slots of 64 ms. A timer fires never early and at most one slot late, if wheel_advance() is called in time.
- * Setting and cancelling are a list move. Longer timers are looked at once per turn of the wheel (65 s). */
+/* 1024 slots of 64 ms. A timer fires never early and at most one slot late, if wheel_advance() is called in
+ * time. Setting and cancelling are a list move. Longer timers are looked at once per turn of the wheel (65
+ * s). */
 enum { WHEEL_SLOTS = 1024, WHEEL_TICK_MS = 64 };
 struct wheel_timer {
     struct wheel_timer *prev, *next; /* NULL when not set */
@@ -99,7 +105,10 @@ struct wheel {
 void wheel_init(struct wheel *w, int64_t now_ms);
 void wheel_set(struct wheel *w, struct wheel_timer *t, int64_t due_ms); /* set or move */
 void wheel_cancel(struct wheel *w, struct wheel_timer *t);              /* harmless when not set */
-static inline bool wheel_is_set(const struct wheel_timer *t) { return t->next != NULL; }
+static inline bool wheel_is_set(const struct wheel_timer *t)
+{
+    return t->next != NULL;
+}
 /* Fires what is due: each timer is unset, then fn is called; fn may set and cancel any timer. */
 void wheel_advance(struct wheel *w, int64_t now_ms, void (*fn)(void *arg, struct wheel_timer *t), void *arg);
 /* Milliseconds until wheel_advance() has something to look at; -1 when there is no timer. */
@@ -107,9 +116,9 @@ int64_t wheel_next_ms(const struct wheel *w, int64_t now_ms);
 
 /* ---- mailbox ---- */
 
-/* Many senders, one receiver: messages arrive in the order in which they were posted, in batches; one wake-up of the
- * receiver's loop per batch, however long. A message is embedded in its object and belongs to the mailbox from post
- * to delivery. At most MAILBOX_SLICE are delivered per turn of the loop. */
+/* Many senders, one receiver: messages arrive in the order in which they were posted, in batches; one wake-up
+ * of the receiver's loop per batch, however long. A message is embedded in its object and belongs to the
+ * mailbox from post to delivery. At most MAILBOX_SLICE are delivered per turn of the loop. */
 enum { MAILBOX_SLICE = 256 };
 struct mail {
     struct mail *next;

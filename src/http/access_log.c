@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * The request log, in Synapse's shape, so that the tools that read it go on working. The request id stands first,
- * where Synapse's default formatter puts it. CPU and database figures have no counterpart here and are zero.
+ * The request log, in Synapse's shape, so that the tools that read it go on working. The request id stands
+ * first, where Synapse's default formatter puts it. CPU and database figures have no counterpart here and are
+ * zero.
  *
- * Values of access_token and client_secret are replaced wherever they occur in the target (Synapse hides the last one only),
- * with escaped spellings of the names recognised too. What clients send cannot forge a line: control bytes, quotes and
- * backslashes are escaped.
+ * Values of access_token and client_secret are replaced wherever they occur in the target (Synapse hides the
+ * last one only), with escaped spellings of the names recognised too. What clients send cannot forge a line:
+ * control bytes, quotes and backslashes are escaped.
  */
 #include "http_int.h"
 #include "chappe/clock.h"
@@ -64,8 +65,9 @@ void access_format(struct buf *b, const struct access_entry *e)
     put_escaped(b, e->ip);
     buf_put(b, STR(" - "));
     buf_put(b, e->tag);
-    buf_printf(b, " - {%.*s} Processed request: %.3fsec/%.3fsec ru=(0.000sec, 0.000sec) db=(0.000sec/0.000sec/0) ",
-               STR_ARG(e->requester), (double)e->handler_ms / 1000, (double)e->send_ms / 1000);
+    buf_printf(
+        b, " - {%.*s} Processed request: %.3fsec/%.3fsec ru=(0.000sec, 0.000sec) db=(0.000sec/0.000sec/0) ",
+        STR_ARG(e->requester), (double)e->handler_ms / 1000, (double)e->send_ms / 1000);
     buf_printf(b, "%zuB %d%s \"", e->bytes, e->status, e->cut ? "!" : "");
     put_escaped(b, e->method);
     buf_putc(b, ' ');
@@ -84,7 +86,9 @@ void access_log(const struct httpd *h, const struct req *r, bool cut)
     int64_t now = clock_mono_ms();
     int64_t replied = r->replied_ms ? r->replied_ms : now;
     struct access_entry e = {
-        .ip = r->pub.client_ip.n ? r->pub.client_ip : str_absent(l->cfg->path) ? STR("-") : l->cfg->path,
+        .ip = r->pub.client_ip.n         ? r->pub.client_ip
+              : str_absent(l->cfg->path) ? STR("-")
+                                         : l->cfg->path,
         .tag = str_of(l->logger + strlen("synapse.access.http.")),
         .requester = r->pub.requester ? str_of(r->pub.requester) : STR("None"),
         .method = r->method_name,

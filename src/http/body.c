@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Request bodies: a length, or chunks. The chunk reader is our own because the library's skips line feeds inside
- * chunk extensions, which is one of the ways in which two servers read one stream as different requests. Ours accepts CR LF
- * and nothing else as a line end, extensions and trailers without control bytes, and bounds what they may add up to.
+ * Request bodies: a length, or chunks. The chunk reader is our own because the library's skips line feeds
+ * inside chunk extensions, which is one of the ways in which two servers read one stream as different
+ * requests. Ours accepts CR LF and nothing else as a line end, extensions and trailers without control bytes,
+ * and bounds what they may add up to.
  */
 #include "http_int.h"
 
@@ -31,7 +32,10 @@ static int digit(char c)
     return -1;
 }
 
-static bool is_text(char c) { return ((unsigned char)c >= ' ' && (unsigned char)c != 127) || c == '\t'; }
+static bool is_text(char c)
+{
+    return ((unsigned char)c >= ' ' && (unsigned char)c != 127) || c == '\t';
+}
 
 /* One byte of framing. False if it may not stand there. */
 static bool step(struct http_body *b, char c)

@@ -6,15 +6,17 @@
  *     IDLE ──► HEAD ──► BODY ──► HANDED ──► WRITING ──► IDLE …            CLOSED from everywhere
  *       └───────┴─────────┴────────┴───►──────┘ └──► CLOSING ──► CLOSED
  *
- * Requests of one connection are answered one at a time. What a client sends before its answer is read ahead up to
- * AHEAD_BYTES, then the socket is left alone. A head that arrives whole is parsed where the kernel put it; only a partial
- * one is collected. struct conn_in exists while such bytes are held, so an idle or parked connection costs its slot.
+ * Requests of one connection are answered one at a time. What a client sends before its answer is read ahead
+ * up to AHEAD_BYTES, then the socket is left alone. A head that arrives whole is parsed where the kernel put
+ * it; only a partial one is collected. struct conn_in exists while such bytes are held, so an idle or parked
+ * connection costs its slot.
  *
- * conn_set_state() is the only writer of the state and sets the timer that belongs to it. conn_close() is the only way
- * out and wants a reason. Both may run deep inside a handler's reply; callers look at the state again afterwards.
+ * conn_set_state() is the only writer of the state and sets the timer that belongs to it. conn_close() is the
+ * only way out and wants a reason. Both may run deep inside a handler's reply; callers look at the state
+ * again afterwards.
  *
- * End of input while a request is with the hub means that the client left (gone), but the socket is kept until the
- * answer comes: a client that closed only its own direction still gets it.
+ * End of input while a request is with the hub means that the client left (gone), but the socket is kept
+ * until the answer comes: a client that closed only its own direction still gets it.
  */
 #include "http_int.h"
 #include "chappe/clock.h"
@@ -70,7 +72,8 @@ static void conn_set_state(struct conn *c, enum conn_state to)
 {
     static const uint16_t legal[CONN_STATE_COUNT] = {
         [CONN_NONE] = 1u << CONN_IDLE | 1u << CONN_CLOSED,
-        [CONN_IDLE] = 1u << CONN_HEAD | 1u << CONN_BODY | 1u << CONN_HANDED | 1u << CONN_WRITING | 1u << CONN_CLOSED,
+        [CONN_IDLE] =
+            1u << CONN_HEAD | 1u << CONN_BODY | 1u << CONN_HANDED | 1u << CONN_WRITING | 1u << CONN_CLOSED,
         [CONN_HEAD] = 1u << CONN_BODY | 1u << CONN_HANDED | 1u << CONN_WRITING | 1u << CONN_CLOSED,
         [CONN_BODY] = 1u << CONN_HANDED | 1u << CONN_WRITING | 1u << CONN_CLOSED,
         [CONN_HANDED] = 1u << CONN_WRITING | 1u << CONN_CLOSED,
@@ -149,9 +152,10 @@ static void conn_finish(struct conn *c)
         conn_set_state(c, CONN_IDLE); /* half-closed, with requests read ahead */
         return;
     }
-    enum close_reason why = c->after ? (enum close_reason)c->after : c->eof ? CLOSE_client_closed
-                            : c->close_after                                ? CLOSE_finished
-                                                                            : CLOSE_draining;
+    enum close_reason why = c->after         ? (enum close_reason)c->after
+                            : c->eof         ? CLOSE_client_closed
+                            : c->close_after ? CLOSE_finished
+                                             : CLOSE_draining;
     bool unread = c->linger || c->paused || (c->in && c->in->buf.n > 0);
     if (!unread || c->eof) {
         conn_close(c, why);
@@ -168,7 +172,10 @@ static void conn_finish(struct conn *c)
     }
 }
 
-void conn_hand_over(struct conn *c) { conn_set_state(c, CONN_HANDED); }
+void conn_hand_over(struct conn *c)
+{
+    conn_set_state(c, CONN_HANDED);
+}
 
 /* Sends res as the connection's next response; r is NULL when no request could be read. Moves res out. */
 void conn_respond(struct conn *c, struct req *r, struct http_res *res)
@@ -210,7 +217,8 @@ static void conn_refuse(struct conn *c, enum close_reason why)
     struct http_res res;
     if (why == CLOSE_body_too_large) {
         char text[80];
-        snprintf(text, sizeof text, "Request content is too large (>%lld)", (long long)c->f->h->cfg->body_bytes_max);
+        snprintf(text, sizeof text, "Request content is too large (>%lld)",
+                 (long long)c->f->h->cfg->body_bytes_max);
         http_res_error(&res, row->status, row->errcode, str_of(text), NULL);
     } else if (row->errcode) {
         http_res_error(&res, row->status, row->errcode, str_of(row->text), NULL);
@@ -256,7 +264,8 @@ void conn_accepted(struct front *f, uint64_t id, struct conn *c, int tag, const 
 
 /* ---- requests ---- */
 
-static struct str client_ip(const struct conn *c, const struct http_listener *l, struct str forwarded, char out[46])
+static struct str client_ip(const struct conn *c, const struct http_listener *l, struct str forwarded,
+                            char out[46])
 {
     unsigned char raw[16];
     if (l->cfg->x_forwarded && !str_absent(forwarded)) {
@@ -317,7 +326,8 @@ static void request_head(struct conn *c, struct str bytes, bool more)
         return;
     }
     char ip[46];
-    struct req *r = req_new(&head, client_ip(c, l, head.forwarded_for, ip), atomic_fetch_add(&h->requests, 1));
+    struct req *r =
+        req_new(&head, client_ip(c, l, head.forwarded_for, ip), atomic_fetch_add(&h->requests, 1));
     r->front = c->f;
     r->conn = c;
     r->listener = c->listener;
@@ -444,7 +454,10 @@ static void conn_feed(struct conn *c, struct str in)
 
 /* ---- events ---- */
 
-void conn_recv(struct conn *c, struct str bytes) { conn_feed(c, bytes); }
+void conn_recv(struct conn *c, struct str bytes)
+{
+    conn_feed(c, bytes);
+}
 
 void conn_eof(struct conn *c, int err)
 {

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * A front: one thread's transport, connections and timers, and the requests that need no hub (health, OPTIONS, metrics,
- * unknown paths and methods).
+ * A front: one thread's transport, connections and timers, and the requests that need no hub (health,
+ * OPTIONS, metrics, unknown paths and methods).
  *
- * With threads, a request crosses to the hub as mail embedded in itself and comes back inside a struct reply; without, the
- * same functions are called directly. The delicate part is a client that leaves at the moment when the answer is on its way
- * back: the front then has posted "gone" with a node inside the request, so it may not free the request before the hub
- * has sent that node back, whatever else has arrived (front_release, MAIL_GONE_ACK).
+ * With threads, a request crosses to the hub as mail embedded in itself and comes back inside a struct reply;
+ * without, the same functions are called directly. The delicate part is a client that leaves at the moment
+ * when the answer is on its way back: the front then has posted "gone" with a node inside the request, so it
+ * may not free the request before the hub has sent that node back, whatever else has arrived (front_release,
+ * MAIL_GONE_ACK).
  */
 #include "http_int.h"
 #include "chappe/clock.h"
@@ -298,7 +299,10 @@ static void close_one(void *arg, uint64_t id, void *user)
     conn_close(c, CLOSE_stopped);
 }
 
-static void free_handle(uv_handle_t *h) { free(h); }
+static void free_handle(uv_handle_t *h)
+{
+    free(h);
+}
 
 /* Everything of the front goes; its loop has closing callbacks to run. */
 void front_close(struct front *f)

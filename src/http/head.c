@@ -3,14 +3,15 @@
 /*
  * Request heads. Two readers must agree before a request exists:
  *
- *  - http_head_scan() looks at each line as it arrives and refuses what proxies and servers are known to disagree about: bare
- *    line feeds, folded lines, blanks before the colon, control bytes, unusual versions, non-ASCII targets. It remembers
- *    how far it came, so a head that trickles in costs its length once.
- *  - http_parser then does the grammar over the complete head in one go; no parser state is kept per connection.
+ *  - http_head_scan() looks at each line as it arrives and refuses what proxies and servers are known to
+ * disagree about: bare line feeds, folded lines, blanks before the colon, control bytes, unusual versions,
+ * non-ASCII targets. It remembers how far it came, so a head that trickles in costs its length once.
+ *  - http_parser then does the grammar over the complete head in one go; no parser state is kept per
+ * connection.
  *
- * What frames the body (Content-Length, Transfer-Encoding) is decided here, strictly: one length, digits only, or exactly
- * "chunked", never both. http_parser knows a fixed set of methods; any other token is shown to it as GET, because
- * an unknown method is answered 404 or 405 like any wrong one, not 400.
+ * What frames the body (Content-Length, Transfer-Encoding) is decided here, strictly: one length, digits
+ * only, or exactly "chunked", never both. http_parser knows a fixed set of methods; any other token is shown
+ * to it as GET, because an unknown method is answered 404 or 405 like any wrong one, not 400.
  */
 #include "http_int.h"
 #include <strings.h>
@@ -27,7 +28,8 @@ const struct close_reason_row close_reasons[CLOSE_COUNT] = {
 static bool is_token(unsigned char c)
 {
     static const char marks[] = "!#$%&'*+-.^_`|~";
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c != 0 && strchr(marks, c));
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+           (c != 0 && strchr(marks, c));
 }
 
 static size_t token_length(struct str s)
@@ -93,10 +95,12 @@ static int scan_line(struct http_head_scan *s, struct str line, enum close_reaso
     return check_header_line(line, why);
 }
 
-int http_head_scan(struct http_head_scan *s, struct str bytes, size_t bytes_max, size_t *end, enum close_reason *why)
+int http_head_scan(struct http_head_scan *s, struct str bytes, size_t bytes_max, size_t *end,
+                   enum close_reason *why)
 {
     /* Bytes of another protocol (a TLS hello) are refused at once, not after a timeout. */
-    if (s->pos == 0 && bytes.n > 0 && !is_token((unsigned char)bytes.p[0]) && bytes.p[0] != '\r' && bytes.p[0] != '\n')
+    if (s->pos == 0 && bytes.n > 0 && !is_token((unsigned char)bytes.p[0]) && bytes.p[0] != '\r' &&
+        bytes.p[0] != '\n')
         return refuse(why, CLOSE_bad_request_line, ERR_PARSE);
     size_t limit = bytes.n < bytes_max ? bytes.n : bytes_max;
     while (s->pos < limit) {
@@ -227,8 +231,10 @@ static const struct {
 /* Runs http_parser over the head. */
 static int grammar(struct parse *ps, struct str bytes, bool known_method, enum close_reason *why)
 {
-    static const http_parser_settings settings = {
-        .on_url = on_url, .on_header_field = on_field, .on_header_value = on_value, .on_headers_complete = on_complete};
+    static const http_parser_settings settings = {.on_url = on_url,
+                                                  .on_header_field = on_field,
+                                                  .on_header_value = on_value,
+                                                  .on_headers_complete = on_complete};
     http_parser p;
     http_parser_init(&p, HTTP_REQUEST);
     p.data = ps;
@@ -245,7 +251,8 @@ static int grammar(struct parse *ps, struct str bytes, bool known_method, enum c
         return refuse(why, ps->h->encoding_count ? CLOSE_bad_encoding : CLOSE_multiple_lengths, ERR_PARSE);
     if (err == HPE_INVALID_TRANSFER_ENCODING)
         return refuse(why, CLOSE_bad_encoding, ERR_PARSE);
-    if (err == HPE_INVALID_URL || err == HPE_INVALID_HOST || err == HPE_INVALID_PORT || err == HPE_INVALID_PATH)
+    if (err == HPE_INVALID_URL || err == HPE_INVALID_HOST || err == HPE_INVALID_PORT ||
+        err == HPE_INVALID_PATH)
         return refuse(why, CLOSE_bad_target, ERR_PARSE);
     if (!ps->complete || str_absent(ps->h->target))
         return refuse(why, CLOSE_bad_header, ERR_PARSE);
@@ -261,7 +268,8 @@ static int check_framing(const struct parse *ps, enum close_reason *why)
     if (h->length_count > 1)
         return refuse(why, CLOSE_multiple_lengths, ERR_PARSE);
     if (h->encoding_count > 0) {
-        if (h->encoding_count > 1 || h->length_count > 0 || h->minor == 0 || !name_eq(ps->encoding, "chunked"))
+        if (h->encoding_count > 1 || h->length_count > 0 || h->minor == 0 ||
+            !name_eq(ps->encoding, "chunked"))
             return refuse(why, CLOSE_bad_encoding, ERR_PARSE);
         h->chunked = true;
     }
@@ -279,7 +287,10 @@ static int check_framing(const struct parse *ps, enum close_reason *why)
     return 0;
 }
 
-static bool host_eq(struct str a, struct str b) { return a.n == b.n && a.n > 0 && strncasecmp(a.p, b.p, a.n) == 0; }
+static bool host_eq(struct str a, struct str b)
+{
+    return a.n == b.n && a.n > 0 && strncasecmp(a.p, b.p, a.n) == 0;
+}
 
 /* Splits the target. Absolute form is taken when it names this host: we are nobody's proxy. */
 static int check_target(struct http_head *h, struct str server_name, enum close_reason *why)
@@ -292,8 +303,9 @@ static int check_target(struct http_head *h, struct str server_name, enum close_
         return 0;
     }
     if (t.n > 0 && t.p[0] != '/') {
-        size_t scheme = t.n >= 7 && strncasecmp(t.p, "http://", 7) == 0 ? 7
-                        : t.n >= 8 && strncasecmp(t.p, "https://", 8) == 0 ? 8 : 0;
+        size_t scheme = t.n >= 7 && strncasecmp(t.p, "http://", 7) == 0    ? 7
+                        : t.n >= 8 && strncasecmp(t.p, "https://", 8) == 0 ? 8
+                                                                           : 0;
         if (scheme == 0)
             return refuse(why, CLOSE_bad_target, ERR_PARSE);
         t = str_n(t.p + scheme, t.n - scheme);
@@ -312,8 +324,8 @@ static int check_target(struct http_head *h, struct str server_name, enum close_
     return 0;
 }
 
-int http_head_parse(struct str bytes, struct str request_id_header, struct str server_name, struct http_head *h,
-                    enum close_reason *why)
+int http_head_parse(struct str bytes, struct str request_id_header, struct str server_name,
+                    struct http_head *h, enum close_reason *why)
 {
     *h = (struct http_head){.method = HTTP_M_OTHER};
     if (bytes.n > 2 && bytes.p[0] == '\r')

@@ -3,11 +3,12 @@
 #ifndef CHAPPE_HTTP_INT_H
 #define CHAPPE_HTTP_INT_H
 /*
- * Inside the HTTP server. Reading order: head.c and body.c (bytes → requests), conn.c (one connection's life),
- * front.c (one thread's connections, and what is answered without the hub), server.c (the hub's side), response.c.
+ * Inside the HTTP server. Reading order: head.c and body.c (bytes → requests), conn.c (one connection's
+ * life), front.c (one thread's connections, and what is answered without the hub), server.c (the hub's side),
+ * response.c.
  *
- * Who owns what: a front's thread owns its transport, connections, timers and the private part of each struct req. The
- * public part (struct http_req) belongs to the hub from hand-over to http_reply().
+ * Who owns what: a front's thread owns its transport, connections, timers and the private part of each struct
+ * req. The public part (struct http_req) belongs to the hub from hand-over to http_reply().
  */
 #include "chappe/httpd.h"
 #include "chappe/loop.h"
@@ -38,9 +39,11 @@ struct http_head_scan {
     size_t pos;     /* bytes before it hold no line feed */
     unsigned lines; /* complete ones, the request line included */
 };
-/* bytes: the head from its first byte, as far as it has arrived; earlier calls saw a prefix of it. Refuses what
- * http_parser tolerates. 1: complete, *end is its length; 0: more is needed; -ERR_PARSE or -ERR_LIMIT with *why. */
-int http_head_scan(struct http_head_scan *s, struct str bytes, size_t bytes_max, size_t *end, enum close_reason *why) NODISCARD;
+/* bytes: the head from its first byte, as far as it has arrived; earlier calls saw a prefix of it. Refuses
+ * what http_parser tolerates. 1: complete, *end is its length; 0: more is needed; -ERR_PARSE or -ERR_LIMIT
+ * with *why. */
+int http_head_scan(struct http_head_scan *s, struct str bytes, size_t bytes_max, size_t *end,
+                   enum close_reason *why) NODISCARD;
 
 /* A parsed head: slices of the bytes it was parsed from. */
 struct http_head {
@@ -54,9 +57,10 @@ struct http_head {
     struct str host, authorization, user_agent, content_type, forwarded_for, request_id;
     int authorization_count, host_count, length_count, encoding_count;
 };
-/* bytes: a complete head that http_head_scan() has passed. request_id_header may be absent. 0 or -ERR_PARSE. */
-int http_head_parse(struct str bytes, struct str request_id_header, struct str server_name, struct http_head *h,
-                    enum close_reason *why) NODISCARD;
+/* bytes: a complete head that http_head_scan() has passed. request_id_header may be absent. 0 or -ERR_PARSE.
+ */
+int http_head_parse(struct str bytes, struct str request_id_header, struct str server_name,
+                    struct http_head *h, enum close_reason *why) NODISCARD;
 
 /* ---- body.c ---- */
 
@@ -77,12 +81,12 @@ struct http_body {
         BODY_END_LF,
     } state;
     uint64_t left;
-    uint64_t total;     /* data bytes so far */
-    unsigned overhead;  /* bytes of extensions and trailers */
+    uint64_t total;    /* data bytes so far */
+    unsigned overhead; /* bytes of extensions and trailers */
 };
 void http_body_init(struct http_body *b, const struct http_head *h);
-/* Consumes a stretch of *in; *out is the data in it (a slice of in). 1: the body is complete, what is left of *in
- * belongs to the next request; 0: go on; -ERR_PARSE with *why. */
+/* Consumes a stretch of *in; *out is the data in it (a slice of in). 1: the body is complete, what is left of
+ * *in belongs to the next request; 0: go on; -ERR_PARSE with *why. */
 int http_body_feed(struct http_body *b, struct str *in, struct str *out, enum close_reason *why) NODISCARD;
 
 /* ---- requests ---- */
@@ -93,19 +97,19 @@ enum mail_kind { MAIL_REQUEST, MAIL_GONE, MAIL_GONE_ACK, MAIL_REPLY, MAIL_DRAIN,
 struct req {
     struct http_req pub;
     struct front *front;
-    struct conn *conn; /* NULL once the connection is closed */
+    struct conn *conn;     /* NULL once the connection is closed */
     struct mail mail;      /* MAIL_REQUEST */
     struct mail gone_mail; /* MAIL_GONE, MAIL_GONE_ACK */
     char *body;
-    struct str target;      /* for the access log */
+    struct str target; /* for the access log */
     struct str method_name;
     int64_t replied_ms;
     size_t body_sent;
     uint16_t status, listener;
     uint8_t minor;
-    bool options, close;   /* close: the connection ends with this response */
-    bool handed;           /* counted in in_flight */
-    bool hub_replied;      /* hub's */
+    bool options, close;                           /* close: the connection ends with this response */
+    bool handed;                                   /* counted in in_flight */
+    bool hub_replied;                              /* hub's */
     bool gone_posted, gone_acked, release_pending; /* front's */
     _Alignas(8) char bytes[];
 };
@@ -115,7 +119,10 @@ struct reply {
     struct http_res res;
     bool drop;
 };
-static inline struct req *req_of(struct http_req *p) { return (struct req *)(void *)p; }
+static inline struct req *req_of(struct http_req *p)
+{
+    return (struct req *)(void *)p;
+}
 struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number);
 void req_free(struct req **r);
 
@@ -150,13 +157,14 @@ struct conn {
     uint64_t sent_mark; /* bytes sent when the write timer was set */
     uint16_t listener;
     uint8_t state;
-    uint8_t family; /* 4, 6 or 0 */
-    uint8_t interims;  /* 100 Continue on their way */
+    uint8_t family;   /* 4, 6 or 0 */
+    uint8_t interims; /* 100 Continue on their way */
     bool eof, paused, linger, counted, close_after;
     uint8_t after; /* enum close_reason of a response that ends the connection */
     uint8_t ip[16];
 };
-void conn_accepted(struct front *f, uint64_t id, struct conn *c, int tag, const struct sockaddr_storage *peer);
+void conn_accepted(struct front *f, uint64_t id, struct conn *c, int tag,
+                   const struct sockaddr_storage *peer);
 void conn_recv(struct conn *c, struct str bytes);
 void conn_eof(struct conn *c, int err);
 void conn_sent(struct conn *c, int status);
@@ -208,7 +216,8 @@ struct listen_set {
     VEC(struct listen_fd) fds;
 };
 /* Opens every listener of cfg for so many fronts. */
-int listen_open(struct listen_set *s, const struct config *cfg, size_t fronts, int *ports, struct err *e) NODISCARD;
+int listen_open(struct listen_set *s, const struct config *cfg, size_t fronts, int *ports,
+                struct err *e) NODISCARD;
 void listen_close(struct listen_set *s); /* those not handed on (fd >= 0) */
 void listen_unlink(const struct config *cfg);
 
@@ -250,7 +259,8 @@ void httpd_hand_over(struct httpd *h, struct req *r);
 const char *http_status_text(int status);
 const char *http_status_label(int status); /* static digits, for metrics */
 /* Builds what is written for res: moves its body. */
-void response_build(struct front *f, const struct http_res *res, struct rope *body, bool head_only, bool close, struct rope *out);
+void response_build(struct front *f, const struct http_res *res, struct rope *body, bool head_only,
+                    bool close, struct rope *out);
 
 /* ---- access_log.c ---- */
 

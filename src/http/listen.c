@@ -3,11 +3,12 @@
 /*
  * Listening sockets. All are opened before anything is served, so that a taken port is an error at start.
  *
- * With several fronts each TCP listener gets one socket per front (SO_REUSEPORT: the kernel spreads connections); a
- * first socket without it is bound and let go, because two processes of one user could otherwise share a port unseen. A
- * UNIX socket cannot be shared that way: every front accepts on a duplicate of one. A stale UNIX socket is told from a live
- * one by connecting to it. A bind that finds the port taken is tried again for a second: sockets of a process that used
- * io_uring outlive it for some tens of milliseconds.
+ * With several fronts each TCP listener gets one socket per front (SO_REUSEPORT: the kernel spreads
+ * connections); a first socket without it is bound and let go, because two processes of one user could
+ * otherwise share a port unseen. A UNIX socket cannot be shared that way: every front accepts on a duplicate
+ * of one. A stale UNIX socket is told from a live one by connecting to it. A bind that finds the port taken
+ * is tried again for a second: sockets of a process that used io_uring outlive it for some tens of
+ * milliseconds.
  */
 #include "http_int.h"
 #include <arpa/inet.h>
@@ -35,10 +36,13 @@ static bool address_parse(struct str text, int port, struct address *a)
     *a = (struct address){0};
     if (text.n >= sizeof z)
         return false;
-    memcpy(z, text.p, text.n);
+    if (text.n)
+        memcpy(z, text.p, text.n);
     z[text.n] = 0;
     struct sockaddr_in *v4 = (struct sockaddr_in *)&a->sa;
     struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&a->sa;
+    if (text.n == 0) /* Twisted's way of saying "any" */
+        memcpy(z, "0.0.0.0", 8);
     if (str_eq(text, STR("localhost")))
         memcpy(z, "127.0.0.1", 10);
     if (inet_pton(AF_INET, z, &v4->sin_addr) == 1) {
@@ -100,7 +104,8 @@ static int port_of(int fd)
     socklen_t n = sizeof sa;
     if (getsockname(fd, (struct sockaddr *)&sa, &n) != 0)
         return 0;
-    return ntohs(sa.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&sa)->sin6_port : ((struct sockaddr_in *)&sa)->sin_port);
+    return ntohs(sa.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&sa)->sin6_port
+                                          : ((struct sockaddr_in *)&sa)->sin_port);
 }
 
 static bool lists(const struct config_listener *l, struct str address)
@@ -128,7 +133,8 @@ static int open_tcp(struct listen_set *s, const struct config_listener *l, size_
             address_parse(text, *port, &a);
             close(probe);
         } else if (probe == -EADDRINUSE) {
-            return err_set(e, ERR_IO, "cannot listen on %.*s port %d: %s", STR_ARG(text), *port, strerror(-probe));
+            return err_set(e, ERR_IO, "cannot listen on %.*s port %d: %s", STR_ARG(text), *port,
+                           strerror(-probe));
         }
     }
     for (size_t k = 0; k < sockets; k++) {
@@ -141,7 +147,8 @@ static int open_tcp(struct listen_set *s, const struct config_listener *l, size_
             fd = -saved;
         }
         if (fd < 0)
-            return err_set(e, ERR_IO, "cannot listen on %.*s port %d: %s", STR_ARG(text), *port, strerror(-fd));
+            return err_set(e, ERR_IO, "cannot listen on %.*s port %d: %s", STR_ARG(text), *port,
+                           strerror(-fd));
         *port = port_of(fd);
         address_parse(text, *port, &a);
         add(s, fd, listener, k);
@@ -160,12 +167,14 @@ static bool unix_alive(const struct sockaddr_un *sa)
     return alive;
 }
 
-static int open_unix(struct listen_set *s, const struct config_listener *l, size_t listener, size_t fronts, struct err *e)
+static int open_unix(struct listen_set *s, const struct config_listener *l, size_t listener, size_t fronts,
+                     struct err *e)
 {
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
     struct stat st;
     if (l->path.n >= sizeof sa.sun_path)
-        return err_set(e, ERR_CONFIG, "listener %zu: path is longer than %zu bytes", listener, sizeof sa.sun_path - 1);
+        return err_set(e, ERR_CONFIG, "listener %zu: path is longer than %zu bytes", listener,
+                       sizeof sa.sun_path - 1);
     memcpy(sa.sun_path, l->path.p, l->path.n);
     if (lstat(sa.sun_path, &st) == 0) {
         if (!S_ISSOCK(st.st_mode))
@@ -175,8 +184,8 @@ static int open_unix(struct listen_set *s, const struct config_listener *l, size
         unlink(sa.sun_path);
     }
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof sa) != 0 || chmod(sa.sun_path, (mode_t)l->mode & 07777) != 0 ||
-        listen(fd, BACKLOG) != 0) {
+    if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof sa) != 0 ||
+        chmod(sa.sun_path, (mode_t)l->mode & 07777) != 0 || listen(fd, BACKLOG) != 0) {
         int saved = errno;
         if (fd >= 0)
             close(fd);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * The request object. A long poll may stand here for half a minute and there are tens of thousands of them, so a
- * request is one allocation: the struct and copies of the slices that somebody reads later, nothing else of the head. The
- * arena that handlers use takes no memory before its first allocation.
+ * The request object. A long poll may stand here for half a minute and there are tens of thousands of them,
+ * so a request is one allocation: the struct and copies of the slices that somebody reads later, nothing else
+ * of the head. The arena that handlers use takes no memory before its first allocation.
  */
 #include "http_int.h"
 #include <stdio.h>
@@ -67,11 +67,12 @@ struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t nu
     struct str id = h->request_id;
     if (!usable_id(id)) {
         size_t method = h->method_name.n < 24 ? h->method_name.n : 24;
-        int n = snprintf(made, sizeof made, "%.*s-%llu", (int)method, h->method_name.p, (unsigned long long)number);
+        int n = snprintf(made, sizeof made, "%.*s-%llu", (int)method, h->method_name.p,
+                         (unsigned long long)number);
         id = str_n(made, (size_t)n);
     }
-    size_t bytes = h->method_name.n + h->target.n + 1 + h->authorization.n + ascii_bytes(h->user_agent) + client_ip.n +
-                   h->content_type.n + id.n;
+    size_t bytes = h->method_name.n + h->target.n + 1 + h->authorization.n + ascii_bytes(h->user_agent) +
+                   client_ip.n + h->content_type.n + id.n;
     struct req *r = xmalloc(sizeof *r + bytes);
     memset(r, 0, sizeof *r);
     struct copier c = {r->bytes};

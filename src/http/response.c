@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Response heads and error bodies. Every response carries Server, Date, Cache-Control and the four CORS headers, as
- * Synapse's JSON responses do, and a Content-Length, because bodies are complete when they come here. The head of the usual
- * response (200, JSON, keep-alive) is the same for everybody within a second up to its length, so it is one shared
- * blob per front and second; a delta then costs the length digits and slices.
+ * Response heads and error bodies. Every response carries Server, Date, Cache-Control and the four CORS
+ * headers, as Synapse's JSON responses do, and a Content-Length, because bodies are complete when they come
+ * here. The head of the usual response (200, JSON, keep-alive) is the same for everybody within a second up
+ * to its length, so it is one shared blob per front and second; a delta then costs the length digits and
+ * slices.
  */
 #include "http_int.h"
 #include "chappe/clock.h"
@@ -112,8 +113,8 @@ static struct blob *common_prefix(struct front *f)
     return f->prefix;
 }
 
-void response_build(struct front *f, const struct http_res *res, struct rope *body, bool head_only, bool close,
-                    struct rope *out)
+void response_build(struct front *f, const struct http_res *res, struct rope *body, bool head_only,
+                    bool close, struct rope *out)
 {
     front_date(f, clock_wall_ms());
     rope_init(out);
@@ -135,7 +136,8 @@ void http_res_init(struct http_res *res, int status)
     rope_init(&res->body);
 }
 
-void http_res_error(struct http_res *res, int status, const char *errcode, struct str error, const struct json *extra)
+void http_res_error(struct http_res *res, int status, const char *errcode, struct str error,
+                    const struct json *extra)
 {
     struct arena *a = arena_new((size_t)1 << 20);
     struct json *obj = json_new(a, JSON_OBJECT);

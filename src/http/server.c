@@ -3,11 +3,12 @@
 /*
  * The hub's side of the server: start, drain, stop, and the crossing of requests and replies.
  *
- * Without threads there is one front on the hub's loop and a crossing is a call. With threads the hub has a mailbox that all
- * fronts post requests into, and each front has one for replies. Nothing else is shared but counters and counted blobs.
+ * Without threads there is one front on the hub's loop and a crossing is a call. With threads the hub has a
+ * mailbox that all fronts post requests into, and each front has one for replies. Nothing else is shared but
+ * counters and counted blobs.
  *
- * Stopping, with threads: every front gets MAIL_STOP behind all replies, closes, and its thread ends with its loop; what it
- * had posted and the hub had not read is freed here afterwards.
+ * Stopping, with threads: every front gets MAIL_STOP behind all replies, closes, and its thread ends with its
+ * loop; what it had posted and the hub had not read is freed here afterwards.
  */
 #include "http_int.h"
 #include "chappe/log.h"
@@ -90,8 +91,14 @@ static void hub_reply(struct http_req **reqp, struct http_res *res)
     mailbox_post(f->mail, &reply->mail);
 }
 
-void http_reply(struct http_req **req, struct http_res *res) { hub_reply(req, res); }
-void http_drop(struct http_req **req) { hub_reply(req, NULL); }
+void http_reply(struct http_req **req, struct http_res *res)
+{
+    hub_reply(req, res);
+}
+void http_drop(struct http_req **req)
+{
+    hub_reply(req, NULL);
+}
 
 void http_reply_error(struct http_req **req, int status, const char *errcode, const char *error)
 {
@@ -179,8 +186,8 @@ static void name_listeners(struct httpd *h, const int *ports)
     }
 }
 
-int httpd_start(struct httpd **out, struct uv_loop_s *loop, const struct config *cfg, const struct httpd_routes *routes,
-                struct err *e)
+int httpd_start(struct httpd **out, struct uv_loop_s *loop, const struct config *cfg,
+                const struct httpd_routes *routes, struct err *e)
 {
     *out = NULL;
     (void)signal(SIGPIPE, SIG_IGN);
@@ -225,9 +232,18 @@ int httpd_start(struct httpd **out, struct uv_loop_s *loop, const struct config 
 
 /* ---- running ---- */
 
-const char *httpd_transport(const struct httpd *h) { return h->transport_text; }
-int httpd_port(const struct httpd *h, size_t listener) { return h->listeners[listener].port; }
-void httpd_health_set(struct httpd *h, bool ok) { atomic_store(&h->healthy, ok); }
+const char *httpd_transport(const struct httpd *h)
+{
+    return h->transport_text;
+}
+int httpd_port(const struct httpd *h, size_t listener)
+{
+    return h->listeners[listener].port;
+}
+void httpd_health_set(struct httpd *h, bool ok)
+{
+    atomic_store(&h->healthy, ok);
+}
 
 size_t httpd_in_flight(const struct httpd *h)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Percent-encoding and query strings. A query is split at '&' only, and a part without '=' is no parameter: that is how
- * Twisted, and therefore Synapse, reads them. Names are compared after decoding.
+ * Percent-encoding and query strings. A query is split at '&' only, and a part without '=' is no parameter:
+ * that is how Twisted, and therefore Synapse, reads them. Names are compared after decoding.
  */
 #include "http_int.h"
 
@@ -43,8 +43,8 @@ void url_encode(struct buf *b, struct str s)
     static const char digits[] = "0123456789ABCDEF";
     for (size_t i = 0; i < s.n; i++) {
         unsigned char c = (unsigned char)s.p[i];
-        if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' ||
-            c == '_' || c == '~') {
+        if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+            c == '.' || c == '_' || c == '~') {
             buf_putc(b, (char)c);
         } else {
             char escaped[3] = {'%', digits[c >> 4], digits[c & 15]};
@@ -53,7 +53,8 @@ void url_encode(struct buf *b, struct str s)
     }
 }
 
-/* Compares without memory of its own: escaped names are rare, and never longer than three times the wanted one. */
+/* Compares without memory of its own: escaped names are rare, and never longer than three times the wanted
+ * one. */
 static bool name_is(struct str raw, struct str name)
 {
     if (str_eq(raw, name))

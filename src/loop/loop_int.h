@@ -35,7 +35,7 @@ struct slot {
     uint16_t ops; /* operations the kernel or the loop still has */
     uint8_t state;
     bool paused;
-    bool eof;       /* reported, or a reset */
+    bool eof; /* reported, or a reset */
     bool recv_armed;
     bool send_busy; /* io_uring: the first tx is with the kernel */
     bool abort;
@@ -53,12 +53,12 @@ struct listener {
 struct transport_ops {
     size_t backend_bytes; /* per slot */
     size_t tx_bytes;
-    void (*slot_open)(struct slot *s);   /* fd is set: start to receive */
-    void (*slot_close)(struct slot *s);  /* must lead to slot_release() */
-    void (*slot_recv)(struct slot *s);   /* paused has changed */
+    void (*slot_open)(struct slot *s);  /* fd is set: start to receive */
+    void (*slot_close)(struct slot *s); /* must lead to slot_release() */
+    void (*slot_recv)(struct slot *s);  /* paused has changed */
     void (*listener_arm)(struct listener *l);
     void (*listener_close)(struct listener *l); /* must lead to listener_release() */
-    void (*stop)(struct transport *t);   /* after all slots and listeners were told to close */
+    void (*stop)(struct transport *t);          /* after all slots and listeners were told to close */
 };
 
 enum { SLOT_CHUNK = 256, SEND_SLICE = 64 };
@@ -69,7 +69,7 @@ struct transport {
     uv_loop_t *loop;
     char **chunks; /* SLOT_CHUNK slots each, never moved */
     size_t chunks_count, slot_bytes;
-    uint32_t *free_slots; /* stack of indexes */
+    uint32_t *free_slots;                      /* stack of indexes */
     size_t free_count, open_count, live_count; /* live: open or closing */
     struct list ready;
     struct list listeners;
@@ -90,7 +90,10 @@ void transport_init(struct transport *t, const struct transport_ops *ops, uv_loo
 struct slot *transport_slot(const struct transport *t, uint32_t index);
 void *slot_backend(struct slot *s);
 void *slot_user(struct slot *s);
-static inline uint64_t slot_id(const struct slot *s) { return (uint64_t)s->gen << 32 | s->index; }
+static inline uint64_t slot_id(const struct slot *s)
+{
+    return (uint64_t)s->gen << 32 | s->index;
+}
 void transport_accepted(struct transport *t, struct listener *l, int fd, const struct sockaddr_storage *peer);
 void transport_accept_failed(struct transport *t, int system_errno);
 void slot_release(struct slot *s);
@@ -108,7 +111,8 @@ void transport_reap(struct transport *t);
 void transport_handle_closed(uv_handle_t *h);
 
 int transport_uv_new(struct transport **out, uv_loop_t *loop, const struct transport_options *o);
-int transport_uring_new(struct transport **out, uv_loop_t *loop, const struct transport_options *o, struct err *e) NODISCARD;
+int transport_uring_new(struct transport **out, uv_loop_t *loop, const struct transport_options *o,
+                        struct err *e) NODISCARD;
 /* 0, or -ERR_UNSUPPORTED with the failing step in e. */
 int transport_uring_probe(struct err *e) NODISCARD;
 #endif

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Messages between threads: senders push on an atomic stack, the receiver takes the whole stack at once and turns it
- * round. Only the push that finds the stack empty wakes the receiver (waking an idle core costs 25-30 µs, a push 20 ns), so a
- * fan-out of ten thousand replies costs one wake-up. Delivery is cut into slices: what is left over waits for the
- * next turn of the receiver's loop, after its sockets and timers.
+ * Messages between threads: senders push on an atomic stack, the receiver takes the whole stack at once and
+ * turns it round. Only the push that finds the stack empty wakes the receiver (waking an idle core costs
+ * 25-30 µs, a push 20 ns), so a fan-out of ten thousand replies costs one wake-up. Delivery is cut into
+ * slices: what is left over waits for the next turn of the receiver's loop, after its sockets and timers.
  */
 #include "chappe/loop.h"
 #include <stdlib.h>
@@ -67,7 +67,8 @@ void mailbox_post(struct mailbox *mb, struct mail *m)
     struct mail *head = atomic_load_explicit(&mb->in, memory_order_relaxed);
     do
         m->next = head;
-    while (!atomic_compare_exchange_weak_explicit(&mb->in, &head, m, memory_order_release, memory_order_relaxed));
+    while (!atomic_compare_exchange_weak_explicit(&mb->in, &head, m, memory_order_release,
+                                                  memory_order_relaxed));
     if (!head)
         uv_async_send(&mb->async);
 }
@@ -83,7 +84,10 @@ void mailbox_drain(struct mailbox *mb)
     }
 }
 
-static void on_closed(uv_handle_t *h) { free(h->data); }
+static void on_closed(uv_handle_t *h)
+{
+    free(h->data);
+}
 
 void mailbox_free(struct mailbox **mbp)
 {

@@ -1,24 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * The part of a transport that does not depend on how the kernel is asked: slots, queues, accounting, teardown.
+ * The part of a transport that does not depend on how the kernel is asked: slots, queues, accounting,
+ * teardown.
  *
  * Slots live in chunks that never move, because the kernel and the loop hold pointers into them. A slot goes
- * FREE → OPEN (accept) → CLOSING (owner closed) → FREE (the last operation is over); its generation changes with
- * each use, and index | generation << 32 is the only name that leaves this module.
+ * FREE → OPEN (accept) → CLOSING (owner closed) → FREE (the last operation is over); its generation changes
+ * with each use, and index | generation << 32 is the only name that leaves this module.
  *
- * transport_send() only queues: the slot joins the ready list, and the implementation drains that list in slices
- * from a uv_prepare, so that a fan-out to 15,000 readers is interleaved with everybody else's requests. While
- * something is left over, a uv_idle keeps the loop from sleeping.
+ * transport_send() only queues: the slot joins the ready list, and the implementation drains that list in
+ * slices from a uv_prepare, so that a fan-out to 15,000 readers is interleaved with everybody else's
+ * requests. While something is left over, a uv_idle keeps the loop from sleeping.
  */
 #include "loop_int.h"
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-static size_t round16(size_t n) { return (n + 15) & ~(size_t)15; }
+static size_t round16(size_t n)
+{
+    return (n + 15) & ~(size_t)15;
+}
 
-const char *transport_kind_name(enum transport_kind kind) { return kind == TRANSPORT_URING ? "uring" : "uv"; }
+const char *transport_kind_name(enum transport_kind kind)
+{
+    return kind == TRANSPORT_URING ? "uring" : "uv";
+}
 
 int transport_new(struct transport **out, enum transport_kind kind, struct uv_loop_s *loop,
                   const struct transport_options *o, struct err *e)
@@ -54,11 +61,18 @@ struct slot *transport_slot(const struct transport *t, uint32_t index)
 {
     if (index / SLOT_CHUNK >= t->chunks_count)
         return NULL;
-    return (struct slot *)(void *)(t->chunks[index / SLOT_CHUNK] + (size_t)(index % SLOT_CHUNK) * t->slot_bytes);
+    return (struct slot *)(void *)(t->chunks[index / SLOT_CHUNK] +
+                                   (size_t)(index % SLOT_CHUNK) * t->slot_bytes);
 }
 
-void *slot_backend(struct slot *s) { return (char *)s + round16(sizeof *s); }
-void *slot_user(struct slot *s) { return (char *)s + s->t->slot_bytes - round16(s->t->o.user_bytes); }
+void *slot_backend(struct slot *s)
+{
+    return (char *)s + round16(sizeof *s);
+}
+void *slot_user(struct slot *s)
+{
+    return (char *)s + s->t->slot_bytes - round16(s->t->o.user_bytes);
+}
 
 static struct slot *slot_find(const struct transport *t, uint64_t id)
 {
@@ -154,7 +168,10 @@ uint64_t transport_sent_bytes(struct transport *t, uint64_t id)
     return s ? s->sent : 0;
 }
 
-size_t transport_count(const struct transport *t) { return t->open_count; }
+size_t transport_count(const struct transport *t)
+{
+    return t->open_count;
+}
 
 void transport_recv_pause(struct transport *t, uint64_t id)
 {
@@ -206,7 +223,10 @@ void transport_each(struct transport *t, void (*fn)(void *arg, uint64_t id, void
 
 /* ---- sending ---- */
 
-static void idle_tick(uv_idle_t *h) { (void)h; /* the loop does not sleep; the prepare callback does the work */ }
+static void idle_tick(uv_idle_t *h)
+{
+    (void)h; /* the loop does not sleep; the prepare callback does the work */
+}
 
 void transport_idle_set(struct transport *t, bool on)
 {
@@ -352,7 +372,8 @@ void transport_reap(struct transport *t)
     if (!t->stopping || t->handles_open > 0 || (!t->dead && (t->live_count > 0 || t->listeners_live > 0)))
         return;
     if (t->dead)
-        return; /* the kernel may still write into it: a leak is the smaller evil, and the process is ending */
+        return; /* the kernel may still write into it: a leak is the smaller evil, and the process is ending
+                 */
     for (size_t i = 0; i < t->chunks_count; i++)
         free(t->chunks[i]);
     free(t->chunks);

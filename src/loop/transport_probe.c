@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Chooses the transport at start. Container runtimes commonly forbid io_uring, kernels before 6.1 lack the flags we
- * need, and distributions switch it off by sysctl: none of that can be read off a version number, so a ring is set up
- * exactly as the transport would and made to move bytes. The reason for the choice is kept for the log.
+ * Chooses the transport at start. Container runtimes commonly forbid io_uring, kernels before 6.1 lack the
+ * flags we need, and distributions switch it off by sysctl: none of that can be read off a version number, so
+ * a ring is set up exactly as the transport would and made to move bytes. The reason for the choice is kept
+ * for the log.
  */
 #include "loop_int.h"
 #include <stdio.h>
@@ -22,7 +23,8 @@ int transport_choose(struct str option, enum transport_kind *kind, char why[160]
 #endif
     if (rc == 0) {
         *kind = TRANSPORT_URING;
-        snprintf(why, 160, "%s", str_eq(option, STR("uring")) ? "asked for by option, probe succeeded" : "probe succeeded");
+        snprintf(why, 160, "%s",
+                 str_eq(option, STR("uring")) ? "asked for by option, probe succeeded" : "probe succeeded");
         return 0;
     }
     if (str_eq(option, STR("uring")))

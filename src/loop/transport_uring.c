@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * The io_uring transport: multishot accept, multishot receive into one provided-buffer ring, sends in small batches.
+ * The io_uring transport: multishot accept, multishot receive into one provided-buffer ring, sends in small
+ * batches.
  *
- * The ring is made by the thread that uses it, with SINGLE_ISSUER and DEFER_TASKRUN, and joins the libuv loop through a
- * registered eventfd: under DEFER_TASKRUN polling the ring's own descriptor never wakes. A turn is
- *     { a slice of sends → SQEs; submit and run deferred work; reap }   until there is nothing to do, a few times,
- * and happens before the loop sleeps (prepare) and when the eventfd fires. A slice is 16 sends: the kernel runs about
- * 20 items of deferred work per enter, so larger ones would starve incoming requests.
+ * The ring is made by the thread that uses it, with SINGLE_ISSUER and DEFER_TASKRUN, and joins the libuv loop
+ * through a registered eventfd: under DEFER_TASKRUN polling the ring's own descriptor never wakes. A turn is
+ *     { a slice of sends → SQEs; submit and run deferred work; reap }   until there is nothing to do, a few
+ * times, and happens before the loop sleeps (prepare) and when the eventfd fires. A slice is 16 sends: the
+ * kernel runs about 20 items of deferred work per enter, so larger ones would starve incoming requests.
  *
- * An armed receive owns no buffer: the kernel takes one from the ring when bytes are there, and gets it back at the end of
- * the reaped batch. When the ring runs dry (ENOBUFS) a receive ends and is armed again; nothing is lost.
+ * An armed receive owns no buffer: the kernel takes one from the ring when bytes are there, and gets it back
+ * at the end of the reaped batch. When the ring runs dry (ENOBUFS) a receive ends and is armed again; nothing
+ * is lost.
  *
- * A completion is tagged kind | generation | slot. The slot counts its operations in flight and is not used again before
- * the count is zero; closing cancels them. Message headers and slices of a send live in its struct tx until then.
- * Sockets are blocking ones: with O_NONBLOCK the ring would return EAGAIN instead of waiting.
+ * A completion is tagged kind | generation | slot. The slot counts its operations in flight and is not used
+ * again before the count is zero; closing cancels them. Message headers and slices of a send live in its
+ * struct tx until then. Sockets are blocking ones: with O_NONBLOCK the ring would return EAGAIN instead of
+ * waiting.
  */
 #include "loop_int.h"
 #include "chappe/log.h"
@@ -64,7 +67,10 @@ struct transport_uring {
     bool in_turn;
 };
 
-static struct transport_uring *self(struct transport *t) { return (struct transport_uring *)t; }
+static struct transport_uring *self(struct transport *t)
+{
+    return (struct transport_uring *)t;
+}
 
 static uint64_t tag_of(enum op_kind kind, uint32_t gen, uint32_t index)
 {
@@ -108,7 +114,8 @@ static int ring_open(struct ring *r, struct err *e)
         rc = -errno;
     } else {
         r->bufs = m;
-        struct io_uring_buf_reg reg = {.ring_addr = (uintptr_t)m, .ring_entries = BUF_COUNT, .bgid = BUF_GROUP};
+        struct io_uring_buf_reg reg = {
+            .ring_addr = (uintptr_t)m, .ring_entries = BUF_COUNT, .bgid = BUF_GROUP};
         rc = io_uring_register_buf_ring(&r->uring, &reg, 0);
     }
     if (rc < 0) {
@@ -137,7 +144,7 @@ static int probe_bytes(struct ring *r, int fds[2], struct err *e)
     sqe->flags |= IOSQE_BUFFER_SELECT;
     sqe->buf_group = BUF_GROUP;
     io_uring_sqe_set_data64(sqe, OP_RECV);
-    struct iovec iov = {.iov_base = (void *)(uintptr_t)"probe", .iov_len = 5};
+    struct iovec iov = {.iov_base = (void *)(uintptr_t) "probe", .iov_len = 5};
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
     sqe = io_uring_get_sqe(&r->uring);
     io_uring_prep_sendmsg(sqe, fds[1], &msg, MSG_NOSIGNAL);
@@ -151,7 +158,8 @@ static int probe_bytes(struct ring *r, int fds[2], struct err *e)
             return err_set(e, ERR_UNSUPPORTED, "waiting for a completion: %s", strerror(-rc));
         while (io_uring_peek_cqe(&r->uring, &cqe) == 0) {
             if (cqe->res != 5)
-                return err_set(e, ERR_UNSUPPORTED, "%s: %s", cqe->user_data == OP_RECV ? "multishot receive" : "send",
+                return err_set(e, ERR_UNSUPPORTED, "%s: %s",
+                               cqe->user_data == OP_RECV ? "multishot receive" : "send",
                                cqe->res < 0 ? strerror(-cqe->res) : "short");
             if (cqe->user_data == OP_RECV)
                 received = (cqe->flags & (IORING_CQE_F_BUFFER | IORING_CQE_F_MORE)) ==
@@ -220,7 +228,10 @@ static void recv_arm(struct slot *s)
     t->ops++;
 }
 
-static void slot_open(struct slot *s) { recv_arm(s); }
+static void slot_open(struct slot *s)
+{
+    recv_arm(s);
+}
 
 static void slot_recv(struct slot *s)
 {
@@ -404,7 +415,8 @@ static unsigned reap(struct transport_uring *t)
 
 static bool kernel_has_work(struct transport_uring *t)
 {
-    return __atomic_load_n(t->r.uring.sq.kflags, __ATOMIC_RELAXED) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+    return __atomic_load_n(t->r.uring.sq.kflags, __ATOMIC_RELAXED) &
+           (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
 }
 
 static void turn(struct transport_uring *t)
@@ -413,7 +425,8 @@ static void turn(struct transport_uring *t)
         return;
     t->in_turn = true;
     bool more = true;
-    io_uring_cq_eventfd_toggle(&t->r.uring, false); /* we are looking: no wake-ups for what we reap ourselves */
+    io_uring_cq_eventfd_toggle(&t->r.uring,
+                               false); /* we are looking: no wake-ups for what we reap ourselves */
     for (int round = 0; round < TURN_ROUNDS && more; round++) {
         for (int i = 0; i < SENDS_PER_ENTER && !list_empty(&t->t.ready); i++) {
             struct slot *s = container_of(t->t.ready.next, struct slot, ready);
@@ -432,7 +445,10 @@ static void turn(struct transport_uring *t)
     transport_idle_set(&t->t, more);
 }
 
-static void on_prepare(uv_prepare_t *h) { turn(h->data); }
+static void on_prepare(uv_prepare_t *h)
+{
+    turn(h->data);
+}
 
 static void on_event(uv_poll_t *h, int status, int events)
 {
@@ -479,7 +495,8 @@ static const struct transport_ops ops_uring = {
     .stop = stop,
 };
 
-int transport_uring_new(struct transport **out, uv_loop_t *loop, const struct transport_options *o, struct err *e)
+int transport_uring_new(struct transport **out, uv_loop_t *loop, const struct transport_options *o,
+                        struct err *e)
 {
     struct transport_uring *t = xcalloc(1, sizeof *t);
     int rc = ring_open(&t->r, e);

@@ -3,9 +3,10 @@
 /*
  * The portable transport: one uv_poll_t per connection, recv() and sendmsg() called directly.
  *
- * libuv's streams cost 1.2-1.3 times as much per small request as readiness and a direct call, and copy more state;
- * uv_poll gives epoll with libuv's bookkeeping only. Reading uses one buffer per transport; an idle connection owns none.
- * A send is tried at once when its turn comes; only when the socket is full does the poll wait for writability.
+ * libuv's streams cost 1.2-1.3 times as much per small request as readiness and a direct call, and copy more
+ * state; uv_poll gives epoll with libuv's bookkeeping only. Reading uses one buffer per transport; an idle
+ * connection owns none. A send is tried at once when its turn comes; only when the socket is full does the
+ * poll wait for writability.
  */
 #include "loop_int.h"
 #include <errno.h>
@@ -180,7 +181,10 @@ static void listener_arm(struct listener *l)
     ASSERT(uv_poll_start(&l->poll, UV_READABLE, on_acceptable) == 0);
 }
 
-static void on_listener_closed(uv_handle_t *h) { listener_release(h->data); }
+static void on_listener_closed(uv_handle_t *h)
+{
+    listener_release(h->data);
+}
 
 static void listener_close(struct listener *l)
 {
@@ -202,7 +206,10 @@ static void on_prepare(uv_prepare_t *h)
     transport_idle_set(t, !list_empty(&t->ready));
 }
 
-static void stop(struct transport *t) { (void)t; }
+static void stop(struct transport *t)
+{
+    (void)t;
+}
 
 static const struct transport_ops ops_uv = {
     .backend_bytes = sizeof(struct slot_uv),

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * A hashed timer wheel. A timer hangs in the slot of the first tick at or after its due time, modulo the wheel; a
- * slot that comes round fires what is due and leaves the rest for a later turn. A bitmap says which slots may hold
- * something, so that an idle server can sleep until the next one. Bits are set on insertion and cleared when the slot
- * is looked at and found empty: cancelling touches the list only.
+ * A hashed timer wheel. A timer hangs in the slot of the first tick at or after its due time, modulo the
+ * wheel; a slot that comes round fires what is due and leaves the rest for a later turn. A bitmap says which
+ * slots may hold something, so that an idle server can sleep until the next one. Bits are set on insertion
+ * and cleared when the slot is looked at and found empty: cancelling touches the list only.
  *
- * Slots are lists whose head is a struct wheel_timer. While a slot is being fired its timers stand on a private list,
- * so callbacks may set and cancel whatever they like, timers of the same slot included.
+ * Slots are lists whose head is a struct wheel_timer. While a slot is being fired its timers stand on a
+ * private list, so callbacks may set and cancel whatever they like, timers of the same slot included.
  */
 #include "chappe/loop.h"
 
-static void head_init(struct wheel_timer *h) { h->prev = h->next = h; }
+static void head_init(struct wheel_timer *h)
+{
+    h->prev = h->next = h;
+}
 
 static void insert(struct wheel_timer *head, struct wheel_timer *t)
 {
@@ -28,9 +31,15 @@ static void take_off(struct wheel_timer *t)
     t->prev = t->next = NULL;
 }
 
-static int64_t tick_of(int64_t due_ms) { return (due_ms + WHEEL_TICK_MS - 1) / WHEEL_TICK_MS; }
+static int64_t tick_of(int64_t due_ms)
+{
+    return (due_ms + WHEEL_TICK_MS - 1) / WHEEL_TICK_MS;
+}
 
-static size_t slot_of(int64_t tick) { return (size_t)(tick % WHEEL_SLOTS); }
+static size_t slot_of(int64_t tick)
+{
+    return (size_t)(tick % WHEEL_SLOTS);
+}
 
 void wheel_init(struct wheel *w, int64_t now_ms)
 {
@@ -67,8 +76,8 @@ void wheel_cancel(struct wheel *w, struct wheel_timer *t)
     w->count--;
 }
 
-static void fire_slot(struct wheel *w, size_t slot, int64_t now_ms, void (*fn)(void *arg, struct wheel_timer *t),
-                      void *arg)
+static void fire_slot(struct wheel *w, size_t slot, int64_t now_ms,
+                      void (*fn)(void *arg, struct wheel_timer *t), void *arg)
 {
     struct wheel_timer batch;
     struct wheel_timer *head = &w->slots[slot];

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * HTTP requests in pieces. The first byte seeds the cutting; the rest is a byte stream, read as a connection would:
- * head, body, next head. Read a second time in one piece, it must give the same requests and the same verdict: a parser whose
- * answer depends on where packets end is a way to smuggle requests.
+ * HTTP requests in pieces. The first byte seeds the cutting; the rest is a byte stream, read as a connection
+ * would: head, body, next head. Read a second time in one piece, it must give the same requests and the same
+ * verdict: a parser whose answer depends on where packets end is a way to smuggle requests.
  */
 #include "http_int.h"
 #include <stdlib.h>

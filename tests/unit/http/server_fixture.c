@@ -3,10 +3,8 @@
 /*
  * Paths of the test handler, below /_matrix:
  *   /echo          what the request looked like, one field a line
- *   /park          held until CMD_RELEASE, or until the client goes (?late=1: answered on release even then; ?drop=1: dropped)
- *   /big?bytes=n   n bytes
- *   /drop          no answer
- *   /error         a 429 with Retry-After
+ *   /park          held until CMD_RELEASE, or until the client goes (?late=1: answered on release even then;
+ * ?drop=1: dropped) /big?bytes=n   n bytes /drop          no answer /error         a 429 with Retry-After
  */
 #include "server_fixture.h"
 #include <arpa/inet.h>
@@ -64,11 +62,13 @@ static void echo(struct http_req *req)
 {
     struct buf b;
     buf_init(&b, 4 << 20);
-    buf_printf(&b, "method %d\npath %.*s\nquery %.*s\nabsent %d\nsince %.*s\nauth %.*s %d\nagent %.*s\nip %.*s\n",
+    buf_printf(&b,
+               "method %d\npath %.*s\nquery %.*s\nabsent %d\nsince %.*s\nauth %.*s %d\nagent %.*s\nip %.*s\n",
                (int)req->method, STR_ARG(req->path), STR_ARG(req->query), str_absent(req->query),
                STR_ARG(http_query(req, STR("since"))), STR_ARG(req->authorization), req->authorization_count,
                STR_ARG(req->user_agent), STR_ARG(req->client_ip));
-    buf_printf(&b, "type %.*s\nid %.*s\nbody %zu ", STR_ARG(req->content_type), STR_ARG(req->request_id), req->body.n);
+    buf_printf(&b, "type %.*s\nid %.*s\nbody %zu ", STR_ARG(req->content_type), STR_ARG(req->request_id),
+               req->body.n);
     buf_put(&b, req->body);
     reply_text(req, 200, buf_str(&b));
     buf_fini(&b);
@@ -184,9 +184,9 @@ void server_config(struct server *s, const struct variant *v)
     memset(s, 0, sizeof *s);
     struct config *c = &s->cfg;
 #define OPT_INT(field, deflt, min, max, unit, doc) c->field = deflt;
-#define OPT_BOOL(field, deflt, doc) c->field = deflt;
-#define OPT_ENUM(field, deflt, choices, doc) c->field = STR(deflt);
-#define OPT_STR(field, deflt, doc) c->field = STR(deflt);
+#define OPT_BOOL(field, deflt, doc)                c->field = deflt;
+#define OPT_ENUM(field, deflt, choices, doc)       c->field = STR(deflt);
+#define OPT_STR(field, deflt, doc)                 c->field = STR(deflt);
 #include "chappe/tbl/options.def"
 #undef OPT_INT
 #undef OPT_BOOL
@@ -200,10 +200,15 @@ void server_config(struct server *s, const struct variant *v)
     s->bind_any[1] = STR("0.0.0.0");
     snprintf(unix_path, sizeof unix_path, "/tmp/chappe-test-http-%d.sock", (int)getpid());
     s->listeners[0] = (struct config_listener){.bind = s->bind, .bind_count = 1, .client = true};
-    s->listeners[1] = (struct config_listener){.bind = s->bind, .bind_count = 1, .client = true, .x_forwarded = true,
-                                               .metrics_resource = true, .tag = STR("proxied"),
+    s->listeners[1] = (struct config_listener){.bind = s->bind,
+                                               .bind_count = 1,
+                                               .client = true,
+                                               .x_forwarded = true,
+                                               .metrics_resource = true,
+                                               .tag = STR("proxied"),
                                                .request_id_header = STR("X-Request-ID")};
-    s->listeners[2] = (struct config_listener){.path = str_of(unix_path), .mode = 0600, .client = true, .x_forwarded = true};
+    s->listeners[2] = (struct config_listener){
+        .path = str_of(unix_path), .mode = 0600, .client = true, .x_forwarded = true};
     s->listeners[3] = (struct config_listener){.bind = s->bind_any, .bind_count = 2, .metrics = true};
     c->listeners = s->listeners;
     c->listeners_count = 4;
@@ -253,7 +258,8 @@ static struct client *client_on(int fd)
 
 struct client *client_dial(int port)
 {
-    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)port)};
+    struct sockaddr_in sa = {
+        .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)port)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (connect(fd, (struct sockaddr *)&sa, sizeof sa) != 0) {
         close(fd);
@@ -294,7 +300,10 @@ void client_send_bytes(struct client *c, const char *p, size_t n)
     }
 }
 
-void client_send(struct client *c, const char *text) { client_send_bytes(c, text, strlen(text)); }
+void client_send(struct client *c, const char *text)
+{
+    client_send_bytes(c, text, strlen(text));
+}
 
 /* 1 something came, 0 the end, -1 time is over. */
 static int more(struct client *c, int ms)
@@ -341,7 +350,10 @@ int client_read(struct client *c, struct response *r, bool head_only)
     return 0;
 }
 
-bool client_ended(struct client *c, int ms) { return c->n == 0 && more(c, ms) == 0; }
+bool client_ended(struct client *c, int ms)
+{
+    return c->n == 0 && more(c, ms) == 0;
+}
 
 static const char *find_header(const struct response *r, const char *name)
 {
@@ -353,7 +365,10 @@ static const char *find_header(const struct response *r, const char *name)
     return NULL;
 }
 
-bool has_header(const struct response *r, const char *name) { return find_header(r, name) != NULL; }
+bool has_header(const struct response *r, const char *name)
+{
+    return find_header(r, name) != NULL;
+}
 
 bool header_is(const struct response *r, const char *name, const char *value)
 {

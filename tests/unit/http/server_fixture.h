@@ -3,8 +3,8 @@
 #ifndef CHAPPE_SERVER_FIXTURE_H
 #define CHAPPE_SERVER_FIXTURE_H
 /*
- * A whole server in this process: the hub's loop runs on a thread of its own, the test is the client on another. The
- * handler knows a few paths (see server_fixture.c); blocking clients with a bound on every wait.
+ * A whole server in this process: the hub's loop runs on a thread of its own, the test is the client on
+ * another. The handler knows a few paths (see server_fixture.c); blocking clients with a bound on every wait.
  */
 #include "test_http.h"
 #include "chappe/httpd.h"
@@ -72,11 +72,11 @@ bool has_header(const struct response *r, const char *name);
 void response_free(struct response *r);
 /* One request on a connection of its own; returns the status. */
 int fetch(int port, const char *request, struct response *r);
-#define WAIT_FOR(condition)                                                                               \
-    do {                                                                                                  \
-        bool held_ = false;                                                                               \
-        for (int i_ = 0; i_ < 2500 && !(held_ = (condition)); i_++)                                       \
-            usleep(2000);                                                                                 \
-        assert_true(held_);                                                                               \
+#define WAIT_FOR(condition)                                         \
+    do {                                                            \
+        bool held_ = false;                                         \
+        for (int i_ = 0; i_ < 2500 && !(held_ = (condition)); i_++) \
+            usleep(2000);                                           \
+        assert_true(held_);                                         \
     } while (0)
 #endif

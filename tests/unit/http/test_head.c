@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
-/* Request heads: each row whole, at every prefix and byte by byte; the verdict must not depend on the pieces. */
+/* Request heads: each row whole, at every prefix and byte by byte; the verdict must not depend on the pieces.
+ */
 #include "test_http.h"
 #include "http_int.h"
 #include <stdio.h>
@@ -16,8 +17,8 @@ struct row {
 #define H "Host: hs.example\r\n"
 static const struct row rows[] = {
     {"GET / HTTP/1.1\r\n\r\n", NONE, "/", NULL},
-    {"GET /_matrix/client/v3/sync?timeout=30000&since=s1_2 HTTP/1.1\r\n" H "Authorization: Bearer x\r\n\r\n", NONE,
-     "/_matrix/client/v3/sync", "timeout=30000&since=s1_2"},
+    {"GET /_matrix/client/v3/sync?timeout=30000&since=s1_2 HTTP/1.1\r\n" H "Authorization: Bearer x\r\n\r\n",
+     NONE, "/_matrix/client/v3/sync", "timeout=30000&since=s1_2"},
     {"\r\nGET /a HTTP/1.1\r\n\r\n", NONE, "/a", NULL},
     {"\r\n\r\nGET /a HTTP/1.1\r\n\r\n", CLOSE_bad_request_line, NULL, NULL},
     {"GET /a? HTTP/1.0\r\n\r\n", NONE, "/a", ""},
@@ -69,18 +70,22 @@ static const struct row rows[] = {
     {"GET /a HTTP/1.1\r\nA: b\rc\r\n\r\n", CLOSE_bad_header, NULL, NULL},
     {"GET /a HTTP/1.1\r\nH\xc3\xa9: b\r\n\r\n", CLOSE_bad_header, NULL, NULL},
     {"GET /a HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", CLOSE_bad_host, NULL, NULL},
-    {"POST /a HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", CLOSE_multiple_lengths, NULL, NULL},
+    {"POST /a HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", CLOSE_multiple_lengths, NULL,
+     NULL},
     {"POST /a HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\n", CLOSE_bad_length, NULL, NULL},
     {"POST /a HTTP/1.1\r\nContent-Length: +1\r\n\r\n", CLOSE_bad_length, NULL, NULL},
     {"POST /a HTTP/1.1\r\nContent-Length: -1\r\n\r\n", CLOSE_bad_length, NULL, NULL},
     {"POST /a HTTP/1.1\r\nContent-Length: 0x1\r\n\r\n", CLOSE_bad_length, NULL, NULL},
     {"POST /a HTTP/1.1\r\nContent-Length: 1 2\r\n\r\n", CLOSE_bad_length, NULL, NULL},
     {"POST /a HTTP/1.1\r\nContent-Length:\r\n\r\n", CLOSE_bad_length, NULL, NULL},
-    {"POST /a HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", CLOSE_bad_encoding, NULL, NULL},
-    {"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n", CLOSE_bad_encoding, NULL, NULL},
+    {"POST /a HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", CLOSE_bad_encoding, NULL,
+     NULL},
+    {"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n", CLOSE_bad_encoding, NULL,
+     NULL},
     {"POST /a HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", CLOSE_bad_encoding, NULL, NULL},
     {"POST /a HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\n", CLOSE_bad_encoding, NULL, NULL},
-    {"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", CLOSE_bad_encoding, NULL, NULL},
+    {"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+     CLOSE_bad_encoding, NULL, NULL},
     {"POST /a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", CLOSE_bad_encoding, NULL, NULL},
 };
 
@@ -214,10 +219,11 @@ static void test_limits(void **state)
 static void test_fields(void **state)
 {
     (void)state;
-    const char *text = "POST /a HTTP/1.1\r\nhost: x\r\nAUTHORIZATION: Bearer one\r\nAuthorization: Bearer two\r\n"
-                       "User-Agent: old\r\nuser-agent:  new \r\nContent-Type: application/json\r\n"
-                       "X-Forwarded-For: 1.2.3.4, 5.6.7.8\r\nX-Forwarded-For: 9.9.9.9\r\nX-Request-ID: abc\r\n"
-                       "Content-Length: 7\r\nExpect: 100-Continue\r\nConnection: foo, close\r\n\r\n";
+    const char *text =
+        "POST /a HTTP/1.1\r\nhost: x\r\nAUTHORIZATION: Bearer one\r\nAuthorization: Bearer two\r\n"
+        "User-Agent: old\r\nuser-agent:  new \r\nContent-Type: application/json\r\n"
+        "X-Forwarded-For: 1.2.3.4, 5.6.7.8\r\nX-Forwarded-For: 9.9.9.9\r\nX-Request-ID: abc\r\n"
+        "Content-Length: 7\r\nExpect: 100-Continue\r\nConnection: foo, close\r\n\r\n";
     struct http_head h;
     enum close_reason why;
     assert_int_equal(http_head_parse(str_of(text), STR("x-request-id"), STR("x"), &h, &why), 0);
@@ -271,12 +277,9 @@ static void test_request_copies(void **state)
 int run_head_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),
-        cmocka_unit_test(test_every_prefix),
-        cmocka_unit_test(test_byte_by_byte),
-        cmocka_unit_test(test_what_follows_is_left),
-        cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_fields),
+        cmocka_unit_test(test_table),          cmocka_unit_test(test_every_prefix),
+        cmocka_unit_test(test_byte_by_byte),   cmocka_unit_test(test_what_follows_is_left),
+        cmocka_unit_test(test_limits),         cmocka_unit_test(test_fields),
         cmocka_unit_test(test_request_copies),
     };
     return cmocka_run_group_tests_name("head", tests, NULL, NULL);

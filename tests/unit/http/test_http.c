@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
-/* Entry of the HTTP module's tests: parsers, texts, and the whole server on both transports with and without threads. */
+/* Entry of the HTTP module's tests: parsers, texts, and the whole server on both transports with and without
+ * threads. */
 #include "test_http.h"
 
 int main(void)

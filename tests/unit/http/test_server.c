@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * The whole server over real sockets: one suite, run on both transports, each with the front on the hub's loop and with
- * two front threads. A variant that the machine does not allow is skipped.
+ * The whole server over real sockets: one suite, run on both transports, each with the front on the hub's
+ * loop and with two front threads. A variant that the machine does not allow is skipped.
  */
 #include "server_fixture.h"
 #include "chappe/log.h"
@@ -15,11 +15,14 @@
 #include <unistd.h>
 
 static struct server the_server;
-#define PORT (the_server.ports[0])
+#define PORT    (the_server.ports[0])
 #define PROXIED (the_server.ports[1])
 #define METRICS (the_server.ports[3])
 
-static const struct variant *variant_of(void **state) { return *state; }
+static const struct variant *variant_of(void **state)
+{
+    return *state;
+}
 
 static bool variant_allowed(const struct variant *v)
 {
@@ -29,19 +32,22 @@ static bool variant_allowed(const struct variant *v)
 }
 
 /* Starts a server; tests that change the configuration do it between. */
-#define CONFIG(state)                                                                                     \
-    do {                                                                                                  \
-        if (!variant_allowed(variant_of(state)))                                                          \
-            skip();                                                                                       \
-        server_config(&the_server, variant_of(state));                                                    \
+#define CONFIG(state)                                  \
+    do {                                               \
+        if (!variant_allowed(variant_of(state)))       \
+            skip();                                    \
+        server_config(&the_server, variant_of(state)); \
     } while (0)
-#define START(state)                                                                                      \
-    do {                                                                                                  \
-        CONFIG(state);                                                                                    \
-        server_start(&the_server);                                                                        \
+#define START(state)               \
+    do {                           \
+        CONFIG(state);             \
+        server_start(&the_server); \
     } while (0)
 
-static int64_t refused(enum close_reason why) { return metric_get_l(M_http_refused, close_reasons[why].id); }
+static int64_t refused(enum close_reason why)
+{
+    return metric_get_l(M_http_refused, close_reasons[why].id);
+}
 
 /* ---- the ordinary ---- */
 
@@ -49,16 +55,22 @@ static void test_echo(void **state)
 {
     START(state);
     struct response r;
-    assert_int_equal(fetch(PORT, "GET /_matrix/echo?since=s%201+x&a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok\r\n"
-                                 "User-Agent: caf\xe9\r\n\r\n", &r), 200);
-    assert_non_null(strstr(r.body, "method 0\npath /_matrix/echo\nquery since=s%201+x&a\nabsent 0\nsince s 1 x\n"
-                                   "auth Bearer tok 1\nagent caf\xef\xbf\xbd\nip 127.0.0.1\n"));
+    assert_int_equal(
+        fetch(PORT,
+              "GET /_matrix/echo?since=s%201+x&a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok\r\n"
+              "User-Agent: caf\xe9\r\n\r\n",
+              &r),
+        200);
+    assert_non_null(strstr(r.body,
+                           "method 0\npath /_matrix/echo\nquery since=s%201+x&a\nabsent 0\nsince s 1 x\n"
+                           "auth Bearer tok 1\nagent caf\xef\xbf\xbd\nip 127.0.0.1\n"));
     assert_true(header_is(&r, "Content-Type", "application/json"));
     assert_true(header_is(&r, "Server", CHAPPE_SERVER_HEADER));
     assert_true(header_is(&r, "Cache-Control", "no-cache, no-store, must-revalidate"));
     assert_true(header_is(&r, "Access-Control-Allow-Origin", "*"));
     assert_true(header_is(&r, "Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS"));
-    assert_true(header_is(&r, "Access-Control-Allow-Headers", "X-Requested-With, Content-Type, Authorization, Date"));
+    assert_true(
+        header_is(&r, "Access-Control-Allow-Headers", "X-Requested-With, Content-Type, Authorization, Date"));
     assert_true(header_is(&r, "Access-Control-Expose-Headers", "Synapse-Trace-Id, Server"));
     assert_true(has_header(&r, "Date"));
     assert_false(has_header(&r, "Connection"));
@@ -102,14 +114,17 @@ static void test_own_answers(void **state)
         {"GET /health HTTP/1.1\r\n\r\n", 200, "OK", "text/plain"},
         {"HEAD /health HTTP/1.1\r\n\r\n", 200, "", "text/plain"},
         {"POST /health HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 405, NULL, NULL},
-        {"GET /health/x HTTP/1.1\r\n\r\n", 404, "{\"errcode\":\"M_UNRECOGNIZED\",\"error\":\"Unrecognized request\"}", "application/json"},
+        {"GET /health/x HTTP/1.1\r\n\r\n", 404,
+         "{\"errcode\":\"M_UNRECOGNIZED\",\"error\":\"Unrecognized request\"}", "application/json"},
         {"GET / HTTP/1.1\r\n\r\n", 404, NULL, NULL},
-        {"PUT /_matrix/echo HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 405, "{\"errcode\":\"M_UNRECOGNIZED\",\"error\":\"Unrecognized request\"}", NULL},
+        {"PUT /_matrix/echo HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 405,
+         "{\"errcode\":\"M_UNRECOGNIZED\",\"error\":\"Unrecognized request\"}", NULL},
         {"BREW /_matrix/echo HTTP/1.1\r\n\r\n", 405, NULL, NULL},
         {"BREW /coffee HTTP/1.1\r\n\r\n", 404, NULL, NULL},
         {"OPTIONS /anything HTTP/1.1\r\n\r\n", 204, "", NULL},
         {"OPTIONS * HTTP/1.1\r\n\r\n", 204, "", NULL},
-        {"GET /_matrix/error HTTP/1.1\r\n\r\n", 429, "{\"errcode\":\"M_LIMIT_EXCEEDED\",\"error\":\"Too Many Requests\"}", NULL},
+        {"GET /_matrix/error HTTP/1.1\r\n\r\n", 429,
+         "{\"errcode\":\"M_LIMIT_EXCEEDED\",\"error\":\"Too Many Requests\"}", NULL},
         {"GET /metrics HTTP/1.1\r\n\r\n", 404, NULL, NULL},
     };
     START(state);
@@ -153,12 +168,18 @@ static void test_bodies(void **state)
 {
     START(state);
     struct response r;
-    assert_int_equal(fetch(PORT, "POST /_matrix/echo HTTP/1.1\r\nContent-Length: 5\r\nContent-Type: application/json\r\n\r\nhello", &r), 200);
+    assert_int_equal(
+        fetch(
+            PORT,
+            "POST /_matrix/echo HTTP/1.1\r\nContent-Length: 5\r\nContent-Type: application/json\r\n\r\nhello",
+            &r),
+        200);
     assert_non_null(strstr(r.body, "body 5 hello"));
     assert_non_null(strstr(r.body, "type application/json\n"));
     response_free(&r);
     struct client *c = client_dial(PORT);
-    const char *text = "POST /_matrix/echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nT: v\r\n\r\n"
+    const char *text = "POST /_matrix/echo HTTP/1.1\r\nTransfer-Encoding: "
+                       "chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nT: v\r\n\r\n"
                        "GET /_matrix/echo HTTP/1.1\r\n\r\n";
     for (size_t i = 0; text[i]; i++) { /* one byte per packet */
         client_send_bytes(c, text + i, 1);
@@ -211,7 +232,8 @@ static void test_pipelining(void **state)
     struct buf b;
     buf_init(&b, 1 << 20);
     for (int i = 0; i < N; i++)
-        buf_printf(&b, "GET /_matrix/echo?since=%d%s HTTP/1.1\r\nX-Pad: %0*d\r\n\r\n", i, i % 3 ? "" : "&x", i % 200, i);
+        buf_printf(&b, "GET /_matrix/echo?since=%d%s HTTP/1.1\r\nX-Pad: %0*d\r\n\r\n", i, i % 3 ? "" : "&x",
+                   i % 200, i);
     client_send_bytes(c, b.p, b.n);
     for (int i = 0; i < N; i++) {
         char want[40];
@@ -404,13 +426,15 @@ static void test_malformed_in_pieces(void **state)
         {"GET /a HTTP/1.1\r\nA : b\r\n\r\n", 400, CLOSE_bad_header},
         {"GET /\x01 HTTP/1.1\r\n\r\n", 400, CLOSE_bad_target},
         {"GET http://elsewhere/ HTTP/1.1\r\nHost: x\r\n\r\n", 400, CLOSE_bad_target},
-        {"POST /a HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400, CLOSE_bad_encoding},
+        {"POST /a HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400,
+         CLOSE_bad_encoding},
         {"POST /a HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, CLOSE_multiple_lengths},
         {"POST /a HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400, CLOSE_bad_length},
         {"POST /a HTTP/1.1\r\nContent-Length: 1048577\r\n\r\n", 413, CLOSE_body_too_large},
         {"POST /a HTTP/1.1\r\nContent-Length: 999999999999999999\r\n\r\n", 413, CLOSE_body_too_large},
         {"POST /_matrix/echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, CLOSE_bad_chunk},
-        {"POST /a HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 4\r\n\r\nabcd", 415, CLOSE_multipart},
+        {"POST /a HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 4\r\n\r\nabcd",
+         415, CLOSE_multipart},
         {"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, CLOSE_bad_request_line},
     };
     START(state);
@@ -431,7 +455,9 @@ static void test_malformed_in_pieces(void **state)
             assert_int_equal(r.status, rows[i].status);
             assert_true(header_is(&r, "Connection", "close"));
             if (r.status == 413)
-                assert_non_null(strstr(r.body, "{\"errcode\":\"M_TOO_LARGE\",\"error\":\"Request content is too large (>1048576)\"}"));
+                assert_non_null(strstr(
+                    r.body,
+                    "{\"errcode\":\"M_TOO_LARGE\",\"error\":\"Request content is too large (>1048576)\"}"));
             response_free(&r);
             assert_true(client_ended(c, 3000));
             assert_int_equal(refused(rows[i].why), before + 1);
@@ -532,7 +558,8 @@ static void test_timeouts(void **state)
     the_server.cfg.body_timeout_ms = 200;
     the_server.cfg.idle_timeout_ms = 400;
     server_start(&the_server);
-    struct client *head = client_dial(PORT), *body = client_dial(PORT), *idle = client_dial(PORT), *parked = client_dial(PORT);
+    struct client *head = client_dial(PORT), *body = client_dial(PORT), *idle = client_dial(PORT),
+                  *parked = client_dial(PORT);
     struct response r;
     int64_t heads = refused(CLOSE_head_timeout), bodies = refused(CLOSE_body_timeout);
     client_send(parked, "GET /_matrix/park HTTP/1.1\r\n\r\n");
@@ -639,7 +666,9 @@ static void test_half_close(void **state)
     START(state);
     struct client *c = client_dial(PORT);
     struct response r;
-    client_send(c, "GET /_matrix/echo HTTP/1.1\r\n\r\nGET /_matrix/echo?x HTTP/1.1\r\n\r\nGET /health HTTP/1.1\r\n\r\n");
+    client_send(
+        c,
+        "GET /_matrix/echo HTTP/1.1\r\n\r\nGET /_matrix/echo?x HTTP/1.1\r\n\r\nGET /health HTTP/1.1\r\n\r\n");
     shutdown(c->fd, SHUT_WR);
     for (int i = 0; i < 3; i++) {
         assert_int_equal(client_read(c, &r, false), 0);
@@ -686,7 +715,8 @@ static void test_leaving_in_a_crowd(void **state)
         struct client *c[N];
         for (int i = 0; i < N; i++) {
             c[i] = client_dial(PORT);
-            client_send(c[i], i % 2 ? "GET /_matrix/park?drop=1 HTTP/1.1\r\n\r\n" : "GET /_matrix/park HTTP/1.1\r\n\r\n");
+            client_send(c[i], i % 2 ? "GET /_matrix/park?drop=1 HTTP/1.1\r\n\r\n"
+                                    : "GET /_matrix/park HTTP/1.1\r\n\r\n");
         }
         WAIT_FOR(the_server.parked_count >= N / 2);
         atomic_store(&the_server.command, CMD_RELEASE);
@@ -749,7 +779,8 @@ static void test_drain(void **state)
     server_command(&the_server, CMD_DRAIN);
     assert_true(client_ended(idle, 3000));
     struct client *late = client_dial(PORT);
-    WAIT_FOR((client_free(&late), late = client_dial(PORT)) == NULL); /* refused, once every front has heard */
+    WAIT_FOR((client_free(&late), late = client_dial(PORT)) ==
+             NULL);                              /* refused, once every front has heard */
     client_send(partial, "th HTTP/1.1\r\n\r\n"); /* begun before: answered, honestly */
     assert_int_equal(client_read(partial, &r, false), 0);
     assert_int_equal(r.status, 503);
@@ -808,13 +839,16 @@ static bool logged(const char *text)
 
 static void test_access_log(void **state)
 {
-    START(state);
+    CONFIG(state);
     uv_mutex_init(&log_lock);
     log_text[0] = 0;
     log_sink_set(keep_line);
     log_level = LOG_INFO;
+    server_start(&the_server);
     struct response r;
-    assert_int_equal(fetch(PROXIED, "GET /_matrix/echo?access_token=SECRET HTTP/1.1\r\nUser-Agent: x\"y\r\n\r\n", &r), 200);
+    assert_int_equal(
+        fetch(PROXIED, "GET /_matrix/echo?access_token=SECRET HTTP/1.1\r\nUser-Agent: x\"y\r\n\r\n", &r),
+        200);
     response_free(&r);
     assert_int_equal(fetch(PROXIED, "GET /health HTTP/1.1\r\n\r\n", &r), 200);
     response_free(&r);
@@ -851,7 +885,10 @@ int run_server_tests(void)
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
         char name[60];
         snprintf(name, sizeof name, "server %s, %d threads", variants[i].transport, variants[i].threads);
-#define T(f) {#f, f, NULL, stop_after, &variants[i]}
+#define T(f)                                  \
+    {                                         \
+#f, f, NULL, stop_after, &variants[i] \
+    }
         const struct CMUnitTest tests[] = {
             T(test_echo),
             T(test_keep_alive),

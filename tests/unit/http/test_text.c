@@ -62,17 +62,27 @@ static void test_access_line(void **state)
 {
     (void)state;
     struct access_entry e = {
-        .ip = STR("10.0.0.1"), .tag = STR("8083"), .requester = STR("@u:hs"), .method = STR("GET"),
-        .target = STR("/_matrix/client/v3/sync?since=s1&timeout=0"), .user_agent = STR("Element/1"),
-        .request_id = STR("GET-3"), .handler_ms = 100, .send_ms = 1, .bytes = 1234, .status = 200, .minor = 1,
+        .ip = STR("10.0.0.1"),
+        .tag = STR("8083"),
+        .requester = STR("@u:hs"),
+        .method = STR("GET"),
+        .target = STR("/_matrix/client/v3/sync?since=s1&timeout=0"),
+        .user_agent = STR("Element/1"),
+        .request_id = STR("GET-3"),
+        .handler_ms = 100,
+        .send_ms = 1,
+        .bytes = 1234,
+        .status = 200,
+        .minor = 1,
     };
     struct buf b;
     buf_init(&b, 65536);
     access_format(&b, &e);
-    assert_true(str_eq(buf_str(&b),
-                       STR("GET-3 - 10.0.0.1 - 8083 - {@u:hs} Processed request: 0.100sec/0.001sec ru=(0.000sec, 0.000sec) "
-                           "db=(0.000sec/0.000sec/0) 1234B 200 \"GET /_matrix/client/v3/sync?since=s1&timeout=0 HTTP/1.1\" "
-                           "\"Element/1\" [0 dbevts]")));
+    assert_true(str_eq(
+        buf_str(&b),
+        STR("GET-3 - 10.0.0.1 - 8083 - {@u:hs} Processed request: 0.100sec/0.001sec ru=(0.000sec, 0.000sec) "
+            "db=(0.000sec/0.000sec/0) 1234B 200 \"GET /_matrix/client/v3/sync?since=s1&timeout=0 HTTP/1.1\" "
+            "\"Element/1\" [0 dbevts]")));
     buf_fini(&b);
 }
 
@@ -83,7 +93,8 @@ static void test_access_redaction(void **state)
         const char *target, *shown;
     } rows[] = {
         {"/a?access_token=SECRET", "/a?access_token=<redacted>"},
-        {"/a?x=1&access_token=SECRET&y=2&access_token=SECRET", "/a?x=1&access_token=<redacted>&y=2&access_token=<redacted>"},
+        {"/a?x=1&access_token=SECRET&y=2&access_token=SECRET",
+         "/a?x=1&access_token=<redacted>&y=2&access_token=<redacted>"},
         {"/a?client_secret=SECRET&", "/a?client_secret=<redacted>&"},
         {"/a?access%5ftoken=SECRET", "/a?access%5ftoken=<redacted>"},
         {"/a?%61ccess_token=SECRET=SECRET", "/a?%61ccess_token=<redacted>"},
@@ -92,7 +103,8 @@ static void test_access_redaction(void **state)
         {"/a", "/a"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        struct access_entry e = {.method = STR("GET"), .target = str_of(rows[i].target), .user_agent = STR("a\"b\nc\x7f\\")};
+        struct access_entry e = {
+            .method = STR("GET"), .target = str_of(rows[i].target), .user_agent = STR("a\"b\nc\x7f\\")};
         struct buf b;
         buf_init(&b, 65536);
         access_format(&b, &e);
@@ -113,16 +125,18 @@ static void test_error_body(void **state)
     struct http_res res;
     http_res_error(&res, 401, "M_UNKNOWN_TOKEN", STR("caf\xc3\xa9 \"x\""), NULL);
     assert_int_equal(res.status, 401);
-    assert_true(str_eq(rope_flatten(&res.body, a), STR("{\"errcode\":\"M_UNKNOWN_TOKEN\",\"error\":\"caf\xc3\xa9 \\\"x\\\"\"}")));
+    assert_true(str_eq(rope_flatten(&res.body, a),
+                       STR("{\"errcode\":\"M_UNKNOWN_TOKEN\",\"error\":\"caf\xc3\xa9 \\\"x\\\"\"}")));
     rope_fini(&res.body);
     struct json *extra = json_new(a, JSON_OBJECT);
     json_set(extra, STR("soft_logout"), json_new_bool(a, true));
     json_set(extra, STR("admin_contact"), json_new_str(a, STR("x")));
     json_set(extra, STR("retry_after_ms"), json_new_int(a, 5));
     http_res_error(&res, 429, "M_LIMIT_EXCEEDED", STR("Too Many Requests"), extra);
-    assert_true(str_eq(rope_flatten(&res.body, a),
-                       STR("{\"admin_contact\":\"x\",\"errcode\":\"M_LIMIT_EXCEEDED\",\"error\":\"Too Many Requests\","
-                           "\"retry_after_ms\":5,\"soft_logout\":true}")));
+    assert_true(str_eq(
+        rope_flatten(&res.body, a),
+        STR("{\"admin_contact\":\"x\",\"errcode\":\"M_LIMIT_EXCEEDED\",\"error\":\"Too Many Requests\","
+            "\"retry_after_ms\":5,\"soft_logout\":true}")));
     rope_fini(&res.body);
     arena_free(&a);
 }
@@ -140,8 +154,9 @@ static void test_date(void **state)
 int run_text_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_query),            cmocka_unit_test(test_encode),     cmocka_unit_test(test_access_line),
-        cmocka_unit_test(test_access_redaction), cmocka_unit_test(test_error_body), cmocka_unit_test(test_date),
+        cmocka_unit_test(test_query),       cmocka_unit_test(test_encode),
+        cmocka_unit_test(test_access_line), cmocka_unit_test(test_access_redaction),
+        cmocka_unit_test(test_error_body),  cmocka_unit_test(test_date),
     };
     return cmocka_run_group_tests_name("text", tests, NULL, NULL);
 }

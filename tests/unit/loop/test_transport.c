@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * One suite, run on both transports. The server side is an echo with switches; clients are nonblocking sockets driven
- * from the same thread by turning the loop, so every test is deterministic but for the kernel, and bounded.
+ * One suite, run on both transports. The server side is an echo with switches; clients are nonblocking
+ * sockets driven from the same thread by turning the loop, so every test is deterministic but for the kernel,
+ * and bounded.
  */
 #include "test_loop.h"
 #include "chappe/loop.h"
@@ -12,6 +13,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -30,7 +32,7 @@ static struct {
     struct transport *t;
     int port;
     _Atomic int64_t waiting;
-    int accepted, eofs, resets, sends_done, sends_failed, limit_failures, with_peer;
+    int accepted, eofs, resets, sends_done, sends_failed, limit_failures, with_peer, accept_failures;
     bool echo, close_on_recv;
     uint64_t last;
     size_t received;
@@ -96,22 +98,26 @@ static void on_sent(void *arg, void *user, int status)
 
 static void on_accept_failed(void *arg, int e)
 {
-    (void)arg;
-    (void)e;
+    assert_ptr_equal(arg, &env);
+    assert_int_equal(e, EMFILE);
+    env.accept_failures++;
 }
 
-static void turn(void) { uv_run(&env.loop, UV_RUN_NOWAIT); }
+static void turn(void)
+{
+    uv_run(&env.loop, UV_RUN_NOWAIT);
+}
 
 /* Turns the loop until the condition holds; it is evaluated once a turn, so it may read from a socket. */
-#define TURN_UNTIL(condition)                                                                             \
-    do {                                                                                                  \
-        bool held_ = false;                                                                               \
-        for (int turns_ = 0; turns_ < TURNS_MAX && !(held_ = (condition)); turns_++) {                    \
-            turn();                                                                                       \
-            if (turns_ > 50)                                                                              \
-                usleep(500);                                                                              \
-        }                                                                                                 \
-        assert_true(held_);                                                                               \
+#define TURN_UNTIL(condition)                                                          \
+    do {                                                                               \
+        bool held_ = false;                                                            \
+        for (int turns_ = 0; turns_ < TURNS_MAX && !(held_ = (condition)); turns_++) { \
+            turn();                                                                    \
+            if (turns_ > 50)                                                           \
+                usleep(500);                                                           \
+        }                                                                              \
+        assert_true(held_);                                                            \
     } while (0)
 
 static int listen_tcp(void)
@@ -130,7 +136,9 @@ static int listen_tcp(void)
 
 static int dial(void)
 {
-    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)env.port)};
+    struct sockaddr_in sa = {.sin_family = AF_INET,
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                             .sin_port = htons((uint16_t)env.port)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     assert_true(fd >= 0);
     int rc = connect(fd, (struct sockaddr *)&sa, sizeof sa);
@@ -169,10 +177,10 @@ static void env_teardown(void)
     assert_int_equal(atomic_load(&env.waiting), 0);
 }
 
-#define SETUP(state, max)                                                                                 \
-    do {                                                                                                  \
-        if (env_setup(*(enum transport_kind *)*(state), max) != 0)                                        \
-            skip();                                                                                       \
+#define SETUP(state, max)                                          \
+    do {                                                           \
+        if (env_setup(*(enum transport_kind *)*(state), max) != 0) \
+            skip();                                                \
     } while (0)
 
 static ssize_t read_some(int fd, char *buf, size_t n)
@@ -433,7 +441,9 @@ static void test_unlisten(void **state)
     TURN_UNTIL(env.accepted == 1);
     transport_unlisten(env.t, 5);
     transport_unlisten(env.t, 5);
-    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)env.port)};
+    struct sockaddr_in sa = {.sin_family = AF_INET,
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                             .sin_port = htons((uint16_t)env.port)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&sa, sizeof sa), -1);
     assert_int_equal(errno, ECONNREFUSED);
@@ -475,6 +485,36 @@ static void test_two_on_one_unix_listener(void **state)
     env_teardown();
 }
 
+/* Out of descriptors: said, not spun on, and over when there are some again. */
+static void test_no_descriptors(void **state)
+{
+    SETUP(state, INT64_MAX);
+    struct rlimit was, tight;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+    int fd = dial(); /* before the first turn: io_uring takes the limit down when an accept is submitted */
+    tight = was;
+    tight.rlim_cur = (rlim_t)fd + 1;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &tight), 0);
+    for (int i = 0; i < 200 && env.accept_failures == 0; i++) {
+        turn();
+        usleep(1000);
+    }
+    int failures = env.accept_failures;
+    for (int i = 0; i < 50; i++) { /* much less than the pause before the next try */
+        turn();
+        usleep(500);
+    }
+    int after = env.accept_failures;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
+    assert_true(failures >= 1);
+    assert_true(after - failures <= 1);
+    assert_int_equal(env.accepted, 0);
+    TURN_UNTIL(env.accepted == 1);
+    close(fd);
+    TURN_UNTIL(transport_count(env.t) == 0);
+    env_teardown();
+}
+
 static void test_free_with_everything_in_flight(void **state)
 {
     SETUP(state, INT64_MAX);
@@ -512,7 +552,10 @@ int run_transport_tests(void)
     static enum transport_kind kinds[] = {TRANSPORT_UV, TRANSPORT_URING};
     int failed = 0;
     for (size_t i = 0; i < 2; i++) {
-#define T(f) {#f, f, NULL, NULL, &kinds[i]}
+#define T(f)                         \
+    {                                \
+#f, f, NULL, NULL, &kinds[i] \
+    }
         const struct CMUnitTest tests[] = {
             T(test_echo),
             T(test_many_connections),
@@ -526,6 +569,7 @@ int run_transport_tests(void)
             T(test_close_in_callback),
             T(test_unlisten),
             T(test_two_on_one_unix_listener),
+            T(test_no_descriptors),
             T(test_free_with_everything_in_flight),
             T(test_choose),
         };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
-/* The timer wheel against a plain list of due times: never early, at most one tick late, each exactly once. */
+/* The timer wheel against a plain list of due times: never early, at most one tick late, each exactly once.
+ */
 #include "test_loop.h"
 #include "chappe/loop.h"
 #include "chappe/map.h"
@@ -13,6 +14,14 @@ struct probe {
 };
 static int64_t now_ms;
 static struct wheel *wheel_under_test;
+
+/* The same numbers in every run. */
+static uint32_t lcg_state;
+static int64_t lcg_below(uint32_t n)
+{
+    lcg_state = lcg_state * 1664525u + 1013904223u;
+    return (lcg_state >> 8) % n;
+}
 
 static void on_fire(void *arg, struct wheel_timer *t)
 {
@@ -34,12 +43,12 @@ static void test_never_early_once(void **state)
         int fired = 0;
         now_ms = starts[k];
         wheel_init(w, now_ms);
-        srand(7 + (unsigned)k);
+        lcg_state = 7 + (uint32_t)k;
         for (int i = 0; i < N; i++) /* up to three turns of the wheel */
-            wheel_set(w, &probes[i].t, now_ms + rand() % 200000);
+            wheel_set(w, &probes[i].t, now_ms + lcg_below(200000));
         int64_t end = now_ms + 200000 + WHEEL_TICK_MS;
         while (now_ms < end) {
-            now_ms += 1 + rand() % 50;
+            now_ms += 1 + lcg_below(50);
             wheel_advance(w, now_ms, on_fire, &fired);
         }
         assert_int_equal(fired, N);
