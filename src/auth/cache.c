@@ -106,11 +106,14 @@ void cache_drop_entry(struct cache *c, struct centry *e)
         return;
     if (smap_get(&c->by_key, e->key) == e)
         smap_del(&c->by_key, e->key);
+    enum centry_state was = e->state;
     centry_leave(c, e);
-    if (e->busy)
+    if (e->busy) {
         e->doomed = true;
-    else
+        e->state = was; /* those who still wait for it are to read what the first one read */
+    } else {
         centry_free(c, e);
+    }
 }
 
 void cache_drop(struct cache *c, struct str key)

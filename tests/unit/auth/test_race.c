@@ -175,6 +175,46 @@ static void device_against_deletion(void **state)
     }
 }
 
+/* The first of several who wait for one answer invalidates it, and asks again, while it is being handed out.
+ */
+static struct fix *nested_fix;
+static struct outcome nested[3];
+static int nested_calls;
+
+static void nested_done(void *arg, struct requester *r, const struct auth_error *e)
+{
+    (void)arg;
+    assert_null(e);
+    assert_true(str_eq(r->device_id, STR("ALICE")));
+    row(nested_fix, "get_user_by_access_token", "syt_alice", NULL);
+    if (nested_calls < 3)
+        ask_token(nested_fix, "syt_alice", &nested[nested_calls]);
+    nested_calls++;
+    assert_true(str_eq(r->user_id, STR("@alice:hs.test"))); /* ours, whatever became of the entry */
+    requester_unref(&r);
+}
+
+static void invalidated_while_handed_out(void **state)
+{
+    struct fix *f = nested_fix = fix_new(NULL);
+    struct http_req req = {.authorization = STR("Bearer syt_alice"), .authorization_count = 1};
+
+    (void)state;
+    nested_calls = 0;
+    req.arena = arena_new(65536);
+    for (int i = 0; i < 3; i++)
+        auth_request(f->auth, &req, true, nested_done, NULL);
+    arena_free(&req.arena);
+    fix_pump(f);
+    fix_pump(f);
+    assert_int_equal(nested_calls, 3);
+    for (size_t i = 0; i < 3; i++) {
+        assert_accepted(&nested[i], "@alice:hs.test", "ALICE", "nested");
+        outcome_free(&nested[i]);
+    }
+    fix_free(&f);
+}
+
 int run_race(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -184,6 +224,7 @@ int run_race(void)
         cmocka_unit_test(endless_rows),
         cmocka_unit_test(check_against_rows),
         cmocka_unit_test(device_against_deletion),
+        cmocka_unit_test(invalidated_while_handed_out),
     };
 
     return cmocka_run_group_tests_name("auth: races", tests, NULL, NULL);
