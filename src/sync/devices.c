@@ -44,6 +44,8 @@ static void member_seen(struct sync_run *run, const struct event *ev)
 /* Derived from the response itself, as in Synapse: state, then timeline, of the joined rooms in it. */
 void run_user_changes(struct sync_run *run)
 {
+    if (!run->has_since)
+        return;
     for (const struct room_entry *en = run->emitted; en; en = en->next) {
         if (en->type != ENTRY_JOINED)
             continue;

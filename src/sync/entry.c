@@ -244,8 +244,13 @@ static void do_entry(struct sync_run *run, struct room_entry *en)
     emit(run, en);
 }
 
+/* Rooms that are new to the client come last: they empty its lazy-loading cache, from which the others are still served. */
 void run_entries(struct sync_run *run)
 {
-    for (struct room_entry *en = run->entries; en; en = en->next)
-        do_entry(run, en);
+    for (int pass = 0; pass < 2; pass++) {
+        for (struct room_entry *en = run->entries; en; en = en->next) {
+            if (en->has_since == (pass == 0))
+                do_entry(run, en);
+        }
+    }
 }

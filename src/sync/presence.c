@@ -83,7 +83,7 @@ static void add_newcomers(struct collect *c)
     struct sync_run *run = c->run;
     for (size_t i = 0; i < run->newly_joined_rooms.v.n; i++) {
         struct room *r = model_room(run->m, run->newly_joined_rooms.v.v[i]);
-        if (!run_is_joined(run, r->room_id) || !run_have(run, model_room_state(run->m, r)))
+        if (!run_have(run, model_room_state(run->m, r)))
             continue;
         size_t it = 0;
         for (struct member *mb; (mb = smap_next(&r->members, &it));) {
