@@ -433,6 +433,7 @@ void feed_pair_fetched(struct feed *f, struct feed_pair *p, struct feed_fetch *q
         feed_fetch_start(f, p, p->received, q->hi);
         p->fetch->epoch = epoch;
         p->fetch->filled = filled;
+        feed_burst_end(f); /* a long gap goes out in portions */
         return;
     }
     checked(f, p, epoch);

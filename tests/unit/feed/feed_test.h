@@ -59,10 +59,12 @@ void turns(struct fix *x, int ms);
 #define until(x, cond)                                                                                    \
     do {                                                                                                  \
         int64_t end_ = clock_mono_ms() + 8000;                                                            \
-        while (!(cond) && clock_mono_ms() < end_)                                                         \
+        bool met_ = false;                                                                                \
+        while (!(met_ = (cond)) && clock_mono_ms() < end_)                                                \
             turns((x), 2);                                                                                \
-        if (!(cond))                                                                                      \
-            fail_msg("%s:%d: not within 8 s: %s; seen: %.*s", __FILE__, __LINE__, #cond, STR_ARG(buf_str(&(x)->seen)));     \
+        if (!met_)                                                                                        \
+            fail_msg("%s:%d: not within 8 s: %s; seen: %.*s", __FILE__, __LINE__, #cond,                  \
+                     STR_ARG(buf_str(&(x)->seen)));                                                       \
     } while (0)
 bool seen_has(struct fix *x, const char *part);
 
