@@ -64,6 +64,10 @@ void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_d
 void auth_check_blocking(struct auth *a, struct requester *r,
                          void (*done)(void *arg, const struct auth_error *e), void *arg);
 
+/* Forgets every pending auth_request and auth_check_blocking with this arg: done is not called any more. For
+ * a caller whose arg goes away first. Costs a walk over what is pending; none pending is fine. */
+void auth_cancel(struct auth *a, const void *arg);
+
 /* While a request is parked, a watch ends it when its token stops being good. */
 struct auth_watch {
     struct list by_user; /* with its requester's other watches */

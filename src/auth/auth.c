@@ -224,7 +224,9 @@ static void op_end(struct auth_op *op, struct requester *r, const struct auth_er
     }
     char *text = op->text;
     struct auth_op *heap = op->on_heap ? op : NULL;
-    if (op->blocking_done) {
+    if (op->cancelled) {
+        requester_unref(&r);
+    } else if (op->blocking_done) {
         requester_unref(&r);
         op->blocking_done(op->arg, e);
     } else {
@@ -334,6 +336,19 @@ void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_d
         return;
     }
     op.run(&op);
+}
+
+void auth_cancel(struct auth *a, const void *arg)
+{
+    struct auth_op *op;
+
+    list_each(op, &a->ops, struct auth_op, all) {
+        if (op->arg != arg)
+            continue;
+        op->cancelled = true;
+        list_del(&op->wait.node);
+        op_unavailable(op, "cancelled"); /* calls nobody: the list stays as it is but for this one */
+    }
 }
 
 /* ---- asking for one fact */

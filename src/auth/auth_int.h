@@ -143,7 +143,7 @@ struct auth_op {
     void *arg;
     struct str token, ip, user_agent; /* of the request; own copies once parked */
     bool on_heap, token_decoded;      /* token_decoded: a copy in the request's arena, to be overwritten */
-    bool allow_guest;
+    bool allow_guest, cancelled;
     uint64_t key[4];
     int64_t deadline_ms;
     struct auth_wait wait;

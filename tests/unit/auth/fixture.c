@@ -92,6 +92,14 @@ static size_t elements(char *p, char **out, size_t max)
     return n;
 }
 
+static int64_t number(const char *text)
+{
+    int64_t n;
+
+    assert_int_equal(str_to_i64(str_of(text), &n), 0);
+    return n;
+}
+
 static const struct db_user *user_of(const struct fix *f, const char *name)
 {
     for (size_t i = 0; i < 16; i++)
@@ -106,7 +114,7 @@ static void answer_tokens(struct fix *f, struct cells *c, char **v, size_t n, bo
     for (size_t i = 0; i < n; i++) {
         for (size_t k = 0; k < 16; k++) {
             const struct db_token *t = &f->tokens[k];
-            if (!t->token || t->gone || (by_id ? t->id != atoll(v[i]) : strcmp(t->token, v[i]) != 0))
+            if (!t->token || t->gone || (by_id ? t->id != number(v[i]) : strcmp(t->token, v[i]) != 0))
                 continue;
             const struct db_user *u = user_of(f, t->puppets ? t->puppets : t->user);
             if (!u)
@@ -193,7 +201,7 @@ static void answer_used(struct fix *f, struct cells *c, char **v, size_t n)
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < 16; k++) {
             struct db_token *t = &f->tokens[k];
-            if (!t->token || t->gone || t->id != atoll(v[i]))
+            if (!t->token || t->gone || t->id != number(v[i]))
                 continue;
             t->used = true;
             c->row++;

@@ -74,12 +74,14 @@ static void sql(const char *text)
     PQfinish(c);
 }
 
-static long long sql_number(const char *text)
+static int64_t sql_number(const char *text)
 {
     PGconn *c = PQconnectdb(conninfo);
     PGresult *r = PQexec(c, text);
-    long long n = PQntuples(r) ? atoll(PQgetvalue(r, 0, 0)) : -1;
+    int64_t n = -1;
 
+    if (PQntuples(r))
+        assert_int_equal(str_to_i64(str_of(PQgetvalue(r, 0, 0)), &n), 0);
     PQclear(r);
     PQfinish(c);
     return n;

@@ -450,6 +450,28 @@ static void too_many_wait(void **state)
     fix_free(&f);
 }
 
+static void cancelled_means_not_called(void **state)
+{
+    struct fix *f = fix_new(NULL);
+    struct outcome o[3];
+
+    (void)state;
+    ask_token(f, "syt_bob", &o[0]);
+    fix_pump_once(f); /* sent */
+    ask_token(f, "syt_bob", &o[1]);
+    ask_token(f, "now", &o[2]); /* nobody else wants that one */
+    auth_cancel(f->auth, &o[0]);
+    auth_cancel(f->auth, &o[2]);
+    auth_cancel(f->auth, &o[2]);
+    fix_pump(f);
+    assert_int_equal(o[0].calls + o[2].calls, 0);
+    assert_accepted(&o[1], "@bob:hs.test", "BOB", "the other one");
+    outcome_free(&o[1]);
+    assert_int_equal(f->rows_asked[SQL_auth_tokens], 1);
+    assert_int_equal(f->auth->ops_n, 0);
+    fix_free(&f);
+}
+
 static void stopping_answers_everybody(void **state)
 {
     struct fix *f = fix_new(NULL);
@@ -494,6 +516,7 @@ int run_internal_tests(void)
         cmocka_unit_test(user_ip),
         cmocka_unit_test(a_broken_database_is_no_401),
         cmocka_unit_test(too_many_wait),
+        cmocka_unit_test(cancelled_means_not_called),
         cmocka_unit_test(stopping_answers_everybody),
     };
 

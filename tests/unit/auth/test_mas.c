@@ -35,104 +35,105 @@ static void reply(struct fix *f, const char *body)
 #define A85  "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 #define A255 A85 A85 A85
 
+#define CLAIM(text) 500, "M_FORBIDDEN", text, -1
+static const struct {
+    const char *body;
+    const char *user, *device;
+    int status;
+    const char *errcode, *error;
+    int soft;
+} decision_rows[] = {
+    {"{" ALICE "}", "@alice:hs.test", "ALICE", 0, NULL, NULL, 0},
+    {"{" ALICE ",\"expires_in\":300,\"sub\":\"01H\",\"more\":[1,{}]}", "@alice:hs.test", "ALICE", 0, NULL,
+     NULL, 0},
+    {"{" ALICE ",\"expires_in\":null,\"sub\":null,\"device_id\":null}", "@alice:hs.test", "ALICE", 0, NULL,
+     NULL, 0},
+    {"{" ALICE ",\"expires_in\":99999999999999999999999}", "@alice:hs.test", "ALICE", 0, NULL, NULL, 0},
+    {"{" ALICE ",\"expires_in\":9223372036854775807}", "@alice:hs.test", "ALICE", 0, NULL, NULL, 0},
+    {"{" ALICE ",\"expires_in\":0}", NULL, NULL, INACTIVE},
+    {"{" ALICE ",\"expires_in\":-5}", NULL, NULL, INACTIVE},
+    {"{" ALICE ",\"expires_in\":-99999999999999999999999}", NULL, NULL, INACTIVE},
+    {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" OLD_API "\"}", "@alice:hs.test", NULL, 0, NULL,
+     NULL, 0},
+    {"{\"active\":true,\"username\":\"alice\",\"scope\":\"  openid  " API "  \"}", "@alice:hs.test", NULL, 0,
+     NULL, NULL, 0},
+    {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API
+     " urn:matrix:org.matrix.msc2967.client:device:ALICE urn:matrix:client:device:ALICE\"}",
+     "@alice:hs.test", "ALICE", 0, NULL, NULL, 0},
+    {"{\"active\":true,\"username\":\"bob\",\"scope\":\"" API
+     " urn:matrix:client:device:X\",\"device_id\":\"BOB\"}",
+     "@bob:hs.test", "BOB", 0, NULL, NULL, 0},
+    {"{\"active\":true,\"username\":\"locked\",\"scope\":\"" API "\"}", "@locked:hs.test", NULL, 0, NULL,
+     NULL, 0}, /* not looked at */
+    {"{\"active\":true,\"username\":\"guest\",\"scope\":\"" API "\"}", "@guest:hs.test", NULL, 0, NULL, NULL,
+     0},
+    {"{\"active\":false}", NULL, NULL, INACTIVE},
+    {"{\"active\":false,\"username\":\"alice\",\"scope\":\"" API "\"}", NULL, NULL, INACTIVE},
+    {"{\"active\":true}", NULL, NULL, 401, "M_UNKNOWN_TOKEN",
+     "Token doesn't grant access to the Matrix C-S API", 0},
+    {"{\"active\":true,\"username\":\"alice\",\"scope\":\"openid " API "x\"}", NULL, NULL, 401,
+     "M_UNKNOWN_TOKEN", "Token doesn't grant access to the Matrix C-S API", 0},
+    {"{\"active\":true,\"scope\":\"" API "\"}", NULL, NULL,
+     CLAIM("Invalid username claim in the introspection result")},
+    {"{\"active\":true,\"username\":null,\"scope\":\"" API "\"}", NULL, NULL,
+     CLAIM("Invalid username claim in the introspection result")},
+    {"{\"active\":true,\"username\":\"nobody\",\"scope\":\"" API "\"}", NULL, NULL, CLAIM("User not found")},
+    {"{\"active\":true,\"username\":\"a\\u0000b\",\"scope\":\"" API "\"}", NULL, NULL,
+     CLAIM("User not found")},
+    {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API
+     " urn:matrix:client:device:A urn:matrix:client:device:B\"}",
+     NULL, NULL, CLAIM("Multiple device IDs in scope")},
+    {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API " urn:matrix:client:device:\"}", NULL, NULL,
+     CLAIM("Invalid device ID in introspection result")},
+    {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API "\",\"device_id\":\"\"}", NULL, NULL,
+     CLAIM("Invalid device ID in introspection result")},
+    {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API "\",\"device_id\":\"" A255 "a\"}", NULL, NULL,
+     CLAIM("Invalid device ID in introspection result")},
+    {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API "\",\"device_id\":\"" A255 "\"}", NULL, NULL,
+     INACTIVE}, /* no such device */
+    {"{\"active\":true,\"username\":\"bob\",\"scope\":\"" API "\",\"device_id\":\"ALICE\"}", NULL, NULL,
+     INACTIVE},
+    /* not an introspection response */
+    {"", NULL, NULL, DOWN},
+    {"null", NULL, NULL, DOWN},
+    {"[]", NULL, NULL, DOWN},
+    {"{}", NULL, NULL, DOWN},
+    {"{\"active\":true", NULL, NULL, DOWN},
+    {"{\"active\":1}", NULL, NULL, DOWN},
+    {"{\"active\":\"true\"}", NULL, NULL, DOWN},
+    {"{\"active\":null}", NULL, NULL, DOWN},
+    {"{\"active\":true,\"scope\":[]}", NULL, NULL, DOWN},
+    {"{\"active\":true,\"username\":1}", NULL, NULL, DOWN},
+    {"{\"active\":true,\"sub\":1}", NULL, NULL, DOWN},
+    {"{\"active\":true,\"device_id\":{}}", NULL, NULL, DOWN},
+    {"{\"active\":true,\"expires_in\":1.5}", NULL, NULL, DOWN},
+    {"{\"active\":true,\"expires_in\":\"60\"}", NULL, NULL, DOWN},
+    {"{\"active\":true,\"expires_in\":true}", NULL, NULL, DOWN},
+    {"<html>", NULL, NULL, DOWN},
+};
+
 static void decisions(void **state)
 {
-#define CLAIM(text) 500, "M_FORBIDDEN", text, -1
-    static const struct {
-        const char *body;
-        const char *user, *device;
-        int status;
-        const char *errcode, *error;
-        int soft;
-    } rows[] = {
-        {"{" ALICE "}", "@alice:hs.test", "ALICE", 0, NULL, NULL, 0},
-        {"{" ALICE ",\"expires_in\":300,\"sub\":\"01H\",\"more\":[1,{}]}", "@alice:hs.test", "ALICE", 0, NULL,
-         NULL, 0},
-        {"{" ALICE ",\"expires_in\":null,\"sub\":null,\"device_id\":null}", "@alice:hs.test", "ALICE", 0,
-         NULL, NULL, 0},
-        {"{" ALICE ",\"expires_in\":99999999999999999999999}", "@alice:hs.test", "ALICE", 0, NULL, NULL, 0},
-        {"{" ALICE ",\"expires_in\":9223372036854775807}", "@alice:hs.test", "ALICE", 0, NULL, NULL, 0},
-        {"{" ALICE ",\"expires_in\":0}", NULL, NULL, INACTIVE},
-        {"{" ALICE ",\"expires_in\":-5}", NULL, NULL, INACTIVE},
-        {"{" ALICE ",\"expires_in\":-99999999999999999999999}", NULL, NULL, INACTIVE},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" OLD_API "\"}", "@alice:hs.test", NULL, 0,
-         NULL, NULL, 0},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"  openid  " API "  \"}", "@alice:hs.test", NULL,
-         0, NULL, NULL, 0},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API
-         " urn:matrix:org.matrix.msc2967.client:device:ALICE urn:matrix:client:device:ALICE\"}",
-         "@alice:hs.test", "ALICE", 0, NULL, NULL, 0},
-        {"{\"active\":true,\"username\":\"bob\",\"scope\":\"" API
-         " urn:matrix:client:device:X\",\"device_id\":\"BOB\"}",
-         "@bob:hs.test", "BOB", 0, NULL, NULL, 0},
-        {"{\"active\":true,\"username\":\"locked\",\"scope\":\"" API "\"}", "@locked:hs.test", NULL, 0, NULL,
-         NULL, 0}, /* not looked at */
-        {"{\"active\":true,\"username\":\"guest\",\"scope\":\"" API "\"}", "@guest:hs.test", NULL, 0, NULL,
-         NULL, 0},
-        {"{\"active\":false}", NULL, NULL, INACTIVE},
-        {"{\"active\":false,\"username\":\"alice\",\"scope\":\"" API "\"}", NULL, NULL, INACTIVE},
-        {"{\"active\":true}", NULL, NULL, 401, "M_UNKNOWN_TOKEN",
-         "Token doesn't grant access to the Matrix C-S API", 0},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"openid " API "x\"}", NULL, NULL, 401,
-         "M_UNKNOWN_TOKEN", "Token doesn't grant access to the Matrix C-S API", 0},
-        {"{\"active\":true,\"scope\":\"" API "\"}", NULL, NULL,
-         CLAIM("Invalid username claim in the introspection result")},
-        {"{\"active\":true,\"username\":null,\"scope\":\"" API "\"}", NULL, NULL,
-         CLAIM("Invalid username claim in the introspection result")},
-        {"{\"active\":true,\"username\":\"nobody\",\"scope\":\"" API "\"}", NULL, NULL,
-         CLAIM("User not found")},
-        {"{\"active\":true,\"username\":\"a\\u0000b\",\"scope\":\"" API "\"}", NULL, NULL,
-         CLAIM("User not found")},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API
-         " urn:matrix:client:device:A urn:matrix:client:device:B\"}",
-         NULL, NULL, CLAIM("Multiple device IDs in scope")},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API " urn:matrix:client:device:\"}", NULL,
-         NULL, CLAIM("Invalid device ID in introspection result")},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API "\",\"device_id\":\"\"}", NULL, NULL,
-         CLAIM("Invalid device ID in introspection result")},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API "\",\"device_id\":\"" A255 "a\"}", NULL,
-         NULL, CLAIM("Invalid device ID in introspection result")},
-        {"{\"active\":true,\"username\":\"alice\",\"scope\":\"" API "\",\"device_id\":\"" A255 "\"}", NULL,
-         NULL, INACTIVE}, /* no such device */
-        {"{\"active\":true,\"username\":\"bob\",\"scope\":\"" API "\",\"device_id\":\"ALICE\"}", NULL, NULL,
-         INACTIVE},
-        /* not an introspection response */
-        {"", NULL, NULL, DOWN},
-        {"null", NULL, NULL, DOWN},
-        {"[]", NULL, NULL, DOWN},
-        {"{}", NULL, NULL, DOWN},
-        {"{\"active\":true", NULL, NULL, DOWN},
-        {"{\"active\":1}", NULL, NULL, DOWN},
-        {"{\"active\":\"true\"}", NULL, NULL, DOWN},
-        {"{\"active\":null}", NULL, NULL, DOWN},
-        {"{\"active\":true,\"scope\":[]}", NULL, NULL, DOWN},
-        {"{\"active\":true,\"username\":1}", NULL, NULL, DOWN},
-        {"{\"active\":true,\"sub\":1}", NULL, NULL, DOWN},
-        {"{\"active\":true,\"device_id\":{}}", NULL, NULL, DOWN},
-        {"{\"active\":true,\"expires_in\":1.5}", NULL, NULL, DOWN},
-        {"{\"active\":true,\"expires_in\":\"60\"}", NULL, NULL, DOWN},
-        {"{\"active\":true,\"expires_in\":true}", NULL, NULL, DOWN},
-        {"<html>", NULL, NULL, DOWN},
-    };
     struct fix *f = fix_new(with_mas);
     char token[32];
 
     (void)state;
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        reply(f, rows[i].body);
+    for (size_t i = 0; i < sizeof decision_rows / sizeof *decision_rows; i++) {
+        reply(f, decision_rows[i].body);
         f->ips_n = 0;
         snprintf(token, sizeof token, "mat_%zu", i);
         char header[64];
         snprintf(header, sizeof header, "Bearer %s", token);
         struct outcome o = asked(f, &(struct ask){.authorization = header, .no_guests = true});
-        if (rows[i].user)
-            assert_accepted(&o, rows[i].user, rows[i].device, rows[i].body);
+        if (decision_rows[i].user)
+            assert_accepted(&o, decision_rows[i].user, decision_rows[i].device, decision_rows[i].body);
         else
-            assert_refused(&o, rows[i].status, rows[i].errcode, rows[i].error, rows[i].soft, rows[i].body);
-        assert_int_equal(f->ips_n, rows[i].user != NULL);
+            assert_refused(&o, decision_rows[i].status, decision_rows[i].errcode, decision_rows[i].error,
+                           decision_rows[i].soft, decision_rows[i].body);
+        assert_int_equal(f->ips_n, decision_rows[i].user != NULL);
         outcome_free(&o);
     }
-    assert_int_equal(f->introspections, sizeof rows / sizeof *rows);
+    assert_int_equal(f->introspections, sizeof decision_rows / sizeof *decision_rows);
     assert_int_equal(f->statements[SQL_auth_tokens], 0);
     fix_free(&f);
 }
