@@ -214,7 +214,7 @@ void redis_conn_stop(struct redis_conn **cp)
 static void link_drop(struct redis_conn *c, const char *why)
 {
     bool was_up = c->state == LINK_READY;
-    int pause = (int)(c->backoff_ms * (0.75 + 0.5 * rng_unit()));
+    int pause = (int)(c->backoff_ms * (0.5 + 0.5 * rng_unit()));
 
     if (c->state == LINK_STOPPED || c->state == LINK_WAITING)
         return;
