@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Filling gaps: reads (lo, hi] of one writer of one stream from the tables the stream is made of (typing has none and
- * is asked for over the replication HTTP API). One statement per stream; a statement may be the union of several
- * tables ("parts"), each bounded WITH TIES so that a token is never cut in two. When a part comes back full, only what
- * lies up to its last token is known to be complete, and the rest is asked for again from there.
+ * Filling gaps: reads (lo, hi] of one writer of one stream from the tables the stream is made of (typing has
+ * none and is asked for over the replication HTTP API). One statement per stream; a statement may be the
+ * union of several tables ("parts"), each bounded WITH TIES so that a token is never cut in two. When a part
+ * comes back full, only what lies up to its last token is known to be complete, and the rest is asked for
+ * again from there.
  *
- * A fetch never fails: it waits for the database or the peer with a growing pause, and its pair waits with it.
+ * A fetch never fails: it waits for the database or the peer with a growing pause, and its pair waits with
+ * it.
  *
- * The same file holds the safety net for lost publishes: RDATA says that there are rows, stream_positions says where
- * each writer stands; a writer that stays ahead of what we received is treated as if it had announced that position.
+ * The same file holds the safety net for lost publishes: RDATA says that there are rows, stream_positions
+ * says where each writer stands; a writer that stays ahead of what we received is treated as if it had
+ * announced that position.
  */
 #include "chappe/clock.h"
 #include "chappe/log.h"
@@ -134,7 +137,8 @@ static void caches_read(struct feed_fetch *q, const struct pg_result *r, int i, 
     v = arena_try_alloc(q->arena, sizeof *v * (j->count + 1));
     if (!v)
         return;
-    json_each(e, j) v[n++] = e->type == JSON_STRING ? (e->s.p ? e->s : STR("")) : STR_ABSENT;
+    json_each(e, j)
+        v[n++] = e->type == JSON_STRING ? (e->s.p ? e->s : STR("")) : STR_ABSENT;
     row->cache.keys = v;
     row->cache.keys_count = n;
     row->cache.all = false;
@@ -209,11 +213,14 @@ void feed_fetch_done(struct feed_fetch *q, int err)
         fetch_free(q);
         return;
     }
-    q->retry_at_ms = err == -ERR_SHUTDOWN ? INT64_MAX : clock_mono_ms() + (int64_t)(q->backoff_ms * (0.75 + 0.5 * rng_unit()));
+    q->retry_at_ms = err == -ERR_SHUTDOWN
+                         ? INT64_MAX
+                         : clock_mono_ms() + (int64_t)(q->backoff_ms * (0.75 + 0.5 * rng_unit()));
     if (q->backoff_ms == f->t.fetch_backoff_min_ms && err != -ERR_SHUTDOWN)
-        log_warning(FEED_LOG, "%s of %.*s: what was missed cannot be read now (%s); trying again", stream_name(q->s),
-                    STR_ARG(q->pair->name), err_text(err));
-    q->backoff_ms = q->backoff_ms * 2 < f->t.fetch_backoff_max_ms ? q->backoff_ms * 2 : f->t.fetch_backoff_max_ms;
+        log_warning(FEED_LOG, "%s of %.*s: what was missed cannot be read now (%s); trying again",
+                    stream_name(q->s), STR_ARG(q->pair->name), err_text(err));
+    q->backoff_ms =
+        q->backoff_ms * 2 < f->t.fetch_backoff_max_ms ? q->backoff_ms * 2 : f->t.fetch_backoff_max_ms;
 }
 
 void feed_fetch_tick(struct feed *f)
@@ -307,7 +314,8 @@ static int updates_read(struct feed_fetch *q, struct str body)
         struct feed_row row;
         int64_t token = 0;
 
-        if (!json_is_array(u) || !json_int(u->child, &token) || row_parse(q->arena, q->s, u->child->next, &row) != 0)
+        if (!json_is_array(u) || !json_int(u->child, &token) ||
+            row_parse(q->arena, q->s, u->child->next, &row) != 0)
             metric_add_l(M_feed_bad, "row", 1);
         else
             feed_fetch_add(q, token, &row);
@@ -328,7 +336,8 @@ static void on_updates(void *arg, const struct httpc_res *res)
 
     if (q->f && !err) {
         if (res->status == 500 && q->backoff_ms == q->f->t.fetch_backoff_min_ms)
-            log_error(FEED_LOG, "%.*s answered 500 to get_repl_stream_updates: is worker_replication_secret the same?",
+            log_error(FEED_LOG,
+                      "%.*s answered 500 to get_repl_stream_updates: is worker_replication_secret the same?",
                       STR_ARG(q->pair->name));
         err = res->status == 200 ? updates_read(q, res->body) : -ERR_PROTOCOL;
     }
@@ -355,7 +364,8 @@ static void fetch_updates(struct feed_fetch *q)
         buf_fini(&auth);
         return;
     }
-    buf_printf(&url, "/%s/%s?from_token=%lld&upto_token=%lld", stream_name(q->s), txn, (long long)q->lo, (long long)q->hi);
+    buf_printf(&url, "/%s/%s?from_token=%lld&upto_token=%lld", stream_name(q->s), txn, (long long)q->lo,
+               (long long)q->hi);
     if (cfg->replication_secret.n) {
         buf_put(&auth, STR("Bearer "));
         buf_put(&auth, cfg->replication_secret);
@@ -380,7 +390,8 @@ static void fetch_real(struct feed_fetch *q)
 
 /* ---- the safety net ---- */
 
-void feed_positions_row(struct feed *f, struct str stream, struct str instance, int64_t stream_id, bool at_once)
+void feed_positions_row(struct feed *f, struct str stream, struct str instance, int64_t stream_id,
+                        bool at_once)
 {
     struct feed_pair *p = NULL;
     int64_t id = stream_id < 0 ? -stream_id : stream_id;
@@ -400,8 +411,8 @@ void feed_positions_row(struct feed *f, struct str stream, struct str instance, 
     }
     p->db_ahead = 0;
     if (!at_once && p->s != STREAM_QUARANTINED_MEDIA) /* which not every writer announces */
-        log_warning(FEED_LOG, "%s of %.*s: position %lld was never announced here", stream_name(p->s), STR_ARG(p->name),
-                    (long long)id);
+        log_warning(FEED_LOG, "%s of %.*s: position %lld was never announced here", stream_name(p->s),
+                    STR_ARG(p->name), (long long)id);
     feed_pair_position(f, p, id, id);
 }
 

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * One replication line. A Redis message is one command: a name, a space, fields separated by single spaces, and for
- * RDATA a rest that is JSON and may itself contain spaces. Nothing is copied: slices point into the message.
+ * One replication line. A Redis message is one command: a name, a space, fields separated by single spaces,
+ * and for RDATA a rest that is JSON and may itself contain spaces. Nothing is copied: slices point into the
+ * message.
  *
- * A line that cannot be read still tells as much as could be read (command, stream, instance), so that the caller can
- * have that writer checked for a gap instead of losing what the line meant to say.
+ * A line that cannot be read still tells as much as could be read (command, stream, instance), so that the
+ * caller can have that writer checked for a gap instead of losing what the line meant to say.
  */
 #include "feed_int.h"
 
@@ -74,7 +75,8 @@ static int parse_position(struct str rest, struct repl_line *out)
 {
     struct str prev, next;
 
-    if (!field(&rest, &out->stream) || !field(&rest, &out->instance) || !field(&rest, &prev) || !field(&rest, &next))
+    if (!field(&rest, &out->stream) || !field(&rest, &out->instance) || !field(&rest, &prev) ||
+        !field(&rest, &next))
         return -ERR_PARSE; /* more fields may follow one day */
     return token_read(prev, &out->prev) != 0 || token_read(next, &out->next) != 0 ? -ERR_PARSE : 0;
 }

@@ -5,13 +5,13 @@
  *   SUBSCRIBE is confirmed and the outbound connection is up
  *     → USER_SYNC start for every syncing device → REPLICATE → each writer answers with its POSITIONs
  *     → each (stream, writer) is checked for a gap and caught up → LIVE.
- * SUBSCRIBE must stand before REPLICATE: the answers would be missed otherwise. LIVE waits for all configured writers,
- * but not for ever: one that is away must not keep the others' clients waiting, and what its positions do not cover is
- * not answered from anyway.
+ * SUBSCRIBE must stand before REPLICATE: the answers would be missed otherwise. LIVE waits for all configured
+ * writers, but not for ever: one that is away must not keep the others' clients waiting, and what its
+ * positions do not cover is not answered from anyway.
  *
- * Everything that waits has one clock: a tick (once a second) drives retries, the safety net, presence and the limit on
- * waiting for LIVE. On stop, handles are closed by the loop, and the struct goes with the last of them; requests to
- * PostgreSQL and peers that are still under way find that the feed is gone.
+ * Everything that waits has one clock: a tick (once a second) drives retries, the safety net, presence and
+ * the limit on waiting for LIVE. On stop, handles are closed by the loop, and the struct goes with the last
+ * of them; requests to PostgreSQL and peers that are still under way find that the feed is gone.
  */
 #include "chappe/clock.h"
 #include "chappe/log.h"
@@ -73,7 +73,8 @@ void feed_check_live(struct feed *f)
     if (missing && clock_mono_ms() - f->handshake_at_ms < f->t.live_wait_ms)
         return;
     if (missing)
-        log_warning(FEED_LOG, "%zu streams of configured writers have not been announced or caught up yet", missing);
+        log_warning(FEED_LOG, "%zu streams of configured writers have not been announced or caught up yet",
+                    missing);
     f->lost_at_ms = 0;
     set_state(f, FEED_LIVE);
 }
@@ -98,7 +99,8 @@ static void outage_check(struct feed *f)
 
     if (away <= f->cfg->feed_outage_flush_ms)
         return;
-    log_warning(FEED_LOG, "replication was away for %lld s: dropping everything cached", (long long)(away / 1000));
+    log_warning(FEED_LOG, "replication was away for %lld s: dropping everything cached",
+                (long long)(away / 1000));
     f->sink.flush(f->sink.arg, STREAM_CACHES);
 }
 
@@ -215,7 +217,8 @@ static void own_name(struct feed *f, const struct repl_line *l)
     if (l->cmd != REPL_RDATA || (f->own_name_logged_ms && now - f->own_name_logged_ms < OWN_NAME_LOG_MS))
         return;
     f->own_name_logged_ms = now;
-    log_error(FEED_LOG, "another process writes under our worker_name %.*s (stream %.*s): names must be unique",
+    log_error(FEED_LOG,
+              "another process writes under our worker_name %.*s (stream %.*s): names must be unique",
               STR_ARG(f->cfg->worker_name), STR_ARG(l->stream));
 }
 
@@ -320,7 +323,8 @@ static void on_tick_closed(uv_handle_t *h)
 }
 
 struct feed *feed_new(uv_loop_t *loop, const struct config *cfg, struct pg *pg, struct httpc *httpc,
-                      const struct feed_sink *sink, const struct feed_source *src, const struct feed_tuning *t)
+                      const struct feed_sink *sink, const struct feed_source *src,
+                      const struct feed_tuning *t)
 {
     struct feed *f = xcalloc(1, sizeof *f);
 
@@ -389,8 +393,8 @@ int feed_connect(struct feed *f, struct err *e)
     return 0;
 }
 
-int feed_start(struct feed **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg, struct httpc *httpc,
-               const struct feed_sink *sink, struct err *e)
+int feed_start(struct feed **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg,
+               struct httpc *httpc, const struct feed_sink *sink, struct err *e)
 {
     struct feed *f = feed_new(loop, cfg, pg, httpc, sink, &feed_source_real, &feed_tuning_default);
     int err = feed_load(f, e);

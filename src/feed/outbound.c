@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * What we publish, apart from presence: commands on the server's channel, USER_IP on its sub-channel, and addresses
- * of the replication HTTP API.
+ * What we publish, apart from presence: commands on the server's channel, USER_IP on its sub-channel, and
+ * addresses of the replication HTTP API.
  *
- * USER_IP is said once per 120 s and (user, token, ip), as synapse.storage.databases.main.client_ips does; who was
- * seen is remembered by a keyed hash, so no token stays in memory here. 50,000 entries, least recently sent first out.
+ * USER_IP is said once per 120 s and (user, token, ip), as synapse.storage.databases.main.client_ips does;
+ * who was seen is remembered by a keyed hash, so no token stays in memory here. 50,000 entries, least
+ * recently sent first out.
  */
 #include "chappe/clock.h"
 #include "chappe/log.h"
@@ -44,7 +45,8 @@ void url_put(struct buf *b, struct str s)
     }
 }
 
-bool repl_url(const struct config *cfg, struct str instance, const char *endpoint, struct buf *url, struct str *unix_path)
+bool repl_url(const struct config *cfg, struct str instance, const char *endpoint, struct buf *url,
+              struct str *unix_path)
 {
     const struct config_instance *i = config_instance_find(cfg, instance);
 
@@ -135,13 +137,14 @@ void feed_user_ips_free(struct feed *f)
 {
     struct user_ip_entry *e;
 
-    list_each(e, &f->user_ips_lru, struct user_ip_entry, lru) free(e);
+    list_each(e, &f->user_ips_lru, struct user_ip_entry, lru)
+        free(e);
     list_init(&f->user_ips_lru);
     imap_fini(&f->user_ips);
 }
 
-void feed_send_user_ip(struct feed *f, struct str user_id, struct str access_token, struct str ip, struct str user_agent,
-                       struct str device_id)
+void feed_send_user_ip(struct feed *f, struct str user_id, struct str access_token, struct str ip,
+                       struct str user_agent, struct str device_id)
 {
     struct buf *b = &f->line;
     uint64_t key;

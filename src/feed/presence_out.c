@@ -3,15 +3,15 @@
 /*
  * Presence of the devices that sync here, told to the presence writer in two ways, as
  * synapse.handlers.presence.WorkerPresenceHandler does in 1.157:
- *   - over HTTP, presence_set_state, when a /sync starts: throttled per device while the state stays the same;
- *   - on Redis, USER_SYNC start with the first sync of a device, and end when it has had none for ten seconds, so that
- *     a device that polls again at once causes no traffic.
+ *   - over HTTP, presence_set_state, when a /sync starts: throttled per device while the state stays the
+ * same;
+ *   - on Redis, USER_SYNC start with the first sync of a device, and end when it has had none for ten
+ * seconds, so that a device that polls again at once causes no traffic.
  *
- *   no entry ──start──► syncing (count > 0) ──last end──► going offline ──10 s──► "end" published, entry freed
- *                          ▲                                   │
- *                          └───────────── start ───────────────┘
- * Entries live as long as a device syncs and ten seconds more, so the table is bounded by the parked polls. While
- * Redis is away nothing is published; whoever syncs when it is back is announced again.
+ *   no entry ──start──► syncing (count > 0) ──last end──► going offline ──10 s──► "end" published, entry
+ * freed ▲                                   │ └───────────── start ───────────────┘ Entries live as long as a
+ * device syncs and ten seconds more, so the table is bounded by the parked polls. While Redis is away nothing
+ * is published; whoever syncs when it is back is announced again.
  */
 #include "chappe/clock.h"
 #include "chappe/log.h"
@@ -95,8 +95,8 @@ static void user_sync(struct feed *f, const struct presence_entry *e, const char
     if (str_find(user, ' ') >= 0)
         return;
     buf_reset(&f->line);
-    buf_printf(&f->line, "USER_SYNC %s %.*s %.*s %s %lld", f->instance_id, STR_ARG(user), STR_ARG(device), what,
-               (long long)wall_ms);
+    buf_printf(&f->line, "USER_SYNC %s %.*s %.*s %s %lld", f->instance_id, STR_ARG(user), STR_ARG(device),
+               what, (long long)wall_ms);
     if (!f->line.failed)
         feed_publish(f, STR(""), buf_str(&f->line), "USER_SYNC");
 }
@@ -150,8 +150,8 @@ static void on_relayed(void *arg, const struct httpc_res *res)
         f->relays_in_flight--;
         metric_add_l(ok ? M_feed_sent : M_feed_unsent, "presence_set_state", 1);
         if (!ok && !f->relay_warned)
-            log_warning(FEED_LOG, "presence_set_state failed (%s%s, status %d)%s", err_text(res->err), res->err ? "" : " sent",
-                        res->err ? 0 : res->status,
+            log_warning(FEED_LOG, "presence_set_state failed (%s%s, status %d)%s", err_text(res->err),
+                        res->err ? "" : " sent", res->err ? 0 : res->status,
                         !res->err && res->status == 500 ? ": is worker_replication_secret the same?" : "");
         f->relay_warned = !ok;
     }
@@ -173,7 +173,8 @@ static void relay_body(struct buf *b, struct str device, struct str state)
 static void relay(struct feed *f, struct str user, struct str device, struct str state)
 {
     const struct config_writers *w = &f->cfg->writers[WRITERS_PRESENCE];
-    struct httpc_header headers[3] = {{STR("Content-Type"), STR("application/json")}, {STR("Accept"), STR("application/json")}};
+    struct httpc_header headers[3] = {{STR("Content-Type"), STR("application/json")},
+                                      {STR("Accept"), STR("application/json")}};
     struct httpc_req req = {.method = "POST", .headers = headers, .headers_count = 2};
     struct buf url, body, auth;
 

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * One connection to Redis that keeps itself alive: TCP, UNIX socket or TLS, AUTH, SELECT, PING, and again after a
- * jittered pause whenever it breaks. hiredis formats commands and parses replies; the socket and TLS (OpenSSL over
- * memory buffers) are ours, because the hiredis of stable distributions has no TLS and no hook for foreign sockets.
+ * One connection to Redis that keeps itself alive: TCP, UNIX socket or TLS, AUTH, SELECT, PING, and again
+ * after a jittered pause whenever it breaks. hiredis formats commands and parses replies; the socket and TLS
+ * (OpenSSL over memory buffers) are ours, because the hiredis of stable distributions has no TLS and no hook
+ * for foreign sockets.
  *
  *   WAITING ──► RESOLVING ──► CONNECTING ──► (TLS) ──► LOGIN ──► READY
  *      ▲            │              │           │         │         │
- *      └────────────┴──────────────┴───────────┴─────────┴─────────┘  link_drop(): any failure, timer = back-off
+ *      └────────────┴──────────────┴───────────┴─────────┴─────────┘  link_drop(): any failure, timer =
+ * back-off
  *
- * struct redis_conn lives as long as its owner wants it; struct redis_link is one attempt (socket, reader, buffers)
- * and is freed by libuv's close callback only, so callbacks may drop the link they are called from. One timer serves
- * all: pause, time limit of the log-in, and PING. A PING that was not answered when the next is due ends the link.
+ * struct redis_conn lives as long as its owner wants it; struct redis_link is one attempt (socket, reader,
+ * buffers) and is freed by libuv's close callback only, so callbacks may drop the link they are called from.
+ * One timer serves all: pause, time limit of the log-in, and PING. A PING that was not answered when the next
+ * is due ends the link.
  */
 #include "feed_int.h"
 
@@ -37,7 +40,16 @@
 
 enum { OUT_BYTES_MAX = 16 << 20, REPLY_BYTES_MAX = 64 << 20, READ_CHUNK = 64 << 10, READ_CHUNKS_MAX = 16 };
 
-enum link_state { LINK_WAITING, LINK_RESOLVING, LINK_CONNECTING, LINK_TLS, LINK_AUTH, LINK_SELECT, LINK_READY, LINK_STOPPED };
+enum link_state {
+    LINK_WAITING,
+    LINK_RESOLVING,
+    LINK_CONNECTING,
+    LINK_TLS,
+    LINK_AUTH,
+    LINK_SELECT,
+    LINK_READY,
+    LINK_STOPPED
+};
 
 struct redis_link {
     struct redis_conn *c; /* NULL once dropped */
@@ -60,7 +72,7 @@ struct redis_conn {
     struct redis_resolve *resolve;
     struct addrinfo *addrs, *addr_next; /* while connecting: what the name stands for, and what to try next */
     int backoff_ms;
-    bool pinged; /* a PING waits for its answer */
+    bool pinged;          /* a PING waits for its answer */
     char last_error[160]; /* the same failure is logged once, not at every attempt */
 };
 struct redis_resolve {
@@ -101,14 +113,16 @@ static int tls_setup(struct redis_conn *c, struct err *e)
         ret = err_set(e, ERR_CONFIG, "redis: cannot read ca_file or ca_path");
     if (!ret && cfg->redis.certificate_file.n) {
         cert = xstrndup(cfg->redis.certificate_file);
-        key = xstrndup(cfg->redis.private_key_file.n ? cfg->redis.private_key_file : cfg->redis.certificate_file);
+        key = xstrndup(cfg->redis.private_key_file.n ? cfg->redis.private_key_file
+                                                     : cfg->redis.certificate_file);
         if (SSL_CTX_use_certificate_chain_file(c->tls, cert) != 1 ||
             SSL_CTX_use_PrivateKey_file(c->tls, key, SSL_FILETYPE_PEM) != 1)
             ret = err_set(e, ERR_CONFIG, "redis: cannot use certificate_file and private_key_file");
     }
     SSL_CTX_set_verify(c->tls, ca && cfg->redis_verify_tls ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
     if (!ca)
-        log_warning(FEED_LOG, "redis: TLS without ca_file or ca_path: the server's certificate is not verified");
+        log_warning(FEED_LOG,
+                    "redis: TLS without ca_file or ca_path: the server's certificate is not verified");
     free(ca_file);
     free(ca_path);
     free(cert);
@@ -116,8 +130,8 @@ static int tls_setup(struct redis_conn *c, struct err *e)
     return ret;
 }
 
-int redis_conn_new(struct redis_conn **out, uv_loop_t *loop, const struct config *cfg, const struct redis_conn_opts *o,
-                   struct err *e)
+int redis_conn_new(struct redis_conn **out, uv_loop_t *loop, const struct config *cfg,
+                   const struct redis_conn_opts *o, struct err *e)
 {
     struct redis_conn *c = xcalloc(1, sizeof *c);
     int err;
@@ -544,7 +558,8 @@ static void tls_failed(struct redis_conn *c)
     ERR_error_string_n(ERR_peek_last_error(), text, sizeof text);
     ERR_clear_error();
     if (verify != X509_V_OK)
-        snprintf(why, sizeof why, "TLS: certificate not accepted (%s); chappe: redis_verify_tls: false turns the check off",
+        snprintf(why, sizeof why,
+                 "TLS: certificate not accepted (%s); chappe: redis_verify_tls: false turns the check off",
                  X509_verify_cert_error_string(verify));
     else
         snprintf(why, sizeof why, "TLS: %s", text);

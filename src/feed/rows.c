@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Typed rows of every stream, from the JSON arrays of RDATA (and of the replication HTTP endpoint, which has the same
- * shape). A row may have more elements than we know: a newer homeserver adds at the end. One that is shorter, or has
- * another type where we look, is refused: the caller then reads that stretch from the database.
+ * Typed rows of every stream, from the JSON arrays of RDATA (and of the replication HTTP endpoint, which has
+ * the same shape). A row may have more elements than we know: a newer homeserver adds at the end. One that is
+ * shorter, or has another type where we look, is refused: the caller then reads that stretch from the
+ * database.
  *
- * Each stream is one function over a cursor that remembers whether anything was wrong, so a row's description reads
- * like the table of its columns.
+ * Each stream is one function over a cursor that remembers whether anything was wrong, so a row's description
+ * reads like the table of its columns.
  */
 #include "feed_int.h"
 

@@ -2,11 +2,13 @@
 /* Copyright the Chappe contributors */
 /*
  * What is read before anything is followed: who the writers are (instance_map) and where each stands
- * (stream_positions, and the stream's own tables above the least of them), as synapse.storage.util.id_generators
- * computes it in 1.157. Unlike Synapse, nothing is deleted: rows of writers that are not configured are ignored.
+ * (stream_positions, and the stream's own tables above the least of them), as
+ * synapse.storage.util.id_generators computes it in 1.157. Unlike Synapse, nothing is deleted: rows of
+ * writers that are not configured are ignored.
  *
- * Writers' ids are one table per process, because token_parse checks ids through a plain function. It only grows.
- * Instances that appear on the caches stream and have no id get a private negative one that never enters a token.
+ * Writers' ids are one table per process, because token_parse checks ids through a plain function. It only
+ * grows. Instances that appear on the caches stream and have no id get a private negative one that never
+ * enters a token.
  */
 #include "chappe/log.h"
 #include "feed_int.h"
@@ -14,7 +16,7 @@
 #include <stdlib.h>
 
 static const char *const sql_text[SQL_COUNT] = {
-#define SQL(name, store, why, text) [SQL_##name] = text,
+#define SQL(name, store, why, text)  [SQL_##name] = text,
 #define SQLW(name, store, why, text) [SQL_##name] = text,
 #include "chappe/tbl/sql.def"
 #undef SQL
@@ -28,7 +30,9 @@ struct feed_writer {
     char name[]; /* the key */
 };
 
-enum { WRITER_ID_MAX = 1 << 20 }; /* conflicting inserts burn serials, so ids may have holes, but not this many */
+enum {
+    WRITER_ID_MAX = 1 << 20
+}; /* conflicting inserts burn serials, so ids may have holes, but not this many */
 static struct {
     uint8_t *known; /* by id */
     size_t cap;
@@ -112,7 +116,8 @@ static void writers_read(struct feed *f, const struct pg_result *r)
         if (id > 0 && id <= WRITER_ID_MAX)
             feed_writer_put(f, pg_str(r, i, 1), (writer_id)id);
         else
-            log_error(FEED_LOG, "instance_map: id %lld of %.*s is out of range", (long long)id, STR_ARG(pg_str(r, i, 1)));
+            log_error(FEED_LOG, "instance_map: id %lld of %.*s is out of range", (long long)id,
+                      STR_ARG(pg_str(r, i, 1)));
     }
 }
 
@@ -247,7 +252,8 @@ static const struct {
 #undef T
 };
 
-static int query(struct pg_sync *c, enum pg_stmt stmt, struct pg_args *a, const struct pg_result **r, struct err *e)
+static int query(struct pg_sync *c, enum pg_stmt stmt, struct pg_args *a, const struct pg_result **r,
+                 struct err *e)
 {
     struct err why = {0};
     int err = pg_sync_exec(c, sql_text[stmt], a, r, &why);
@@ -323,7 +329,8 @@ static int64_t magnitude(int64_t v) /* backfill's ids are negative */
     return v < 0 ? -v : v;
 }
 
-/* The stream's own tables: what is finished above the least position, or the greatest id when nobody has one. */
+/* The stream's own tables: what is finished above the least position, or the greatest id when nobody has one.
+ */
 static int load_tables(struct feed *f, struct pg_sync *c, enum stream s, int64_t least, struct err *e)
 {
     const struct pg_result *r;
@@ -362,8 +369,8 @@ struct position_row {
     int64_t id;
 };
 
-static int load_stream(struct feed *f, struct pg_sync *c, enum stream s, const struct position_row *rows, size_t n,
-                       struct err *e)
+static int load_stream(struct feed *f, struct pg_sync *c, enum stream s, const struct position_row *rows,
+                       size_t n, struct err *e)
 {
     const struct config_writers *w = feed_writers_of(f->cfg, s);
     int64_t least = INT64_MAX;
@@ -390,7 +397,8 @@ static int load_positions(struct feed *f, struct pg_sync *c, struct err *e)
     int err = query(c, SQL_feed_positions, NULL, &r, e);
 
     for (int i = 0; !err && i < pg_rows(r); i++)
-        vec_push(&rows, ((struct position_row){str_dup(pg_str(r, i, 0)), str_dup(pg_str(r, i, 1)), pg_i64(r, i, 2)}));
+        vec_push(&rows, ((struct position_row){str_dup(pg_str(r, i, 0)), str_dup(pg_str(r, i, 1)),
+                                               pg_i64(r, i, 2)}));
     for (int s = 0; !err && s < STREAM_COUNT; s++)
         if (f->present[s] && stream_db_name((enum stream)s))
             err = load_stream(f, c, (enum stream)s, rows.v, rows.n, e);

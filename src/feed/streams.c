@@ -11,14 +11,15 @@
  *         a gap      │  later lines wait in the queue│
  *                    └── filled: UNCHECKED's or LIVE's next item
  *
- * UNCHECKED is checked != feed.epoch, FETCHING is fetch != NULL. Everything is per (stream, writer): two writers of
- * one stream interleave freely on Redis, and the gap of one must not make the other deaf. Lines are processed in
- * arrival order; a line that arrives during a fetch waits, and when too many wait they are replaced by the knowledge
- * that everything up to the last of them has to be fetched. So nothing that was announced is ever dropped: rows that
- * could not be read, batches over the limit and overflown queues all become fetches.
+ * UNCHECKED is checked != feed.epoch, FETCHING is fetch != NULL. Everything is per (stream, writer): two
+ * writers of one stream interleave freely on Redis, and the gap of one must not make the other deaf. Lines
+ * are processed in arrival order; a line that arrives during a fetch waits, and when too many wait they are
+ * replaced by the knowledge that everything up to the last of them has to be fetched. So nothing that was
+ * announced is ever dropped: rows that could not be read, batches over the limit and overflown queues all
+ * become fetches.
  *
- * After a fetch of an old connection nothing is assumed about the new one: an item carries no proof for an epoch
- * other than the one it arrived on, and the queue is emptied when the connection goes.
+ * After a fetch of an old connection nothing is assumed about the new one: an item carries no proof for an
+ * epoch other than the one it arrived on, and the queue is emptied when the connection goes.
  */
 #include "chappe/log.h"
 #include "chappe/metrics.h"
@@ -26,7 +27,8 @@
 
 #include <stdlib.h>
 
-/* Backfill is announced with descending tokens and sticky events in any order, so a lower token proves nothing. */
+/* Backfill is announced with descending tokens and sticky events in any order, so a lower token proves
+ * nothing. */
 bool stream_unordered(enum stream s)
 {
     return s == STREAM_BACKFILL || s == STREAM_STICKY_EVENTS;
@@ -129,8 +131,8 @@ void feed_pairs_free(struct feed *f)
     }
 }
 
-/* So many instances have written invalidations that we forget the idle ones. What an idle instance may have written
- * meanwhile is unknown afterwards; hence the flush. */
+/* So many instances have written invalidations that we forget the idle ones. What an idle instance may have
+ * written meanwhile is unknown afterwards; hence the flush. */
 static void caches_forget(struct feed *f)
 {
     struct feed_pair *p;
@@ -157,8 +159,8 @@ struct feed_pair *feed_pair_find(struct feed *f, enum stream s, struct str name)
     return feed_pair_add(f, s, name, feed_writer_local(f, name), f->caches_base);
 }
 
-/* The connection is gone. What unordered streams sent last may have had lower tokens still to come: those are read
- * again, as far as they came on this connection. */
+/* The connection is gone. What unordered streams sent last may have had lower tokens still to come: those are
+ * read again, as far as they came on this connection. */
 void feed_pairs_lost(struct feed *f)
 {
     for (int s = 0; s < STREAM_COUNT; s++) {
@@ -205,8 +207,8 @@ static void gap(struct feed *f, struct feed_pair *p, int64_t to)
     int64_t from = p->received;
 
     if (stream_resets(p->s) && to < from) {
-        log_info(FEED_LOG, "%s: the writer %.*s restarted (%lld after %lld)", stream_name(p->s), STR_ARG(p->name),
-                 (long long)to, (long long)from);
+        log_info(FEED_LOG, "%s: the writer %.*s restarted (%lld after %lld)", stream_name(p->s),
+                 STR_ARG(p->name), (long long)to, (long long)from);
         p->received = from = 0;
         f->sink.reset(f->sink.arg, p->s, p->writer);
         if (to == 0) {
@@ -218,8 +220,8 @@ static void gap(struct feed *f, struct feed_pair *p, int64_t to)
     ASSERT(to > from);
     if (!p->fresh) {
         metric_add_l(M_feed_gaps, stream_name(p->s), 1);
-        log_info(FEED_LOG, "%s of %.*s: reading what was missed in (%lld, %lld]", stream_name(p->s), STR_ARG(p->name),
-                 (long long)from, (long long)to);
+        log_info(FEED_LOG, "%s of %.*s: reading what was missed in (%lld, %lld]", stream_name(p->s),
+                 STR_ARG(p->name), (long long)from, (long long)to);
     }
     feed_fetch_start(f, p, from, to);
 }
@@ -245,7 +247,8 @@ static void process_rows(struct feed *f, struct feed_pair *p, struct feed_item *
     bool live = p->checked == f->epoch;
 
     if (stream_unordered(p->s) && i->token <= p->received) {
-        deliver(f, p, p->received, i->rows.v, i->rows.n); /* what a damaged batch lost cannot be located: 8.2.1 */
+        deliver(f, p, p->received, i->rows.v,
+                i->rows.n); /* what a damaged batch lost cannot be located: 8.2.1 */
         return;
     }
     if (!stream_resets(p->s) && i->token <= p->received)
@@ -349,7 +352,8 @@ static void pending_row(struct feed *f, struct feed_pair *p, struct str text)
     }
     i->damaged = true;
     metric_add_l(M_feed_bad, err == -ERR_NOMEM ? "batch_too_long" : "row", 1);
-    log_warning(FEED_LOG, "%s of %.*s: a row could not be read (%zu bytes): %s", stream_name(p->s), STR_ARG(p->name), text.n,
+    log_warning(FEED_LOG, "%s of %.*s: a row could not be read (%zu bytes): %s", stream_name(p->s),
+                STR_ARG(p->name), text.n,
                 stream_unordered(p->s) ? "ignored" : "it will be read from the database");
 }
 
@@ -408,7 +412,8 @@ static void deliver_fetched(struct feed *f, struct feed_pair *p, struct feed_fet
 
 static void caches_too_many(struct feed *f, struct feed_pair *p, struct feed_fetch *q)
 {
-    log_warning(FEED_LOG, "caches of %.*s: more than %d invalidations were missed; dropping everything cached",
+    log_warning(FEED_LOG,
+                "caches of %.*s: more than %d invalidations were missed; dropping everything cached",
                 STR_ARG(p->name), FEED_CACHES_FILL_MAX);
     f->sink.flush(f->sink.arg, STREAM_CACHES);
     if (q->hi > p->received)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * A message of the replication channel: the line, and its row for whatever stream it names (and, so that every row
- * reader meets every shape, for all the others too). What parses must lie inside the input or the arena.
+ * A message of the replication channel: the line, and its row for whatever stream it names (and, so that
+ * every row reader meets every shape, for all the others too). What parses must lie inside the input or the
+ * arena.
  */
 #include "feed_int.h"
 

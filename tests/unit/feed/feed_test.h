@@ -3,11 +3,10 @@
 #ifndef CHAPPE_FEED_TEST_H
 #define CHAPPE_FEED_TEST_H
 /*
- * Shared by the tests of src/feed: a feed whose sink and source write down what they are told, one line each, in the
- * order in which it happened:
- *   events 2 101 ev:$a state:m.room.topic     a batch: stream, writer, token, its rows
- *   reset typing 1 · flush caches · state live · end (of a burst)
- *   fetch events ep1 100 103                   a gap is being filled: (100, 103]
+ * Shared by the tests of src/feed: a feed whose sink and source write down what they are told, one line each,
+ * in the order in which it happened: events 2 101 ev:$a state:m.room.topic     a batch: stream, writer,
+ * token, its rows reset typing 1 · flush caches · state live · end (of a burst) fetch events ep1 100 103 a
+ * gap is being filled: (100, 103]
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -45,26 +44,26 @@ struct fix {
     bool positions_at_once;
 };
 void fix_config(struct config *cfg);
-struct fix *fix_new(void);          /* positions 100 (typing 0), no Redis, one epoch begun */
-struct fix *fix_new_quiet(void);    /* the same before any epoch */
+struct fix *fix_new(void);       /* positions 100 (typing 0), no Redis, one epoch begun */
+struct fix *fix_new_quiet(void); /* the same before any epoch */
 void fix_free(struct fix **x);
-void line(struct fix *x, const char *text);           /* one replication line and the end of its burst */
-void lines(struct fix *x, const char *const *texts);  /* NULL-terminated, in one burst */
-void expect(struct fix *x, const char *seen);         /* all that was seen since the last call */
-void expect_has(struct fix *x, const char *part);     /* and forgets it */
+void line(struct fix *x, const char *text);          /* one replication line and the end of its burst */
+void lines(struct fix *x, const char *const *texts); /* NULL-terminated, in one burst */
+void expect(struct fix *x, const char *seen);        /* all that was seen since the last call */
+void expect_has(struct fix *x, const char *part);    /* and forgets it */
 /* Answers the oldest fetch: covers up to upto, rows as "token json" lines. */
 void answer(struct fix *x, int64_t upto, const char *rows);
 void answer_error(struct fix *x, int err);
 void turns(struct fix *x, int ms);
-#define until(x, cond)                                                                                    \
-    do {                                                                                                  \
-        int64_t end_ = clock_mono_ms() + 8000;                                                            \
-        bool met_ = false;                                                                                \
-        while (!(met_ = (cond)) && clock_mono_ms() < end_)                                                \
-            turns((x), 2);                                                                                \
-        if (!met_)                                                                                        \
-            fail_msg("%s:%d: not within 8 s: %s; seen: %.*s", __FILE__, __LINE__, #cond,                  \
-                     STR_ARG(buf_str(&(x)->seen)));                                                       \
+#define until(x, cond)                                                                   \
+    do {                                                                                 \
+        int64_t end_ = clock_mono_ms() + 8000;                                           \
+        bool met_ = false;                                                               \
+        while (!(met_ = (cond)) && clock_mono_ms() < end_)                               \
+            turns((x), 2);                                                               \
+        if (!met_)                                                                       \
+            fail_msg("%s:%d: not within 8 s: %s; seen: %.*s", __FILE__, __LINE__, #cond, \
+                     STR_ARG(buf_str(&(x)->seen)));                                      \
     } while (0)
 bool seen_has(struct fix *x, const char *part);
 

@@ -91,7 +91,9 @@ static void note_row(struct buf *b, enum stream s, const struct feed_row *r)
     switch (s) {
     case STREAM_EVENTS:
         buf_printf(b, "%s:", kinds[r->ev.kind]);
-        buf_put(b, r->ev.kind == EV_ROW_EV ? r->ev.event_id : r->ev.kind == EV_ROW_STATE ? r->ev.type : r->ev.room_id);
+        buf_put(b, r->ev.kind == EV_ROW_EV      ? r->ev.event_id
+                   : r->ev.kind == EV_ROW_STATE ? r->ev.type
+                                                : r->ev.room_id);
         break;
     case STREAM_BACKFILL:
         buf_put(b, r->backfill.event_id);
@@ -113,7 +115,8 @@ static void note_row(struct buf *b, enum stream s, const struct feed_row *r)
     }
 }
 
-static void sink_rows(void *arg, enum stream s, writer_id w, int64_t token, const struct feed_row *rows, size_t n)
+static void sink_rows(void *arg, enum stream s, writer_id w, int64_t token, const struct feed_row *rows,
+                      size_t n)
 {
     struct fix *x = arg;
 
@@ -147,8 +150,8 @@ static void source_fetch(struct feed_fetch *q)
 {
     struct fix *x = q->f->sink.arg;
 
-    buf_printf(&x->seen, "fetch %s %.*s %lld %lld\n", stream_name(q->s), STR_ARG(q->pair->name), (long long)q->lo,
-               (long long)q->hi);
+    buf_printf(&x->seen, "fetch %s %.*s %lld %lld\n", stream_name(q->s), STR_ARG(q->pair->name),
+               (long long)q->lo, (long long)q->hi);
     vec_push(&x->asked, q);
 }
 

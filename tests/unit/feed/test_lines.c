@@ -17,28 +17,33 @@ static const struct {
 } examples[] = {
     {"REPLICATE ", 0, REPL_REPLICATE, 0, 0, false, 0, 0, 0, 0},
     {"REPLICATE", 0, REPL_REPLICATE, 0, 0, false, 0, 0, 0, 0},
-    {"POSITION events event_persister1 5012 5012", 0, REPL_POSITION, "events", "event_persister1", false, 0, 5012, 5012, 0},
+    {"POSITION events event_persister1 5012 5012", 0, REPL_POSITION, "events", "event_persister1", false, 0,
+     5012, 5012, 0},
     {"POSITION caches master 88001 88004", 0, REPL_POSITION, "caches", "master", false, 0, 88001, 88004, 0},
-    {"POSITION caches master 88001 88004 more", 0, REPL_POSITION, "caches", "master", false, 0, 88001, 88004, 0},
+    {"POSITION caches master 88001 88004 more", 0, REPL_POSITION, "caches", "master", false, 0, 88001, 88004,
+     0},
     {"RDATA events event_persister1 5013 "
      "[\"ev\",[\"$abc\",\"!r:example.com\",\"m.room.message\",null,null,null,null,false,false]]",
      0, REPL_RDATA, "events", "event_persister1", false, 5013, 0, 0,
      "[\"ev\",[\"$abc\",\"!r:example.com\",\"m.room.message\",null,null,null,null,false,false]]"},
-    {"RDATA events event_persister1 batch [\"ev\",[\"$j\"]]", 0, REPL_RDATA, "events", "event_persister1", true, 0, 0, 0,
-     "[\"ev\",[\"$j\"]]"},
-    {"RDATA typing master 339 [\"!r:example.com\",[\"@a:example.com\"]]", 0, REPL_RDATA, "typing", "master", false, 339, 0, 0,
-     "[\"!r:example.com\",[\"@a:example.com\"]]"},
-    {"RDATA caches sync1 88005 [\"get_user_by_access_token\",[\"syt_YQ_secret\"],1785312000123]", 0, REPL_RDATA, "caches",
-     "sync1", false, 88005, 0, 0, "[\"get_user_by_access_token\",[\"syt_YQ_secret\"],1785312000123]"},
+    {"RDATA events event_persister1 batch [\"ev\",[\"$j\"]]", 0, REPL_RDATA, "events", "event_persister1",
+     true, 0, 0, 0, "[\"ev\",[\"$j\"]]"},
+    {"RDATA typing master 339 [\"!r:example.com\",[\"@a:example.com\"]]", 0, REPL_RDATA, "typing", "master",
+     false, 339, 0, 0, "[\"!r:example.com\",[\"@a:example.com\"]]"},
+    {"RDATA caches sync1 88005 [\"get_user_by_access_token\",[\"syt_YQ_secret\"],1785312000123]", 0,
+     REPL_RDATA, "caches", "sync1", false, 88005, 0, 0,
+     "[\"get_user_by_access_token\",[\"syt_YQ_secret\"],1785312000123]"},
     {"RDATA s w 1 [\"a b\"]", 0, REPL_RDATA, "s", "w", false, 1, 0, 0, "[\"a b\"]"},
-    {"USER_SYNC hGqZr @alice:example.com DEVICEID start 1785312000123", 0, REPL_USER_SYNC, 0, 0, false, 0, 0, 0, 0},
+    {"USER_SYNC hGqZr @alice:example.com DEVICEID start 1785312000123", 0, REPL_USER_SYNC, 0, 0, false, 0, 0,
+     0, 0},
     {"USER_SYNC hGqZr @alice:example.com None end 1785312010999", 0, REPL_USER_SYNC, 0, 0, false, 0, 0, 0, 0},
     {"CLEAR_USER_SYNC hGqZr", 0, REPL_CLEAR_USER_SYNC, 0, 0, false, 0, 0, 0, 0},
-    {"USER_IP @alice:example.com [\"t\",\"203.0.113.7\",\"x\",\"D\",1785312000123]", 0, REPL_USER_IP, 0, 0, false, 0, 0, 0, 0},
+    {"USER_IP @alice:example.com [\"t\",\"203.0.113.7\",\"x\",\"D\",1785312000123]", 0, REPL_USER_IP, 0, 0,
+     false, 0, 0, 0, 0},
     {"FEDERATION_ACK federation_sender1 4242", 0, REPL_FEDERATION_ACK, 0, 0, false, 0, 0, 0, 0},
     {"REMOTE_SERVER_UP matrix.org", 0, REPL_REMOTE_SERVER_UP, 0, 0, false, 0, 0, 0, 0},
-    {"LOCK_RELEASED [\"worker1\",\"new_event_during_purge_lock\",\"!r:example.com\"]", 0, REPL_LOCK_RELEASED, 0, 0, false, 0,
-     0, 0, 0},
+    {"LOCK_RELEASED [\"worker1\",\"new_event_during_purge_lock\",\"!r:example.com\"]", 0, REPL_LOCK_RELEASED,
+     0, 0, false, 0, 0, 0, 0},
     {"NEW_ACTIVE_TASK pYzKqTnLmRwXcVbA", 0, REPL_NEW_ACTIVE_TASK, 0, 0, false, 0, 0, 0, 0},
     {"CANCEL_TASK pYzKqTnLmRwXcVbA", 0, REPL_CANCEL_TASK, 0, 0, false, 0, 0, 0, 0},
     {"", 0, REPL_EMPTY, 0, 0, false, 0, 0, 0, 0},
@@ -187,7 +192,8 @@ static void every_row(void **state)
 
         print_message("%s %s\n", stream_name(rows[i].s), rows[i].row);
         arena_reset(a);
-        assert_int_equal(row_parse_text(a, rows[i].s, str_of(rows[i].row), &r), rows[i].good ? 0 : -ERR_PARSE);
+        assert_int_equal(row_parse_text(a, rows[i].s, str_of(rows[i].row), &r),
+                         rows[i].good ? 0 : -ERR_PARSE);
         for (size_t n = 0; n < strlen(rows[i].row); n++) /* no prefix is a row */
             if (rows[i].good)
                 assert_int_equal(row_parse_text(a, rows[i].s, str_n(rows[i].row, n), &r), -ERR_PARSE);
@@ -201,8 +207,11 @@ static void columns(void **state)
     struct feed_row r;
 
     (void)state;
-    assert_int_equal(row_parse_text(a, STREAM_EVENTS,
-                                    STR("[\"ev\",[\"$a\",\"!r\",\"m.room.member\",\"@u\",\"$v\",\"$p\",\"join\",false,true]]"), &r), 0);
+    assert_int_equal(
+        row_parse_text(
+            a, STREAM_EVENTS,
+            STR("[\"ev\",[\"$a\",\"!r\",\"m.room.member\",\"@u\",\"$v\",\"$p\",\"join\",false,true]]"), &r),
+        0);
     assert_slice(r.ev.event_id, "$a");
     assert_slice(r.ev.room_id, "!r");
     assert_slice(r.ev.type, "m.room.member");
@@ -215,8 +224,10 @@ static void columns(void **state)
     assert_int_equal(row_parse_text(a, STREAM_EVENTS, STR("[\"state\",[\"!r\",\"t\",\"\",null]]"), &r), 0);
     assert_true(str_absent(r.ev.event_id));
     assert_false(str_absent(r.ev.state_key)); /* empty is not absent */
-    assert_int_equal(row_parse_text(a, STREAM_RECEIPTS,
-                                    STR("[\"!r\",\"m.read\",\"@a\",\"$e\",\"main\",{\"ts\": 17, \"\\u00e9\":[1]}]"), &r), 0);
+    assert_int_equal(
+        row_parse_text(a, STREAM_RECEIPTS,
+                       STR("[\"!r\",\"m.read\",\"@a\",\"$e\",\"main\",{\"ts\": 17, \"\\u00e9\":[1]}]"), &r),
+        0);
     assert_slice(r.receipt.thread_id, "main");
     assert_slice(r.receipt.data, "{\"ts\":17,\"\\u00e9\":[1]}");
     assert_int_equal(row_parse_text(a, STREAM_CACHES, STR("[\"f\",[\"a\",null,\"\"],1785312000123]"), &r), 0);
@@ -225,8 +236,10 @@ static void columns(void **state)
     assert_false(str_absent(r.cache.keys[2]));
     assert_false(r.cache.all);
     assert_true(r.cache.ts == 1785312000123);
-    assert_int_equal(row_parse_text(a, STREAM_PRESENCE, STR("[\"@a\",\"unavailable\",1,2,3,null,true]"), &r), 0);
-    assert_true(r.presence.last_active_ts == 1 && r.presence.last_federation_update_ts == 2 && r.presence.last_user_sync_ts == 3);
+    assert_int_equal(row_parse_text(a, STREAM_PRESENCE, STR("[\"@a\",\"unavailable\",1,2,3,null,true]"), &r),
+                     0);
+    assert_true(r.presence.last_active_ts == 1 && r.presence.last_federation_update_ts == 2 &&
+                r.presence.last_user_sync_ts == 3);
     assert_true(str_absent(r.presence.status_msg) && r.presence.currently_active);
     assert_int_equal(row_parse_text(a, STREAM_TYPING, STR("[\"!r\",[\"@a\",\"\\ud83d\\ude00\"]]"), &r), 0);
     assert_slice(r.typing.user_ids[1], "\xf0\x9f\x98\x80");
@@ -242,10 +255,10 @@ static void long_row(void **state)
 
     (void)state;
     assert_non_null(text);
-    int n = sprintf(text, "[\"!r:example.com\",[\"");
+    int n = snprintf(text, N + 64, "[\"!r:example.com\",[\"");
     memset(text + n, 'u', N);
     n += N;
-    n += sprintf(text + n, "\"]]");
+    n += snprintf(text + n, 64, "\"]]");
     assert_int_equal(row_parse_text(a, STREAM_TYPING, str_n(text, (size_t)n), &r), 0);
     assert_int_equal(r.typing.user_ids[0].n, N);
     assert_int_equal(row_parse_text(small, STREAM_TYPING, str_n(text, (size_t)n), &r), -ERR_NOMEM);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Against a real redis-server of our own (UNIX socket, loopback, TLS), killed and started again, and against a fake
- * one that answers in pieces, with nonsense, or not at all.
+ * Against a real redis-server of our own (UNIX socket, loopback, TLS), killed and started again, and against
+ * a fake one that answers in pieces, with nonsense, or not at all.
  */
 #include "feed_test.h"
 
@@ -71,8 +71,8 @@ static void redis_down(void)
 
 static void redis_up(const char *const *extra, const char *password)
 {
-    const char *argv[40] = {"redis-server", "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", redis.dir,
-                            "--unixsocket", redis.socket};
+    const char *argv[40] = {"redis-server", "--save", "",        "--appendonly", "no",        "--bind",
+                            "127.0.0.1",    "--dir",  redis.dir, "--unixsocket", redis.socket};
     char port[16];
     int n = 11;
 
@@ -113,7 +113,8 @@ static long long say(const char *text)
     return n;
 }
 
-/* The next message on our channels that we did not say ourselves, "" when none comes in time. Runs the feed's loop. */
+/* The next message on our channels that we did not say ourselves, "" when none comes in time. Runs the feed's
+ * loop. */
 static const char *heard(struct fix *x)
 {
     static char text[4096];
@@ -191,9 +192,9 @@ static void a_long_row_arrives(void **state)
     x = fix_on(NULL);
     assert_string_equal(heard(x), "REPLICATE ");
     say("POSITION typing master 0 0");
-    int n = sprintf(text, "RDATA typing master 8 [\"!r\",[\"");
+    int n = snprintf(text, N + 128, "RDATA typing master 8 [\"!r\",[\"");
     memset(text + n, 'u', N);
-    strcpy(text + n + N, "\"]]");
+    memcpy(text + n + N, "\"]]", 4);
     say(text);
     say("RDATA typing master 9 [\"!s\",[]]");
     until(x, seen_has(x, "typing 1 9 !s=0"));
@@ -343,17 +344,28 @@ static void over_tls(void **state)
     snprintf(other_ca_file, sizeof other_ca_file, "%s/other.pem", redis.dir);
     snprintf(port, sizeof port, "%d", TLS_PORT);
     snprintf(command, sizeof command,
-             "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=redis -addext "
+             "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=redis "
+             "-addext "
              "subjectAltName=IP:127.0.0.1 -keyout %s -out %s 2>/dev/null && "
-             "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=other -keyout "
+             "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=other "
+             "-keyout "
              "%s/other.key -out %s 2>/dev/null",
              key, cert, redis.dir, other_ca_file);
     if (system(command) != 0) {
         print_message("no openssl program: skipped\n");
         skip();
     }
-    const char *extra[] = {"--tls-port", port, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert,
-                           "--tls-auth-clients", "no", NULL};
+    const char *extra[] = {"--tls-port",
+                           port,
+                           "--tls-cert-file",
+                           cert,
+                           "--tls-key-file",
+                           key,
+                           "--tls-ca-cert-file",
+                           cert,
+                           "--tls-auth-clients",
+                           "no",
+                           NULL};
     redis_up(extra, NULL);
     x = fix_on(set_tls);
     assert_string_equal(heard(x), "REPLICATE ");
@@ -393,16 +405,20 @@ static void user_ips(void **state)
     (void)state;
     redis_up(NULL, NULL);
     x = fix_new_quiet();
-    feed_send_user_ip(x->f, STR("@a:e"), STR("t"), STR("10.0.0.1"), STR(""), STR_ABSENT); /* not connected: nothing */
+    feed_send_user_ip(x->f, STR("@a:e"), STR("t"), STR("10.0.0.1"), STR(""),
+                      STR_ABSENT); /* not connected: nothing */
     fix_free(&x);
     x = fix_on(NULL);
     assert_string_equal(heard(x), "REPLICATE ");
-    feed_send_user_ip(x->f, STR("@alice:example.com"), STR("syt_1"), STR("203.0.113.7"), STR("Mozilla \"x\" \\ \x01\xe9"), STR("DEV"));
+    feed_send_user_ip(x->f, STR("@alice:example.com"), STR("syt_1"), STR("203.0.113.7"),
+                      STR("Mozilla \"x\" \\ \x01\xe9"), STR("DEV"));
     got = heard(x);
-    assert_non_null(strstr(got, "(ip) USER_IP @alice:example.com "
-                                "[\"syt_1\",\"203.0.113.7\",\"Mozilla \\u0022x\\u0022 \\u005c \\u0001\\ufffd\",\"DEV\",1"));
+    assert_non_null(strstr(
+        got, "(ip) USER_IP @alice:example.com "
+             "[\"syt_1\",\"203.0.113.7\",\"Mozilla \\u0022x\\u0022 \\u005c \\u0001\\ufffd\",\"DEV\",1"));
     /* the same within two minutes is not said again; another token, address or user is */
-    feed_send_user_ip(x->f, STR("@alice:example.com"), STR("syt_1"), STR("203.0.113.7"), STR("other"), STR("DEV"));
+    feed_send_user_ip(x->f, STR("@alice:example.com"), STR("syt_1"), STR("203.0.113.7"), STR("other"),
+                      STR("DEV"));
     feed_send_user_ip(x->f, STR("@alice:example.com"), STR("syt_2"), STR("203.0.113.7"), STR(""), STR_ABSENT);
     assert_non_null(strstr(heard(x), "[\"syt_2\",\"203.0.113.7\",\"\",null,"));
     feed_send_user_ip(x->f, STR("@alice:example.com"), STR("syt_1"), STR("203.0.113.8"), STR(""), STR_ABSENT);
@@ -411,7 +427,8 @@ static void user_ips(void **state)
     assert_non_null(strstr(heard(x), "@alice:example "));
     x->f->t.user_ip_every_ms = 1;
     turns(x, 5);
-    feed_send_user_ip(x->f, STR("@alice:example.com"), STR("syt_1"), STR("203.0.113.7"), STR("again"), STR("DEV"));
+    feed_send_user_ip(x->f, STR("@alice:example.com"), STR("syt_1"), STR("203.0.113.7"), STR("again"),
+                      STR("DEV"));
     assert_non_null(strstr(heard(x), "again"));
     x->f->t.user_ip_every_ms = 120000;
     for (int i = 0; i < 50010; i++) { /* the memory of it is bounded, and the newest are kept */
@@ -458,7 +475,8 @@ static void user_syncs(void **state)
     feed_presence_start(x->f, STR("@a:e"), STR("DEV"), STR("online")); /* a second one of the same device */
     feed_presence_end(x->f, STR("@a:e"), STR("DEV"));
     feed_presence_end(x->f, STR("@a:e"), STR("DEV"));
-    feed_presence_start(x->f, STR("@a:e"), STR("DEV"), STR("online")); /* back within the delay: nothing is said */
+    feed_presence_start(x->f, STR("@a:e"), STR("DEV"),
+                        STR("online")); /* back within the delay: nothing is said */
     turns(x, 120);
     feed_presence_start(x->f, STR("@a:e"), STR("two words"), STR("online"));
     assert_user_sync(heard(x), "@a:e None", "start");
@@ -517,12 +535,14 @@ static int fake_accept(struct fake *s)
 /* One byte at a time: every prefix of every reply is met. */
 static void in_pieces(void **state)
 {
-    static const char text[] = "*3\r\n$9\r\nsubscribe\r\n$11\r\nexample.com\r\n:1\r\n"
-                               "*3\r\n$7\r\nmessage\r\n$11\r\nexample.com\r\n$27\r\nPOSITION events ep1 100 105\r\n"
-                               "*2\r\n$4\r\npong\r\n$0\r\n\r\n"
-                               "*3\r\n$7\r\nmessage\r\n$11\r\nexample.com\r\n$47\r\nRDATA events ep1 106 [\"state-all\",[\"!r:e.com\"]]\r\n"
-                               "*3\r\n$7\r\nmessage\r\n$11\r\nexample.com\r\n$-1\r\n"
-                               "*3\r\n$7\r\nmessage\r\n$11\r\nexample.com\r\n$27\r\nPOSITION events ep1 106 110\r\n";
+    static const char text[] =
+        "*3\r\n$9\r\nsubscribe\r\n$11\r\nexample.com\r\n:1\r\n"
+        "*3\r\n$7\r\nmessage\r\n$11\r\nexample.com\r\n$27\r\nPOSITION events ep1 100 105\r\n"
+        "*2\r\n$4\r\npong\r\n$0\r\n\r\n"
+        "*3\r\n$7\r\nmessage\r\n$11\r\nexample.com\r\n$47\r\nRDATA events ep1 106 "
+        "[\"state-all\",[\"!r:e.com\"]]\r\n"
+        "*3\r\n$7\r\nmessage\r\n$11\r\nexample.com\r\n$-1\r\n"
+        "*3\r\n$7\r\nmessage\r\n$11\r\nexample.com\r\n$27\r\nPOSITION events ep1 106 110\r\n";
     struct fake s;
     struct fix *x;
     char got[256];
@@ -659,10 +679,8 @@ int run_redis(void)
         cmocka_unit_test(user_syncs),
     };
     const struct CMUnitTest with_fake[] = {
-        cmocka_unit_test(in_pieces),
-        cmocka_unit_test(nonsense),
-        cmocka_unit_test(silence),
-        cmocka_unit_test(a_reader_that_does_not_read),
+        cmocka_unit_test(in_pieces),    cmocka_unit_test(nonsense),
+        cmocka_unit_test(silence),      cmocka_unit_test(a_reader_that_does_not_read),
         cmocka_unit_test(nobody_there),
     };
     char command[160];

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
-/* Addresses, the presence relay and its throttle, and catch-up over HTTP; what goes over Redis is in test_redis.c. */
+/* Addresses, the presence relay and its throttle, and catch-up over HTTP; what goes over Redis is in
+ * test_redis.c. */
 #include "feed_test.h"
 
 #include "chappe/clock.h"
@@ -50,10 +51,13 @@ static void the_relay_is_throttled(void **state)
     feed_presence_start(x->f, STR("@a:example.com"), STR("DEV\"1"), STR("online"));
     assert_int_equal(http_calls.n, 1);
     assert_true(str_eq(http_calls.v[0].method, STR("POST")));
-    assert_true(str_eq(http_calls.v[0].url, STR("http://127.0.0.1:9093/_synapse/replication/presence_set_state/%40a%3Aexample.com")));
+    assert_true(
+        str_eq(http_calls.v[0].url,
+               STR("http://127.0.0.1:9093/_synapse/replication/presence_set_state/%40a%3Aexample.com")));
     assert_true(str_eq(http_calls.v[0].auth, STR("Bearer s3cret")));
-    assert_true(str_eq(http_calls.v[0].body, STR("{\"device_id\":\"DEV\\\"1\",\"state\":{\"presence\":\"online\"},"
-                                                 "\"force_notify\":false,\"is_sync\":true}")));
+    assert_true(
+        str_eq(http_calls.v[0].body, STR("{\"device_id\":\"DEV\\\"1\",\"state\":{\"presence\":\"online\"},"
+                                         "\"force_notify\":false,\"is_sync\":true}")));
     http_answer(0, 0, 200, "{}");
     /* the same again within 30 s * 5 / 6: nothing; another state, device or user: at once */
     clock_fake_set(1000000 + 24999);
@@ -114,10 +118,14 @@ static void typing_is_fetched_over_http(void **state)
     x->f->source = &feed_source_real;
     line(x, "POSITION typing master 9 9");
     assert_int_equal(http_calls.n, 1);
-    assert_true(str_starts(http_calls.v[0].url, STR("http://127.0.0.1:9093/_synapse/replication/get_repl_stream_updates/typing/")));
+    assert_true(
+        str_starts(http_calls.v[0].url,
+                   STR("http://127.0.0.1:9093/_synapse/replication/get_repl_stream_updates/typing/")));
     assert_true(str_ends(http_calls.v[0].url, STR("?from_token=0&upto_token=9")));
     assert_true(str_eq(http_calls.v[0].auth, STR("Bearer s3cret")));
-    http_answer(0, 0, 200, "{\"updates\": [[4, [\"!a\", [\"@u\"]]], [3, [\"!b\", []]], [5, \"bad\"]], \"upto_token\": 6, \"limited\": true}");
+    http_answer(0, 0, 200,
+                "{\"updates\": [[4, [\"!a\", [\"@u\"]]], [3, [\"!b\", []]], [5, \"bad\"]], \"upto_token\": "
+                "6, \"limited\": true}");
     expect_has(x, "typing 1 3 !b=0\ntyping 1 4 !a=1\ntyping 1 6\n");
     assert_int_equal(http_calls.n, 1);
     assert_true(str_ends(http_calls.v[0].url, STR("?from_token=6&upto_token=9")));

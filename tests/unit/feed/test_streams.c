@@ -9,7 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define EV(writer, token, id) "RDATA events " writer " " token " [\"ev\",[\"" id "\",\"!r\",\"t\",null,null,null,null,false,false]]"
+#define EV(writer, token, id) \
+    "RDATA events " writer " " token " [\"ev\",[\"" id "\",\"!r\",\"t\",null,null,null,null,false,false]]"
 
 /* Both writers have said where they stand. */
 static struct fix *fix_live(void)
@@ -30,12 +31,14 @@ static void batches_of_two_writers(void **state)
     (void)state;
     line(x, EV("ep1", "101", "$1"));
     expect(x, "events 2 101 ev:$1\nend\n");
-    lines(x, (const char *const[]){EV("ep1", "batch", "$a"), EV("ep2", "batch", "$b"), EV("ep1", "batch", "$c"),
-                                   EV("ep2", "103", "$d"), EV("ep1", "105", "$e"), NULL});
+    lines(x,
+          (const char *const[]){EV("ep1", "batch", "$a"), EV("ep2", "batch", "$b"), EV("ep1", "batch", "$c"),
+                                EV("ep2", "103", "$d"), EV("ep1", "105", "$e"), NULL});
     expect(x, "events 3 103 ev:$b ev:$d\nevents 2 105 ev:$a ev:$c ev:$e\nend\n");
     /* a POSITION of the pair discards what was pending, of that pair only */
-    lines(x, (const char *const[]){EV("ep1", "batch", "$x"), EV("ep2", "batch", "$y"), "POSITION events ep1 105 106",
-                                   EV("ep1", "107", "$z"), EV("ep2", "108", "$w"), NULL});
+    lines(x, (const char *const[]){EV("ep1", "batch", "$x"), EV("ep2", "batch", "$y"),
+                                   "POSITION events ep1 105 106", EV("ep1", "107", "$z"),
+                                   EV("ep2", "108", "$w"), NULL});
     expect(x, "events 2 106\nevents 2 107 ev:$z\nevents 3 108 ev:$y ev:$w\nend\n");
     fix_free(&x);
 }
@@ -60,29 +63,31 @@ static void position_matrix(void **state)
 {
     static const struct {
         const char *text, *seen;
-    } db[] = {
-        {"POSITION account_data master 100 100", ""},
-        {"POSITION account_data master 90 100", ""},
-        {"POSITION account_data master 90 95", ""},
-        {"POSITION account_data master 100 105", "account_data 1 105\nend\n"},
-        {"POSITION account_data master 90 105", "account_data 1 105\nend\n"},
-        {"POSITION account_data master 101 105", "fetch account_data master 100 105\n"},
-        {"POSITION account_data master 105 105", "fetch account_data master 100 105\n"},
-        {"POSITION account_data master 200 150", "fetch account_data master 100 150\n"},
-    }, memory[] = {
-        {"POSITION typing master 7 7", ""},
-        {"POSITION typing master 5 9", "typing 1 9\nend\n"},
-        {"POSITION typing master 7 9", "typing 1 9\nend\n"},
-        {"POSITION typing master 8 9", "fetch typing master 7 9\n"},
-        {"POSITION typing master 9 9", "fetch typing master 7 9\n"},
-        {"POSITION typing master 0 0", "reset typing 1\ntyping 1 0\nend\n"},
-        {"POSITION typing master 3 3", "reset typing 1\nfetch typing master 0 3\n"},
-        {"POSITION typing master 9 5", "reset typing 1\nfetch typing master 0 5\n"},
-        {"POSITION typing master 9 7", ""},
-        {"RDATA typing master 8 [\"!r\",[\"@a\"]]", "typing 1 8 !r=1\nend\n"},
-        {"RDATA typing master 7 [\"!r\",[]]", "typing 1 7 !r=0\nend\n"},
-        {"RDATA typing master 2 [\"!r\",[]]", "reset typing 1\ntyping 1 2 !r=0\nend\n"},
-    };
+    } db[] =
+        {
+            {"POSITION account_data master 100 100", ""},
+            {"POSITION account_data master 90 100", ""},
+            {"POSITION account_data master 90 95", ""},
+            {"POSITION account_data master 100 105", "account_data 1 105\nend\n"},
+            {"POSITION account_data master 90 105", "account_data 1 105\nend\n"},
+            {"POSITION account_data master 101 105", "fetch account_data master 100 105\n"},
+            {"POSITION account_data master 105 105", "fetch account_data master 100 105\n"},
+            {"POSITION account_data master 200 150", "fetch account_data master 100 150\n"},
+        },
+      memory[] = {
+          {"POSITION typing master 7 7", ""},
+          {"POSITION typing master 5 9", "typing 1 9\nend\n"},
+          {"POSITION typing master 7 9", "typing 1 9\nend\n"},
+          {"POSITION typing master 8 9", "fetch typing master 7 9\n"},
+          {"POSITION typing master 9 9", "fetch typing master 7 9\n"},
+          {"POSITION typing master 0 0", "reset typing 1\ntyping 1 0\nend\n"},
+          {"POSITION typing master 3 3", "reset typing 1\nfetch typing master 0 3\n"},
+          {"POSITION typing master 9 5", "reset typing 1\nfetch typing master 0 5\n"},
+          {"POSITION typing master 9 7", ""},
+          {"RDATA typing master 8 [\"!r\",[\"@a\"]]", "typing 1 8 !r=1\nend\n"},
+          {"RDATA typing master 7 [\"!r\",[]]", "typing 1 7 !r=0\nend\n"},
+          {"RDATA typing master 2 [\"!r\",[]]", "reset typing 1\ntyping 1 2 !r=0\nend\n"},
+      };
 
     (void)state;
     for (int live = 0; live < 2; live++)
@@ -114,13 +119,16 @@ static void a_gap_is_filled_in_order(void **state)
     expect(x, "fetch events ep1 100 110\n");
     assert_int_equal(metric_get_l(M_feed_gaps, "events"), gaps + 1);
     /* the pair waits, the other writer does not */
-    lines(x, (const char *const[]){EV("ep1", "batch", "$late"), EV("ep1", "112", "$late2"), EV("ep2", "111", "$other"),
-                                   "POSITION events ep1 112 115", NULL});
+    lines(x, (const char *const[]){EV("ep1", "batch", "$late"), EV("ep1", "112", "$late2"),
+                                   EV("ep2", "111", "$other"), "POSITION events ep1 112 115", NULL});
     expect(x, "events 3 111 ev:$other\nend\n");
     /* a limited answer: the rest is asked for; equal tokens are one batch, tokens ascend */
-    answer(x, 105, "105 [\"state\",[\"!r\",\"m.room.topic\",\"\",\"$t\"]]\n103 [\"state-all\",[\"!q\"]]\n"
-                   "105 [\"ev\",[\"$t\",\"!r\",\"t\",null,null,null,null,false,false]]");
-    expect(x, "events 2 103 state-all:!q\nevents 2 105 state:m.room.topic ev:$t\nfetch events ep1 105 110\nend\n");
+    answer(x, 105,
+           "105 [\"state\",[\"!r\",\"m.room.topic\",\"\",\"$t\"]]\n103 [\"state-all\",[\"!q\"]]\n"
+           "105 [\"ev\",[\"$t\",\"!r\",\"t\",null,null,null,null,false,false]]");
+    expect(
+        x,
+        "events 2 103 state-all:!q\nevents 2 105 state:m.room.topic ev:$t\nfetch events ep1 105 110\nend\n");
     answer(x, 110, "");
     expect(x, "events 2 110\nevents 2 112 ev:$late ev:$late2\nevents 2 115\nend\n");
     line(x, EV("ep1", "116", "$next"));
@@ -169,8 +177,8 @@ static void rows_that_cannot_be_read(void **state)
 
     (void)state;
     /* a batch with a bad row is read from the database as a whole */
-    lines(x, (const char *const[]){EV("ep1", "batch", "$a"), "RDATA events ep1 batch [\"ev\",[1]]", EV("ep1", "103", "$b"),
-                                   EV("ep1", "104", "$c"), NULL});
+    lines(x, (const char *const[]){EV("ep1", "batch", "$a"), "RDATA events ep1 batch [\"ev\",[1]]",
+                                   EV("ep1", "103", "$b"), EV("ep1", "104", "$c"), NULL});
     expect(x, "fetch events ep1 100 103\n");
     assert_int_equal(metric_get_l(M_feed_bad, "row"), bad + 1);
     answer(x, 103, "");
@@ -198,7 +206,8 @@ static void reconnect_checks_every_pair(void **state)
     struct fix *x = fix_live();
 
     (void)state;
-    lines(x, (const char *const[]){EV("ep1", "101", "$1"), EV("ep2", "102", "$2"), EV("ep2", "batch", "$lost"), NULL});
+    lines(x, (const char *const[]){EV("ep1", "101", "$1"), EV("ep2", "102", "$2"),
+                                   EV("ep2", "batch", "$lost"), NULL});
     buf_reset(&x->seen);
     feed_epoch_lost(x->f);
     expect(x, "state disconnected\n");
@@ -333,7 +342,8 @@ static void what_is_not_for_us(void **state)
     static const struct {
         const char *text, *reason;
     } lines_[] = {
-        {"RDATA events ep3 200 [\"ev\",[\"$a\",\"!r\",\"t\",null,null,null,null,false,false]]", "unknown_writer"},
+        {"RDATA events ep3 200 [\"ev\",[\"$a\",\"!r\",\"t\",null,null,null,null,false,false]]",
+         "unknown_writer"},
         {"POSITION receipts ep1 200 200", "unknown_writer"},
         {"POSITION quarantine master 200 200", "unknown_stream"},
         {"RDATA new_stream master 200 [1]", "unknown_stream"},
@@ -355,8 +365,9 @@ static void what_is_not_for_us(void **state)
         assert_int_equal(metric_get_l(M_feed_bad, lines_[i].reason), n + 2);
     }
     assert_true(logged("names must be unique") && logged("not a configured writer of events: ep3"));
-    lines(x, (const char *const[]){"POSITION federation master 5 5", "RDATA presence_federation master 5 [\"h\",\"@a\"]",
-                                   "REPLICATE ", "USER_SYNC a b c start 1", "", NULL});
+    lines(x, (const char *const[]){"POSITION federation master 5 5",
+                                   "RDATA presence_federation master 5 [\"h\",\"@a\"]", "REPLICATE ",
+                                   "USER_SYNC a b c start 1", "", NULL});
     expect(x, "");
     fix_free(&x);
 }
@@ -376,7 +387,8 @@ static void the_queue_has_a_limit(void **state)
     }
     expect(x, "");
     answer(x, 150, "");
-    snprintf(want, sizeof want, "account_data 1 150\nfetch account_data master 150 %d\nend\n", 151 + FEED_QUEUE_ITEMS_MAX);
+    snprintf(want, sizeof want, "account_data 1 150\nfetch account_data master 150 %d\nend\n",
+             151 + FEED_QUEUE_ITEMS_MAX);
     expect(x, want);
     answer(x, 151 + FEED_QUEUE_ITEMS_MAX, "");
     expect_has(x, "\naccount_data 1 10160 @a\nend\n"); /* the nine that came after the overflow */
@@ -412,8 +424,8 @@ static void live_waits_for_all_writers(void **state)
             assert_int_equal(feed_state(x->f), FEED_CONNECTING);
             if (s == STREAM_RECEIPTS && i == 1)
                 continue; /* r2 lags behind */
-            snprintf(text, sizeof text, "POSITION %s %.*s 0 %d", stream_name((enum stream)s), STR_ARG(w->names[i]),
-                     s == STREAM_TYPING ? 0 : 100);
+            snprintf(text, sizeof text, "POSITION %s %.*s 0 %d", stream_name((enum stream)s),
+                     STR_ARG(w->names[i]), s == STREAM_TYPING ? 0 : 100);
             line(x, text);
         }
     }
@@ -493,9 +505,9 @@ static void one_megabyte(void **state)
 
     (void)state;
     assert_non_null(text);
-    int n = sprintf(text, "RDATA typing master 8 [\"!r\",[\"");
+    int n = snprintf(text, N + 128, "RDATA typing master 8 [\"!r\",[\"");
     memset(text + n, 'u', N);
-    strcpy(text + n + N, "\"]]");
+    memcpy(text + n + N, "\"]]", 4);
     line(x, text);
     expect(x, "typing 1 8 !r=1\nend\n");
     free(text);
