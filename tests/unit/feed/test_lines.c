@@ -258,7 +258,7 @@ static void long_row(void **state)
     int n = snprintf(text, N + 64, "[\"!r:example.com\",[\"");
     memset(text + n, 'u', N);
     n += N;
-    n += snprintf(text + n, 64, "\"]]");
+    n += snprintf(text + n, 8, "\"]]");
     assert_int_equal(row_parse_text(a, STREAM_TYPING, str_n(text, (size_t)n), &r), 0);
     assert_int_equal(r.typing.user_ids[0].n, N);
     assert_int_equal(row_parse_text(small, STREAM_TYPING, str_n(text, (size_t)n), &r), -ERR_NOMEM);
