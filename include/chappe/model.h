@@ -129,11 +129,43 @@ struct room {
     /* users with a waiting or recent request who are joined here: whom a change here wakes */
     VEC(struct user *) active;
     uint32_t redaction_gen; /* raised when an event here is redacted: unread counters reload */
+    struct list relations;  /* struct relations.in_room */
     bool touched;           /* scratch: in the burst being applied */
     bool partial;           /* partial state (faster joins) */
     uint32_t refs;          /* rows of users that point here: not to be evicted */
     int64_t used_ms;
     struct list lru;
+};
+
+/* What relates to one event of a room. Two parts, loaded each when first asked for: the bundle (what servers put into
+ * m.relations; children of the same room only) and the relatives (what filters ask for; children of any room). */
+struct relation_child {
+    struct str event_id, sender;
+};
+struct relation_count {
+    struct str sender;
+    int64_t n;
+};
+struct relation_bundle {
+    VEC(struct relation_child) references;   /* by (topological, stream) */
+    struct str edit;                         /* the newest by the parent's sender, of its type; absent: none */
+    struct relation_child thread_latest;     /* event_id absent: no thread */
+    VEC(struct relation_child) thread_first; /* the oldest five */
+    VEC(struct relation_count) thread_senders;
+};
+struct relation_kind {
+    struct str rel_type, sender;
+};
+struct relations {
+    struct str parent;
+    struct room *room;
+    struct list in_room, lru;
+    uint8_t bundle_load, kinds_load;
+    bool bundle_stale, kinds_stale;
+    uint32_t gen;
+    struct relation_bundle *bundle; /* NULL: nothing to bundle */
+    VEC(struct relation_kind) kinds; /* distinct */
+    size_t bundle_bytes, kinds_bytes;
 };
 
 struct device_list_row {
@@ -351,6 +383,10 @@ enum have model_room_summary(struct model *m, struct room *r); /* and summary_fi
 struct state_entry *room_state_get(const struct room *r, struct str type, struct str state_key);
 struct member *room_member_get(const struct room *r, struct str user_id);
 bool room_event_is_current(const struct room *r, const struct event *ev); /* after model_room_state */
+
+/* What relates to an event of r. HAVE: bundle (which may be NULL), or kinds, is fresh. */
+enum have model_relations(struct model *m, struct room *r, struct str parent, struct relations **out);
+enum have model_relation_kinds(struct model *m, struct room *r, struct str parent, struct relations **out);
 
 /* Receipts with stream > lo (0: all): HAVE when room->receipts is complete above lo. */
 enum have model_receipts(struct model *m, struct room *r, const struct mpos *lo);

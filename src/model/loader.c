@@ -55,6 +55,7 @@ static void loader_flush(struct model *m)
     user_flush(m, b);
     unread_flush(m, b);
     device_flush(m, b);
+    relations_flush(m, b);
     b->outstanding--;
     loader_advance(m);
 }

@@ -40,6 +40,7 @@ struct room *model_room(struct model *m, struct str room_id)
     smap_init(&r->state);
     smap_init(&r->members);
     imap_init(&r->groups);
+    list_init(&r->relations);
     list_push(&m->room_lru, &r->lru);
     smap_put(&m->rooms, r->room_id, r);
     r->partial = smap_get(&m->partial, room_id) != NULL;
@@ -57,6 +58,7 @@ void model_room_free(struct model *m, struct room *r)
     smap_fini(&r->members);
     room_groups_free(m, r);
     room_receipts_free(r);
+    relations_room_free(m, r);
     for (size_t i = 0; i < r->typing.n; i++)
         free((void *)r->typing.v[i].p);
     vec_free(&r->typing);
@@ -295,6 +297,7 @@ void model_trim(struct model *m)
         evrec_evict(m, container_of(m->event_lru.next, struct evrec, lru));
         metric_add(M_model_evictions, 1);
     }
+    relations_trim(m, budget / 16);
     struct user *u;
     list_each(u, &m->user_lru, struct user, lru) {
         if (now - u->used_ms < IDLE_USER_MS && u->pins == 0)
@@ -329,6 +332,7 @@ static void on_tick(uv_timer_t *t)
         return;
     metric_set_l(M_model_memory_bytes, "events", (int64_t)m->event_bytes);
     metric_set_l(M_model_memory_bytes, "event_records", (int64_t)(smap_count(&m->recs) * (sizeof(struct evrec) + 64) + smap_bytes(&m->recs)));
+    metric_set_l(M_model_memory_bytes, "relations", (int64_t)m->relation_bytes);
     model_trim(m);
 }
 
@@ -353,6 +357,7 @@ int model_start(struct model **out, struct uv_loop_s *loop, const struct config 
     list_init(&m->user_lru);
     list_init(&m->event_lru);
     list_init(&m->woken);
+    relations_init(m);
     for (int s = 0; s < STREAM_COUNT; s++)
         m->pos[s] = positions_new();
     loader_init(m);
@@ -407,6 +412,7 @@ void model_stop(struct model **mp)
         model_room_free(m, r);
         it = 0;
     }
+    relations_fini(m);
     evrecs_fini(m);
     presence_fini(m);
     devices_fini(m);

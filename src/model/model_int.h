@@ -79,6 +79,9 @@ struct model {
     int64_t dl_pruned; /* Synapse pruned rows at or below */
     struct smap filters;
     struct smap partial; /* rooms with partial state */
+    struct smap relations; /* by the parent's event id */
+    struct list relation_lru;
+    size_t relation_bytes;
 
     struct positions *pos[STREAM_COUNT];
     struct stream_token now;
@@ -107,6 +110,7 @@ struct model {
     VEC(struct sg_pair) want_sg_pairs;
     VEC(struct user *) want_rooms, want_own, want_account_data, want_tags, want_push_rules, want_ignored, want_full_presence, want_dl;
     VEC(struct unread *) want_unread;
+    VEC(struct relations *) want_bundles, want_kinds;
     VEC(struct device *) want_td, want_keys;
     VEC(struct filter_slot *) want_filters;
     VEC(struct td_ack) td_acks;
@@ -140,6 +144,7 @@ void account_flush(struct model *m, struct batch *b);
 void user_flush(struct model *m, struct batch *b);
 void unread_flush(struct model *m, struct batch *b);
 void device_flush(struct model *m, struct batch *b);
+void relations_flush(struct model *m, struct batch *b);
 
 /* model.c */
 void model_wake_user(struct model *m, struct user *u);
@@ -201,6 +206,17 @@ void unread_free(struct unread *un);
 void unread_apply(struct model *m, const struct burst *b);
 void unread_receipt(struct model *m, struct user *u, struct str room_id);
 void device_free(struct model *m, struct device *d);
+
+/* relations.c */
+void relations_init(struct model *m);
+void relations_fini(struct model *m);
+void relations_touch(struct model *m, struct str parent); /* a child came or went */
+/* Before the target is marked stale: it may have been a child. room_id is where the redaction stands. */
+void relations_redacted(struct model *m, struct str room_id, struct str target);
+void relations_room_stale(struct model *m, struct room *r);
+void relations_all_stale(struct model *m);
+void relations_room_free(struct model *m, struct room *r);
+void relations_trim(struct model *m, size_t bytes_max);
 
 /* burst.c */
 void burst_add(struct model *m, writer_id w, int64_t token, const struct feed_row *rows, size_t n);

@@ -56,6 +56,7 @@ static void room_forget(struct model *m, struct str room_id)
         r->gaps_load = LOAD_NONE;
     r->gaps.n = 0;
     room_state_drop(m, r);
+    relations_room_stale(m, r);
     r->redaction_gen++;
     size_t it = 0;
     for (struct evrec *rec; (rec = smap_next(&m->recs, &it));) {
@@ -93,6 +94,20 @@ static void cache_row(struct model *m, struct str func, const struct str *keys, 
         each_user_of(m, k0, all, full_presence_stale);
     } else if (str_eq(func, STR("did_forget")) || str_eq(func, STR("get_forgotten_rooms_for_user"))) {
         each_user_of(m, k0, all, user_rooms_drop);
+    } else if (str_eq(func, STR("get_relations_for_event"))) { /* [room, parent], or [room] */
+        struct room *r = model_room_find(m, k0);
+        if (!str_absent(k1))
+            relations_touch(m, k1);
+        else if (all)
+            relations_all_stale(m);
+        else if (r)
+            relations_room_stale(m, r);
+    } else if (str_eq(func, STR("get_references_for_event")) || str_eq(func, STR("get_applicable_edit")) ||
+               str_eq(func, STR("get_thread_summary")) || str_eq(func, STR("get_thread_participated"))) {
+        if (all)
+            relations_all_stale(m);
+        else
+            relations_touch(m, k0);
     } else if (!all && (str_eq(func, STR("ph_cache_fake")) || str_eq(func, STR("dr_cache_fake")))) {
         room_forget(m, k0);
     } else if (!all && (str_eq(func, STR("_get_event_cache")) || str_eq(func, STR("have_seen_event")))) {
@@ -112,6 +127,7 @@ static void flush_caches(struct model *m)
     each_user_of(m, STR_ABSENT, true, push_rules_stale);
     each_user_of(m, STR_ABSENT, true, full_presence_stale);
     each_user_of(m, STR_ABSENT, true, user_rooms_drop);
+    relations_all_stale(m);
     erased_reload(m);
     partial_reload(m);
 }
@@ -202,6 +218,9 @@ static void row_take(struct model *m, enum stream s, writer_id w, int64_t token,
         device_lists_row(m, w, token, row);
         break;
     case STREAM_BACKFILL:
+        relations_touch(m, row->backfill.relates_to);
+        if (!str_absent(row->backfill.redacts))
+            relations_redacted(m, row->backfill.room_id, row->backfill.redacts);
         if ((rec = model_rec_find(m, row->backfill.event_id)))
             evrec_stale(m, rec);
         if (!str_absent(row->backfill.redacts) && (rec = model_rec_find(m, row->backfill.redacts)))

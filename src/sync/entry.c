@@ -227,6 +227,7 @@ static void do_entry(struct sync_run *run, struct room_entry *en)
     en->full_state = full_state;
     if (!entry_load_timeline(run, en))
         return;
+    entry_relations(run, en);
     bool account = !str_absent(en->account_events);
     if (!always && en->timeline_count == 0 && !account && !ephemeral && !full_state)
         return; /* E2 */

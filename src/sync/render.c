@@ -88,10 +88,11 @@ bool run_event_extra(struct sync_run *run, struct event *ev, bool timeline, stru
     return ok;
 }
 
-void render_event(struct sync_run *run, struct event *ev, bool timeline, bool fields, struct str membership, struct rope *out)
+void render_event(struct sync_run *run, struct event *ev, bool timeline, bool fields, struct str membership, struct str relations, struct rope *out)
 {
     struct event_extra x;
     run_event_extra(run, ev, timeline, membership, &x);
+    x.relations = relations;
     if (run->f->rare)
         event_render_general(ev, &x, run->f->federation_format, fields ? run->f->event_fields : NULL, fields ? run->f->event_fields_count : 0, out);
     else
@@ -123,7 +124,7 @@ static void put_timeline(struct sync_run *run, const struct room_entry *en, stru
         const struct tl_ev *t = &en->timeline[i];
         if (i)
             rope_put(out, STR(","));
-        render_event(run, t->pruned ? t->pruned : t->ev, true, true, t->membership, out);
+        render_event(run, t->pruned ? t->pruned : t->ev, true, true, t->membership, t->relations, out);
     }
     metric_add(M_sync_events_sent, (int64_t)en->timeline_count);
     rope_put(out, STR("],\"prev_batch\":\""));
@@ -131,7 +132,7 @@ static void put_timeline(struct sync_run *run, const struct room_entry *en, stru
     rope_put(out, en->limited ? STR("\",\"limited\":true}") : STR("\",\"limited\":false}"));
     rope_put(out, STR(",\"state\":{\"events\":["));
     for (const struct state_item *s = en->state; s; s = s->next) {
-        render_event(run, s->ev, false, true, STR_ABSENT, out);
+        render_event(run, s->ev, false, true, STR_ABSENT, STR_ABSENT, out);
         if (s->next)
             rope_put(out, STR(","));
     }

@@ -330,11 +330,15 @@ static bool load_items(struct wanted *w)
     size_t it = 0;
     for (struct state_item *x; (x = smap_next(&w->result.by_id, &it));) {
         enum have h = model_event(run->m, x->rec, &x->ev);
+        if (h == HAVE && (str_eq(x->ev->type, STR("m.room.aliases")) || !filter_match_event(run->f, &run->f->state, x->ev)))
+            h = ABSENT;
+        if (h == HAVE)
+            h = run_related_matches(run, &run->f->state, en->room, x->ev);
         if (h == LACK) {
             run->lack = true;
             ok = false;
         }
-        if (h != HAVE || str_eq(x->ev->type, STR("m.room.aliases")) || !filter_match_event(run->f, &run->f->state, x->ev))
+        if (h != HAVE)
             continue;
         x->next = en->state;
         en->state = x;

@@ -25,6 +25,7 @@ struct tl_ev {
     struct event *ev;
     struct event *pruned;      /* the erased-sender form, shown instead; freed with the run */
     struct str membership;     /* of the reader, at the event */
+    struct str relations;      /* m.relations as JSON text; absent: none */
 };
 struct state_item {
     struct str type, key;
@@ -54,6 +55,7 @@ struct room_entry {
     struct tl_ev *timeline;
     size_t timeline_count;
     bool limited;
+    bool bundle;                     /* with m.relations */
     struct stream_token prev_batch;
     struct state_item *state;        /* loaded and filtered */
     size_t state_count;
@@ -158,6 +160,11 @@ enum have state_ref_get(struct sync_run *run, const struct state_ref *ref, struc
 bool entry_load_state(struct sync_run *run, struct room_entry *en);
 enum have run_member_event(struct sync_run *run, struct evrec *rec, struct str user_id, struct room *room, enum membership *ms);
 
+/* relations.c */
+void entry_relations(struct sync_run *run, struct room_entry *en); /* fills relations of the timeline; may lack */
+/* related_by_senders, related_by_rel_types of a filter: ABSENT: ev has no such relation. */
+enum have run_related_matches(struct sync_run *run, const struct filter_section *s, struct room *room, const struct event *ev);
+
 /* entry.c */
 void run_entries(struct sync_run *run); /* from entries to emitted */
 bool entry_summary(struct sync_run *run, struct room_entry *en);
@@ -182,7 +189,7 @@ void ll_commit(struct sync_run *run);
 bool run_event_extra(struct sync_run *run, struct event *ev, bool timeline, struct str membership, struct event_extra *x); /* false: lacks */
 void render_events_prepare(struct sync_run *run);
 void render_rooms(struct sync_run *run, struct rope *out);
-void render_event(struct sync_run *run, struct event *ev, bool timeline, bool fields, struct str membership, struct rope *out);
+void render_event(struct sync_run *run, struct event *ev, bool timeline, bool fields, struct str membership, struct str relations, struct rope *out);
 struct str render_token(struct sync_run *run, const struct stream_token *t);
 void rope_json_str(struct sync_run *run, struct rope *out, struct str s);
 #endif

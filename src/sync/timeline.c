@@ -18,8 +18,10 @@ static bool load_filtered(struct sync_run *run, struct room *room, const struct 
         const struct tl_entry *te = &e[reverse ? n - 1 - i : i];
         struct event *ev;
         enum have h = model_event(run->m, te->rec, &ev);
+        if (h == HAVE)
+            h = filter_match_event(run->f, &run->f->timeline, ev) ? run_related_matches(run, &run->f->timeline, room, ev) : ABSENT;
         lack |= h == LACK;
-        if (h == HAVE && filter_match_event(run->f, &run->f->timeline, ev))
+        if (h == HAVE)
             v[k++] = (struct tl_ev){.e = *te, .ev = ev};
     }
     if (lack)
@@ -139,6 +141,7 @@ bool entry_load_timeline(struct sync_run *run, struct room_entry *en)
         n -= drop;
         prev.room = n ? mpos_of(recents[0].e.stream - 1) : prev.room;
     }
+    en->bundle = limited || en->newly_joined; /* a gap alone does not make it so */
     put(en, recents, n, limited || en->newly_joined || gapped, &prev);
     return true;
 }
