@@ -231,6 +231,8 @@ void req_compute(struct sync_req *r)
         req_set_state(r, REQ_LOADING);
         r->loading = true;
         model_load(s->m, on_loaded, r);
+    } else if (res == RUN_BROKEN) {
+        req_error(r, 500, "M_UNKNOWN", "Internal server error");
     } else if (res == RUN_DONE || over) {
         reply(r, &body, r->initial ? "initial" : r->full_state ? "full_state" : res == RUN_EMPTY ? "empty" : "incremental");
     } else {

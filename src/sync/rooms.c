@@ -238,10 +238,12 @@ static void joined_entry(struct sync_run *run, struct room *room)
     struct tl_entry *v = NULL;
     size_t n = 0;
     if (model_room_changed(room, &run->since.room)) {
-        int64_t limit = run->f->timeline_limit < 0 ? 0 : run->f->timeline_limit;
+        int64_t want = run->f->timeline_limit; /* candidates are one more than that: of -1 there are none */
+        size_t limit = want == -1 ? 0 : run_timeline_limit(run) + 1;
         bool more;
-        v = ARENA_ARRAY(run->a, struct tl_entry, (size_t)limit + 1);
-        if (!run_have(run, model_page_stream(run->m, room, &run->since.room, &run->now.room, (size_t)limit + 1, v, &n, &more)))
+        run->broken |= want < -1;
+        v = ARENA_ARRAY(run->a, struct tl_entry, limit + 1);
+        if (limit && !run_have(run, model_page_stream(run->m, room, &run->since.room, &run->now.room, limit, v, &n, &more)))
             return;
     }
     /* The common case by far: nothing here for this reader. Cheap to say before an entry is made. */

@@ -222,6 +222,8 @@ enum run_result sync_run(struct sync_run *run, struct rope *out, struct stream_t
             run_device_lists(run);
         }
     }
+    if (run->broken)
+        return RUN_BROKEN;
     run_to_device(run);
     render_events_prepare(run);
     if (run->lack || run->ahead)

@@ -97,6 +97,7 @@ struct sync_run {
     struct arena *a;
 
     bool lack;   /* something is not in memory yet */
+    bool broken; /* the filter's limit makes no sense where it is needed: Synapse fails there, and so do we */
     bool ahead;  /* a row read from the database is newer than the replication seen: wait for that */
 
     /* rooms */
@@ -120,7 +121,7 @@ struct sync_run {
 };
 
 /* run.c */
-enum run_result { RUN_LACK, RUN_EMPTY, RUN_DONE };
+enum run_result { RUN_LACK, RUN_EMPTY, RUN_DONE, RUN_BROKEN };
 /* One run. RUN_LACK: model_load, then again (or, run.ahead, when the feed has moved). Otherwise the response body is in out
  * and *next is its next_batch. */
 enum run_result sync_run(struct sync_run *run, struct rope *out, struct stream_token *next);
@@ -148,6 +149,7 @@ bool run_is_joined(const struct sync_run *run, struct str room_id);
 bool run_shares_room(struct sync_run *run, struct str user_id); /* with any joined room; may lack */
 
 /* timeline.c */
+size_t run_timeline_limit(const struct sync_run *run); /* never negative, and bounded */
 bool entry_load_timeline(struct sync_run *run, struct room_entry *en); /* false: lacks */
 
 /* visibility.c: drops what the reader may not see, in place; false: lacks */

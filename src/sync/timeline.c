@@ -71,14 +71,20 @@ static void put(struct room_entry *en, struct tl_ev *v, size_t n, bool limited, 
     en->prev_batch = *prev;
 }
 
+size_t run_timeline_limit(const struct sync_run *run)
+{
+    int64_t want = run->f->timeline_limit;
+    return want < 0 ? 0 : want > LIMIT_MAX ? LIMIT_MAX : (size_t)want;
+}
+
 bool entry_load_timeline(struct sync_run *run, struct room_entry *en)
 {
     struct room *room = en->room;
-    int64_t want = run->f->timeline_limit;
-    size_t limit = want < 0 ? 0 : want > LIMIT_MAX ? LIMIT_MAX : (size_t)want;
+    size_t limit = run_timeline_limit(run);
+    bool odd_limit = run->f->timeline_limit < 0 || run->f->timeline_limit_fractional; /* fails when a page is needed */
     struct stream_token upto = en->upto;
     bool events_none = en->events_none;
-    bool limited = events_none || en->newly_joined || limit < en->events_count;
+    bool limited = events_none || en->newly_joined || run->f->timeline_limit < 0 || limit < en->events_count;
 
     int64_t gap = 0;
     enum have h = model_gap(run->m, room, en->has_since ? en->since.room.min : 0, &run->now.room, &gap);
@@ -107,6 +113,10 @@ bool entry_load_timeline(struct sync_run *run, struct room_entry *en)
         return true;
     }
 
+    if (odd_limit) {
+        run->broken = true;
+        return false;
+    }
     size_t load_limit = 2 * limit > 10 ? 2 * limit : 10;
     struct page_cursor c = {.end = upto.room};
     c.has_since = en->has_since && (gapped || !en->newly_joined);
