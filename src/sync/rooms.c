@@ -241,7 +241,7 @@ static void joined_entry(struct sync_run *run, struct room *room)
         int64_t want = run->f->timeline_limit; /* candidates are one more than that: of -1 there are none */
         size_t limit = want == -1 ? 0 : run_timeline_limit(run) + 1;
         bool more;
-        run->broken |= want < -1;
+        run->broken |= want < -1 || run->f->timeline_limit_fractional;
         v = ARENA_ARRAY(run->a, struct tl_entry, limit + 1);
         if (limit && !run_have(run, model_page_stream(run->m, room, &run->since.room, &run->now.room, limit, v, &n, &more)))
             return;

@@ -61,3 +61,7 @@ def run(context: Context) -> None:
         ("empty", ""),
     ):
         context.ask_error(alice, title, filter=text)
+    for limit in ("-1", "-2", "0.5", "10.0"):
+        text = f'{{"room":{{"timeline":{{"limit":{limit}}}}}}}'
+        context.ask_error(alice, f"limit {limit}, initial", filter=text)
+        context.ask_error(alice, f"limit {limit}, incremental", filter=text, since=start)
