@@ -35,6 +35,7 @@ void req_finish(struct sync_req *r)
     struct sync *s = r->s;
     wheel_cancel(&s->wheel, &r->timer);
     auth_watch_del(&r->watch);
+    auth_cancel(s->auth, r);
     if (r->admitted)
         s->initial_running--;
     r->admitted = false;
@@ -213,7 +214,6 @@ static void affect_presence(struct sync_req *r)
 static void on_revoked(struct auth_watch *w, const struct auth_error *e)
 {
     struct sync_req *r = container_of(w, struct sync_req, watch);
-    metric_add(M_auth_revoked_in_flight, 1);
     req_auth_error(r, e);
 }
 
