@@ -31,6 +31,7 @@
 #include <unistd.h>
 #include <uv.h>
 
+enum { TICK_MS = 20, SERVING_TICK_MS = 500 };
 enum life { LIFE_STARTING, LIFE_SERVING, LIFE_DRAINING, LIFE_STOPPING };
 
 struct server {
@@ -121,6 +122,10 @@ static void on_tick(uv_timer_t *t)
 {
     struct server *s = t->data;
     update_health(s);
+    if (s->life == LIFE_SERVING && uv_timer_get_repeat(t) != SERVING_TICK_MS) {
+        uv_timer_stop(t); /* nothing to watch closely any more */
+        uv_timer_start(t, on_tick, SERVING_TICK_MS, SERVING_TICK_MS);
+    }
     if (s->life != LIFE_DRAINING)
         return;
     bool done = sync_in_flight(s->sync) == 0 && httpd_in_flight(s->httpd) == 0;
@@ -145,6 +150,7 @@ static void on_stop_signal(uv_signal_t *h, int signum)
     s->life = LIFE_DRAINING;
     s->drain_until_ms = clock_mono_ms() + s->cfg->drain_ms;
     update_health(s);
+    uv_timer_start(&s->tick, on_tick, TICK_MS, TICK_MS);
     httpd_drain(s->httpd);
     sync_drain(s->sync);
 }
@@ -250,7 +256,7 @@ int server_run(const struct config *cfg)
     } else {
         uv_timer_init(&s.loop, &s.tick);
         s.tick.data = &s;
-        uv_timer_start(&s.tick, on_tick, 20, 20);
+        uv_timer_start(&s.tick, on_tick, TICK_MS, TICK_MS);
         uv_signal_t *stops[] = {&s.sigterm, &s.sigint};
         for (int i = 0; i < 2; i++) {
             uv_signal_init(&s.loop, stops[i]);

@@ -6,7 +6,7 @@
  */
 #include "request.h"
 
-enum { TIMEOUT_TEXT_MAX = 18 };
+enum { TIMEOUT_DIGITS_MAX = 18 };
 
 void req_set_state(struct sync_req *r, enum req_state st)
 {
@@ -91,13 +91,27 @@ static bool is_ascii(struct str s)
     return true;
 }
 
+static bool all_digits(struct str s)
+{
+    for (size_t i = 0; i < s.n; i++) {
+        if (s.p[i] < '0' || s.p[i] > '9')
+            return false;
+    }
+    return true;
+}
+
 static bool parse_timeout(struct sync_req *r)
 {
     struct str t = http_query(r->http, STR("timeout"));
     r->timeout_ms = 0;
     if (str_absent(t))
         return true;
-    if (t.n > TIMEOUT_TEXT_MAX || str_to_i64(t, &r->timeout_ms)) {
+    t = str_trim(t); /* Python's int() takes blanks, a sign, any number of digits */
+    if (str_starts(t, STR("+")))
+        t = str_n(t.p + 1, t.n - 1);
+    if (t.n > TIMEOUT_DIGITS_MAX && all_digits(t)) {
+        r->timeout_ms = INT64_MAX;
+    } else if (str_to_i64(t, &r->timeout_ms)) {
         req_error(r, 400, "M_INVALID_PARAM", "Query parameter timeout must be an integer");
         return false;
     }

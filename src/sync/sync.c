@@ -5,7 +5,7 @@
  */
 #include "request.h"
 
-enum { TICK_MS = 50 };
+enum { TICK_MS = 100 };
 
 /* ^/_matrix/client/(r0|v3|unstable)/sync$ */
 int sync_route(enum http_method method, struct str path)
