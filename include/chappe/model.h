@@ -100,6 +100,7 @@ struct room {
     uint8_t tl_load, topo_load;
     int64_t tl_want_lo;
     int tl_want_n, topo_want_n;
+    uint32_t topo_gen; /* raised when something was stored at an unknown depth */
     /* timeline gaps, ascending */
     VEC(int64_t) gaps;
     uint8_t gaps_load;

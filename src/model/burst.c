@@ -5,7 +5,10 @@
  * redactions, the timeline gaps of their rooms, the push actions they caused for anybody. Then the burst is applied in
  * order, the position advances, and who is concerned is woken. While one burst is being fetched the next one fills.
  *
- * Work per event, not per recipient: three statements a burst, however many events and readers.
+ * Work per event, not per recipient: three statements a burst, however many events and readers. Rooms and users may come
+ * into memory while a burst is being read, and they count on seeing all of it: before a burst is applied it is looked at
+ * again, and what concerns them is read too. What a burst needs to know of an event it keeps itself (struct burst_event),
+ * since the event in memory may be invalidated or evicted meanwhile.
  */
 #include "model_int.h"
 
@@ -13,6 +16,7 @@ static struct burst *burst_new(void)
 {
     struct burst *b = xcalloc(1, sizeof *b);
     b->arena = arena_new((size_t)1 << 30);
+    smap_init(&b->read);
     return b;
 }
 
@@ -24,6 +28,7 @@ static void burst_free(struct burst **bp)
     vec_free(&b->rows);
     vec_free(&b->gaps);
     vec_free(&b->actions);
+    smap_fini(&b->read);
     arena_free(&b->arena);
     free(b);
     *bp = NULL;
@@ -60,40 +65,35 @@ void burst_add(struct model *m, writer_id w, int64_t token, const struct feed_ro
 
 /* ---- apply -------------------------------------------------------------------------------------------------------------- */
 
-static void apply_member(struct model *m, struct evrec *rec, struct room *r, struct str user_id)
+static void apply_member(struct model *m, const struct burst_event *be, struct room *r, struct str user_id)
 {
     struct user *u = model_user_find(m, user_id);
     if (!u)
         return;
     user_rooms_drop(m, u);
     unread_receipt(m, u, r->room_id); /* without a receipt the membership event is the baseline */
-    if (rec && rec->ev && !rec->ev->rejected)
-        user_own_add(m, u, rec, r, rec->ev->stream, rec->ev->writer);
+    if (be && !be->rejected)
+        user_own_add(m, u, be->rec, r, be->stream, be->writer);
     model_wake_user(m, u);
 }
 
 static void apply_ev(struct model *m, const struct feed_row *row)
 {
-    struct evrec *rec = model_rec_find(m, row->ev.event_id);
+    const struct burst_event *be = smap_get(&m->fetching->read, row->ev.event_id);
     struct room *r = model_room_find(m, row->ev.room_id);
-    relations_touch(m, row->ev.relates_to);
     if (!str_absent(row->ev.redacts)) {
-        relations_redacted(m, row->ev.room_id, row->ev.redacts);
         struct evrec *target = model_rec_find(m, row->ev.redacts);
         if (target)
             evrec_stale(m, target);
         if (r)
             r->redaction_gen++;
     }
-    bool member = str_eq(row->ev.type, STR("m.room.member")) && !str_absent(row->ev.state_key);
-    if (!r && member && model_user_find(m, row->ev.state_key))
-        r = model_room(m, row->ev.room_id);
     if (!r)
         return;
-    if (rec && rec->ev && !rec->ev->outlier)
-        room_tl_insert(m, r, rec, rec->ev->stream, rec->ev->topological, rec->ev->writer);
-    if (member)
-        apply_member(m, rec, r, row->ev.state_key);
+    if (be && !be->outlier)
+        room_tl_insert(m, r, be->rec, be->stream, be->topological, be->writer);
+    if (str_eq(row->ev.type, STR("m.room.member")) && !str_absent(row->ev.state_key))
+        apply_member(m, be, r, row->ev.state_key);
     if (!row->ev.rejected)
         model_wake_room(m, r);
 }
@@ -157,6 +157,8 @@ static void burst_apply(struct model *m)
 
 /* ---- fetch --------------------------------------------------------------------------------------------------------------- */
 
+static bool burst_fetch(struct model *m);
+
 static void part_done(struct model *m, const struct pg_result *r)
 {
     if (!r)
@@ -168,6 +170,8 @@ static void part_done(struct model *m, const struct pg_result *r)
             log_error("chappe.model", "a burst of new events could not be read; trying again");
         return;
     }
+    if (burst_fetch(m))
+        return;
     burst_apply(m);
     model_run_woken(m);
     burst_send(m);
@@ -180,6 +184,12 @@ static void on_events(struct load_op *op, const struct pg_result *r)
         struct evrec *rec = model_rec(m, pg_str(r, i, 0));
         rec->gen++;
         evrec_take_row(m, rec, r, i);
+        if (!rec->ev)
+            continue;
+        struct burst *b = m->fetching;
+        struct burst_event *be = ARENA_NEW(b->arena, struct burst_event);
+        *be = (struct burst_event){rec, rec->ev->stream, rec->ev->topological, rec->ev->writer, rec->ev->outlier, rec->ev->rejected};
+        smap_put(&b->read, arena_str(b->arena, rec->id), be);
     }
     part_done(m, r);
 }
@@ -221,40 +231,40 @@ static bool relevant(struct model *m, const struct feed_row *row)
     return str_eq(row->ev.type, STR("m.room.member")) && !str_absent(row->ev.state_key) && model_user_find(m, row->ev.state_key);
 }
 
-void burst_send(struct model *m)
+/* A member event of somebody in memory brings its room there, before the rest of the burst is looked at. */
+static void make_rooms(struct model *m, const struct burst *b)
 {
-    if (m->stopping || (m->fetching && !(m->burst_retry && m->fetching_outstanding == 0)))
-        return;
-    if (!m->fetching) {
-        if (!m->filling)
-            return;
-        m->fetching = m->filling;
-        m->filling = NULL;
+    for (size_t i = 0; i < b->rows.n; i++) {
+        const struct burst_row *br = &b->rows.v[i];
+        if (!br->position_only && br->row.ev.kind == EV_ROW_EV && str_eq(br->row.ev.type, STR("m.room.member")) &&
+            !str_absent(br->row.ev.state_key) && model_user_find(m, br->row.ev.state_key))
+            (void)model_room(m, br->row.ev.room_id);
     }
-    m->burst_retry = false;
+}
+
+/* Sends for what somebody here cares for and has not been read yet; false: there is nothing (more) to read. */
+static bool burst_fetch(struct model *m)
+{
     struct burst *b = m->fetching;
-    b->gaps.n = b->actions.n = 0;
     VEC(struct str) ids = {0};
     VEC(struct str) rooms = {0};
     VEC(int64_t) streams = {0};
     struct smap seen;
     smap_init(&seen);
+    make_rooms(m, b);
     for (size_t i = 0; i < b->rows.n; i++) {
-        const struct burst_row *br = &b->rows.v[i];
-        if (br->position_only || br->row.ev.kind != EV_ROW_EV || !relevant(m, &br->row))
+        struct burst_row *br = &b->rows.v[i];
+        if (br->position_only || br->fetched || br->row.ev.kind != EV_ROW_EV || !relevant(m, &br->row))
             continue;
+        br->fetched = true;
         vec_push(&ids, br->row.ev.event_id);
         vec_push(&streams, br->token);
-        if (!smap_get(&seen, br->row.ev.room_id)) {
-            smap_put(&seen, br->row.ev.room_id, b);
+        if (!smap_put(&seen, br->row.ev.room_id, b))
             vec_push(&rooms, br->row.ev.room_id);
-        }
     }
     smap_fini(&seen);
-    if (ids.n == 0) {
-        burst_apply(m);
-        model_run_woken(m);
-    } else {
+    bool any = ids.n > 0;
+    if (any) {
         m->fetching_outstanding = 3;
         struct pg_args *args = pg_args_new();
         pg_args_text_array(args, ids.v, ids.n);
@@ -270,6 +280,28 @@ void burst_send(struct model *m)
     vec_free(&ids);
     vec_free(&rooms);
     vec_free(&streams);
+    return any;
+}
+
+void burst_send(struct model *m)
+{
+    if (m->stopping || (m->fetching && !(m->burst_retry && m->fetching_outstanding == 0)))
+        return;
+    if (!m->fetching) {
+        if (!m->filling)
+            return;
+        m->fetching = m->filling;
+        m->filling = NULL;
+    } else { /* once more, all of it */
+        m->fetching->gaps.n = m->fetching->actions.n = 0;
+        for (size_t i = 0; i < m->fetching->rows.n; i++)
+            m->fetching->rows.v[i].fetched = false;
+    }
+    m->burst_retry = false;
+    if (burst_fetch(m))
+        return;
+    burst_apply(m);
+    model_run_woken(m);
 }
 
 void burst_fini(struct model *m)

@@ -162,27 +162,31 @@ void evrec_take_row(struct model *m, struct evrec *rec, const struct pg_result *
     take_redactions(m, rec, pg_str(r, row, 12));
 }
 
+/* Taken is what was still being waited for: a burst may have brought the event meanwhile, a row may have said that it changed. */
 static void on_events(struct load_op *op, const struct pg_result *r)
 {
     struct model *m = op->m;
+    for (size_t i = 0; i < op->targets.n; i++) {
+        struct evrec *rec = op->targets.v[i];
+        if (rec->load != LOAD_BUSY)
+            continue;
+        if (r && rec->gen == op->gens.v[i])
+            rec->pushed = true;
+        else
+            rec->load = LOAD_NONE;
+    }
     for (int i = 0; r && i < pg_rows(r); i++) {
         struct evrec *rec = smap_get(&m->recs, pg_str(r, i, 0));
-        if (rec && rec->load == LOAD_BUSY) {
-            rec->pushed = true;
-            rec->load = LOAD_NONE;
+        if (rec && rec->pushed) {
+            rec->pushed = false;
             evrec_take_row(m, rec, r, i);
         }
     }
     for (size_t i = 0; i < op->targets.n; i++) {
         struct evrec *rec = op->targets.v[i];
-        bool changed = rec->gen != op->gens.v[i];
-        if (!r)
-            rec->load = rec->load == LOAD_BUSY ? LOAD_NONE : rec->load;
-        else if (!rec->pushed && rec->load == LOAD_BUSY)
+        if (rec->pushed)
             evrec_take_missing(m, rec);
         rec->pushed = false;
-        if (changed && rec->load == LOAD_DONE)
-            evrec_drop_event(m, rec);
         evrec_unpin(m, rec);
     }
 }
@@ -196,15 +200,17 @@ void events_flush(struct model *m, struct batch *b)
         struct str *ids = xmalloc(sizeof *ids * n);
         for (size_t i = 0; i < n; i++) {
             struct evrec *rec = m->want_events.v[m->want_events.n - 1 - i];
+            if (rec->load != LOAD_QUEUED) /* a burst was faster */
+                continue;
             rec->load = LOAD_BUSY;
             evrec_pin(rec);
-            ids[i] = rec->id;
+            ids[op->targets.n] = rec->id;
             vec_push(&op->targets, rec);
             vec_push(&op->gens, rec->gen);
         }
         m->want_events.n -= n;
         struct pg_args *args = pg_args_new();
-        pg_args_text_array(args, ids, n);
+        pg_args_text_array(args, ids, op->targets.n);
         free(ids);
         load_op_send(op, SQL_events_by_id, args);
     }

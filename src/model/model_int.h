@@ -46,10 +46,18 @@ struct burst_row {
     enum stream stream;
     writer_id writer;
     int64_t token;
-    bool position_only;
+    bool position_only, fetched;
+};
+/* What a burst has read of an event. */
+struct burst_event {
+    struct evrec *rec;
+    int64_t stream, topological;
+    writer_id writer;
+    bool outlier, rejected;
 };
 struct burst {
     struct arena *arena;
+    struct smap read; /* event id -> struct burst_event */
     VEC(struct burst_row) rows;
     VEC(struct gap_row) gaps;
     VEC(struct action_row) actions;
@@ -174,6 +182,7 @@ void evrec_take_missing(struct model *m, struct evrec *rec);
 void room_tl_insert(struct model *m, struct room *r, struct evrec *rec, int64_t stream, int64_t topological, writer_id w);
 void room_tl_trim(struct model *m, struct room *r, size_t max);
 void room_tl_free(struct model *m, struct room *r);
+void room_topological_stale(struct room *r);
 void room_gap_add(struct room *r, int64_t stream);
 
 /* state.c */

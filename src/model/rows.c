@@ -51,7 +51,7 @@ static void room_forget(struct model *m, struct str room_id)
         return;
     log_info("chappe.model", "history of %.*s was purged: forgotten", STR_ARG(room_id));
     room_tl_trim(m, r, 0);
-    r->topo_known = false;
+    room_topological_stale(r);
     if (r->gaps_load == LOAD_DONE)
         r->gaps_load = LOAD_NONE;
     r->gaps.n = 0;
@@ -226,7 +226,7 @@ static void row_take(struct model *m, enum stream s, writer_id w, int64_t token,
         if (!str_absent(row->backfill.redacts) && (rec = model_rec_find(m, row->backfill.redacts)))
             evrec_stale(m, rec);
         if ((r = model_room_find(m, row->backfill.room_id)))
-            r->topo_known = false; /* backfilled events may be deep: the topological page is read again */
+            room_topological_stale(r); /* backfilled events may be deep: the topological page is read again */
         break;
     case STREAM_UN_PARTIAL_STATED_EVENT:
         if ((rec = model_rec_find(m, row->room.event_id)))

@@ -39,11 +39,18 @@ void room_tl_insert(struct model *m, struct room *r, struct evrec *rec, int64_t 
         r->last_event = stream;
 }
 
+/* Something may have been stored anywhere in depth: what is known in that order is not complete any more. */
+void room_topological_stale(struct room *r)
+{
+    r->topo_known = false;
+    r->topo_gen++;
+}
+
 /* Forgets the oldest entries beyond max; both horizons rise to what is left. */
 void room_tl_trim(struct model *m, struct room *r, size_t max)
 {
     if (r->tl.n <= max || r->tl_load == LOAD_BUSY || r->topo_load == LOAD_BUSY)
-        return;
+        return; /* with the next burst */
     size_t drop = r->tl.n - max;
     int64_t horizon = r->tl.v[drop - 1].stream;
     if (!r->tl_horizon_known) {
@@ -222,7 +229,8 @@ enum have model_last_event(struct model *m, struct room *r, const struct mpos *a
         return LACK;
     if (r->tl_horizon_known && r->tl_horizon == INT64_MIN)
         return ABSENT;
-    want_stream(m, r, INT64_MIN, 12);
+    /* It may lie far below: more with every round. */
+    want_stream(m, r, INT64_MIN, r->tl.n < 12 ? 12 : r->tl.n > 2000 ? 2000 : (int)r->tl.n);
     return LACK;
 }
 
@@ -311,7 +319,7 @@ static void on_topological_pages(struct load_op *op, const struct pg_result *r)
             continue;
         if (room->topo_want_n > 0)
             room->topo_t = room->topo_s = INT64_MIN;
-        room->topo_known = true;
+        room->topo_known = room->topo_gen == op->gens.v[i];
     }
 }
 
@@ -339,6 +347,7 @@ static void flush_pages(struct model *m, struct batch *b, bool topological)
     for (size_t i = 0; i < n; i++) {
         struct room *r = v[i];
         vec_push(&op->targets, r);
+        vec_push(&op->gens, r->topo_gen);
         ids[i] = r->room_id;
         if (topological) {
             r->topo_load = LOAD_BUSY;

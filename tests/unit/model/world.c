@@ -1,0 +1,915 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/* The stand-in for the database: what each statement of the model says, said over the tables of world.h. */
+#include "world.h"
+
+#include <stdio.h>
+
+/* ---- arguments and results -------------------------------------------------------------------------------------------- */
+
+enum { ARGS_MAX = 4, COLS_MAX = 13 };
+struct arg {
+    struct str *t;
+    int64_t *n;
+    size_t count;
+};
+struct pg_args {
+    struct arg v[ARGS_MAX];
+    int n;
+};
+struct pg_args *pg_args_new(void)
+{
+    return xcalloc(1, sizeof(struct pg_args));
+}
+void pg_args_i64_array(struct pg_args *a, const int64_t *v, size_t n)
+{
+    struct arg *x = &a->v[a->n++];
+    x->n = xmalloc(sizeof *v * (n + 1));
+    if (n)
+        memcpy(x->n, v, sizeof *v * n);
+    x->count = n;
+}
+void pg_args_i64(struct pg_args *a, int64_t v)
+{
+    pg_args_i64_array(a, &v, 1);
+}
+void pg_args_text_array(struct pg_args *a, const struct str *v, size_t n)
+{
+    struct arg *x = &a->v[a->n++];
+    x->t = xcalloc(n + 1, sizeof *v);
+    for (size_t i = 0; i < n; i++)
+        x->t[i] = str_dup(v[i]);
+    x->count = n;
+}
+void pg_args_text(struct pg_args *a, struct str s)
+{
+    pg_args_text_array(a, &s, 1);
+}
+static void args_free(struct pg_args *a)
+{
+    for (int i = 0; a && i < a->n; i++) {
+        for (size_t k = 0; a->v[i].t && k < a->v[i].count; k++)
+            free((void *)(uintptr_t)a->v[i].t[k].p);
+        free(a->v[i].t);
+        free(a->v[i].n);
+    }
+    free(a);
+}
+
+struct row {
+    char *c[COLS_MAX];
+    bool i[COLS_MAX];
+    int64_t n[COLS_MAX];
+};
+struct pg_result {
+    VEC(struct row) rows;
+};
+int pg_rows(const struct pg_result *r)
+{
+    return (int)r->rows.n;
+}
+struct str pg_str(const struct pg_result *r, int row, int col)
+{
+    ASSERT(row >= 0 && (size_t)row < r->rows.n && !r->rows.v[row].i[col]);
+    return str_of(r->rows.v[row].c[col]);
+}
+int64_t pg_i64(const struct pg_result *r, int row, int col)
+{
+    ASSERT(row >= 0 && (size_t)row < r->rows.n && !r->rows.v[row].c[col]);
+    return r->rows.v[row].n[col];
+}
+bool pg_null(const struct pg_result *r, int row, int col)
+{
+    return !r->rows.v[row].c[col] && !r->rows.v[row].i[col];
+}
+
+/* Builds one row from a format: s text or NULL, i number, 0 NULL. */
+static void row_add(struct pg_result *r, const char *fmt, ...)
+{
+    struct row row = {0};
+    va_list ap;
+    va_start(ap, fmt);
+    for (int col = 0; fmt[col]; col++) {
+        if (fmt[col] == 'i') {
+            row.i[col] = true;
+            row.n[col] = va_arg(ap, int64_t);
+        } else if (fmt[col] == 's') {
+            const char *s = va_arg(ap, const char *);
+            row.c[col] = s ? xstrndup(str_of(s)) : NULL;
+        }
+    }
+    va_end(ap);
+    vec_push(&r->rows, row);
+}
+#define I(x) ((int64_t)(x))
+
+static void result_free(struct pg_result *r)
+{
+    for (size_t i = 0; r && i < r->rows.n; i++) {
+        for (int k = 0; k < COLS_MAX; k++)
+            free(r->rows.v[i].c[k]);
+    }
+    if (r)
+        vec_free(&r->rows);
+    free(r);
+}
+
+struct answer {
+    enum pg_stmt stmt;
+    pg_done_fn *done;
+    void *arg;
+    struct pg_result *r;
+};
+
+static bool is(struct str a, const char *b)
+{
+    return b && str_eq(a, str_of(b));
+}
+static const char *writer_name(int w)
+{
+    return w == W2 ? "w2" : "master";
+}
+
+/* ---- statements ---------------------------------------------------------------------------------------------------------- */
+
+static void q_events(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->events.n; i++) {
+            const struct t_event *e = &w->events.v[i];
+            if (!is(a->v[0].t[k], e->id))
+                continue;
+            char reds[512] = "";
+            for (size_t x = 0; x < w->redactions.n; x++) {
+                if (!strcmp(w->redactions.v[x].redacts, e->id))
+                    snprintf(reds + strlen(reds), sizeof reds - strlen(reds), "%s%s\x1f%d", *reds ? "\x1e" : "", w->redactions.v[x].by, w->redactions.v[x].recheck);
+            }
+            row_add(r, "ssisiississis", e->id, e->room, e->stream, writer_name(e->writer), e->topo, I(e->outlier), e->json,
+                    e->metadata ? e->metadata : "{}", I(3), e->version ? e->version : "10", e->rejected, e->sg, *reds ? reds : NULL);
+        }
+    }
+}
+
+static int page_cmp_stream(const void *x, const void *y)
+{
+    const struct t_event *a = *(struct t_event *const *)x, *b = *(struct t_event *const *)y;
+    return a->stream < b->stream ? 1 : -1;
+}
+static int page_cmp_topo(const void *x, const void *y)
+{
+    const struct t_event *a = *(struct t_event *const *)x, *b = *(struct t_event *const *)y;
+    return a->topo != b->topo ? (a->topo < b->topo ? 1 : -1) : page_cmp_stream(x, y);
+}
+static void q_page(struct world *w, struct pg_args *a, struct pg_result *r, bool topological)
+{
+    const struct t_event **v = xmalloc(sizeof *v * (w->events.n + 1));
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        int64_t x = a->v[1].n[k], y = a->v[2].n[k];
+        size_t n = 0;
+        for (size_t i = 0; i < w->events.n; i++) {
+            const struct t_event *e = &w->events.v[i];
+            if (e->outlier || !is(a->v[0].t[k], e->room))
+                continue;
+            if (topological ? e->topo < x || (e->topo == x && e->stream < y) : e->stream > x && e->stream <= y)
+                v[n++] = e;
+        }
+        qsort(v, n, sizeof *v, topological ? page_cmp_topo : page_cmp_stream);
+        for (size_t i = 0; i < n && (int64_t)i < a->v[3].n[k]; i++)
+            row_add(r, "sssii", v[i]->room, v[i]->id, writer_name(v[i]->writer), v[i]->stream, v[i]->topo);
+    }
+    free(v);
+}
+
+static void q_gaps(struct world *w, struct pg_args *a, struct pg_result *r, bool above)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->gaps.n; i++) {
+            if (is(a->v[0].t[k], w->gaps.v[i].room) && (!above || w->gaps.v[i].stream > a->v[1].n[0]))
+                row_add(r, "si", w->gaps.v[i].room, w->gaps.v[i].stream);
+        }
+    }
+}
+
+static void q_actions(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->actions.n; i++) {
+            const struct t_action *t = &w->actions.v[i];
+            if (t->stream == a->v[0].n[k])
+                row_add(r, "sssiiii", t->user, t->room, t->thread, t->stream, I(t->notif), I(t->highlight), I(t->unread));
+        }
+    }
+}
+
+static void q_state(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->state.n; i++) {
+            const struct t_state *s = &w->state.v[i];
+            if (is(a->v[0].t[k], s->room))
+                row_add(r, "sssssi", s->room, s->type, s->key, s->event, s->membership, s->stream);
+        }
+    }
+}
+
+static void q_delta(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->groups.n; i++) {
+            const struct t_group *g = &w->groups.v[i];
+            if (g->id != a->v[0].n[k])
+                continue;
+            if (g->prev)
+                row_add(r, "iisss", g->id, g->prev, g->type, g->key, g->event);
+            else
+                row_add(r, "i0sss", g->id, g->type, g->key, g->event);
+        }
+    }
+}
+
+/* The event of a key in a group, by its chain; *prev is what to look at next. */
+static void q_resolved(struct world *w, struct pg_args *a, struct pg_result *r, bool all)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        struct smap seen;
+        smap_init(&seen);
+        for (int64_t id = a->v[0].n[k], next; id; id = next) {
+            next = 0;
+            for (size_t i = 0; i < w->groups.n; i++) {
+                const struct t_group *g = &w->groups.v[i];
+                if (g->id != id)
+                    continue;
+                next = g->prev;
+                if (!g->type || (!all && !strcmp(g->type, "m.room.member")))
+                    continue;
+                struct str key = arena_printf(w->text, "%s/%s", g->type, g->key);
+                if (!smap_put(&seen, key, w))
+                    row_add(r, "isss", a->v[0].n[k], g->type, g->key, g->event);
+            }
+        }
+        smap_fini(&seen);
+    }
+}
+
+static void q_members(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        const char *found = NULL, *key = NULL;
+        for (int64_t id = a->v[0].n[k], next; id && !found; id = next) {
+            next = 0;
+            for (size_t i = 0; i < w->groups.n; i++) {
+                const struct t_group *g = &w->groups.v[i];
+                if (g->id != id)
+                    continue;
+                next = g->prev;
+                if (g->type && !strcmp(g->type, "m.room.member") && is(a->v[1].t[k], g->key))
+                    found = g->event, key = g->key;
+            }
+        }
+        if (found)
+            row_add(r, "iss", a->v[0].n[k], key, found);
+    }
+}
+
+static void q_receipts(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->receipts.n; i++) {
+            const struct t_receipt *t = &w->receipts.v[i];
+            if (is(a->v[0].t[k], t->room) && t->stream > a->v[1].n[k])
+                row_add(r, "sissssss", t->room, t->stream, writer_name(t->writer), t->type, t->user, t->event, t->thread, t->data);
+        }
+    }
+}
+
+static void q_rooms(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->members.n; i++) {
+            const struct t_member *t = &w->members.v[i];
+            if (is(a->v[0].t[k], t->user))
+                row_add(r, "ssssssisi", t->user, t->room, t->sender, t->membership, t->event, writer_name(t->writer), t->stream,
+                        t->version ? t->version : "10", I(t->forgotten));
+        }
+    }
+}
+
+static void q_own(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->own.n; i++) {
+            const struct t_member *t = &w->own.v[i];
+            if (is(a->v[0].t[k], t->user) && t->stream > a->v[1].n[k])
+                row_add(r, "ssssi", t->user, t->room, t->event, writer_name(t->writer), t->stream);
+        }
+    }
+}
+
+static void q_account(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->data.n; i++) {
+            const struct t_datum *t = &w->data.v[i];
+            if (is(a->v[0].t[k], t->user) && t->stream > a->v[1].n[k])
+                row_add(r, "ssssi", t->user, t->room, t->type, t->content, t->stream);
+        }
+    }
+}
+
+static void q_tags(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->tags.n; i++) {
+            const struct t_tag *t = &w->tags.v[i];
+            if (is(a->v[0].t[k], t->user))
+                row_add(r, "ssiss", t->user, t->room, t->stream, t->tag, t->content);
+        }
+    }
+}
+
+typedef __typeof__(((struct world *)0)->ignored) pairs;
+static void q_pairs(const pairs *p, struct pg_args *a, struct pg_result *r, const char *fmt)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < p->n; i++) {
+            const struct t_pair *t = &p->v[i];
+            if (!is(a->v[0].t[k], t->a))
+                continue;
+            if (fmt[1] == 's')
+                row_add(r, fmt, t->a, t->b);
+            else
+                row_add(r, fmt, t->a, t->n);
+        }
+    }
+}
+
+static void q_rules(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->rules_stream.n; i++) {
+            if (is(a->v[0].t[k], w->rules_stream.v[i].a))
+                row_add(r, "is0ii00", I(2), w->rules_stream.v[i].a, w->rules_stream.v[i].n, I(0));
+        }
+    }
+}
+
+static void q_filters(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->filters.n; i++) {
+            const struct t_pair *t = &w->filters.v[i];
+            if (is(a->v[0].t[k], t->a) && a->v[1].n[k] == t->n)
+                row_add(r, "sis", t->a, t->n, t->b);
+        }
+    }
+}
+
+static void q_unread(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (int kind = 0; kind < 4; kind++) {
+            for (size_t i = 0; i < w->unread.n; i++) {
+                const struct t_unread *t = &w->unread.v[i];
+                if (t->kind == kind && is(a->v[0].t[k], t->user) && is(a->v[1].t[k], t->room))
+                    row_add(r, "isssiiiiis", I(kind), t->user, t->room, t->thread, t->v[0], t->v[1], t->v[2], t->v[3], t->v[4], t->list);
+            }
+        }
+    }
+}
+
+static int inbox_cmp(const void *x, const void *y)
+{
+    const struct t_inbox *a = x, *b = y;
+    return a->stream < b->stream ? -1 : a->stream > b->stream;
+}
+static void q_inbox(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    if (w->inbox.n)
+        qsort(w->inbox.v, w->inbox.n, sizeof *w->inbox.v, inbox_cmp);
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        int n = 0;
+        for (size_t i = 0; i < w->inbox.n && n < 100; i++) {
+            const struct t_inbox *t = &w->inbox.v[i];
+            if (is(a->v[0].t[k], t->user) && is(a->v[1].t[k], t->device) && t->stream > a->v[2].n[k]) {
+                row_add(r, "ssis", t->user, t->device, t->stream, t->json);
+                n++;
+            }
+        }
+    }
+}
+static void q_inbox_delete(struct world *w, struct pg_args *a)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        size_t n = 0;
+        for (size_t i = 0; i < w->inbox.n; i++) {
+            const struct t_inbox *t = &w->inbox.v[i];
+            if (!(is(a->v[0].t[k], t->user) && is(a->v[1].t[k], t->device) && t->stream <= a->v[2].n[k]))
+                w->inbox.v[n++] = *t;
+        }
+        w->inbox.n = n;
+    }
+}
+
+static void q_keys(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->keys.n; i++) {
+            const struct t_key *t = &w->keys.v[i];
+            if (is(a->v[0].t[k], t->user) && is(a->v[1].t[k], t->device))
+                row_add(r, "isssi", I(t->kind), t->user, t->device, t->algorithm, t->count);
+        }
+    }
+}
+
+/* kind 0: a change in a room; 2: a signature, whose reader is its signer. */
+static void q_dl(struct world *w, struct pg_args *a, struct pg_result *r, int kind)
+{
+    for (size_t i = 0; i < w->dl.n; i++) {
+        const struct t_dl *t = &w->dl.v[i];
+        if (t->kind != kind || t->stream <= a->v[0].n[0] || t->stream > a->v[1].n[0])
+            continue;
+        if (kind == 0)
+            row_add(r, "issis", I(0), t->user, t->room, t->stream, writer_name(t->writer));
+        else
+            row_add(r, "ssis", t->reader, t->user, t->stream, writer_name(t->writer));
+    }
+}
+static void q_dl_users(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->dl.n; i++) {
+            const struct t_dl *t = &w->dl.v[i];
+            if (is(a->v[0].t[k], t->reader) && t->stream > a->v[1].n[k] && t->stream <= a->v[2].n[k])
+                row_add(r, "isssis", I(t->kind), t->reader, t->user, t->kind == 2 ? NULL : t->room, t->stream, writer_name(t->writer));
+        }
+    }
+}
+
+static void query(struct world *w, enum pg_stmt s, struct pg_args *a, struct pg_result *r)
+{
+    switch ((int)s) {
+    case SQL_events_by_id: q_events(w, a, r); break;
+    case SQL_burst_gaps: q_gaps(w, a, r, true); break;
+    case SQL_gaps_of_rooms: q_gaps(w, a, r, false); break;
+    case SQL_burst_actions: q_actions(w, a, r); break;
+    case SQL_page_stream: q_page(w, a, r, false); break;
+    case SQL_page_topological: q_page(w, a, r, true); break;
+    case SQL_room_state: q_state(w, a, r); break;
+    case SQL_sg_delta: q_delta(w, a, r); break;
+    case SQL_sg_nonmembers: q_resolved(w, a, r, false); break;
+    case SQL_sg_all: q_resolved(w, a, r, true); break;
+    case SQL_sg_members: q_members(w, a, r); break;
+    case SQL_receipts_of_rooms: q_receipts(w, a, r); break;
+    case SQL_rooms_of_users: q_rooms(w, a, r); break;
+    case SQL_own_events_of_users: q_own(w, a, r); break;
+    case SQL_account_data_of_users: q_account(w, a, r); break;
+    case SQL_tags_of_users: q_tags(w, a, r); break;
+    case SQL_push_rules_of_users: q_rules(w, a, r); break;
+    case SQL_ignored_of_users: q_pairs((pairs *)&w->ignored, a, r, "ss"); break;
+    case SQL_full_presence_of_users: q_pairs((pairs *)&w->full_presence, a, r, "si"); break;
+    case SQL_filters_by_id: q_filters(w, a, r); break;
+    case SQL_unread_of_users: q_unread(w, a, r); break;
+    case SQL_to_device_of_devices: q_inbox(w, a, r); break;
+    case SQL_to_device_delete: q_inbox_delete(w, a); break;
+    case SQL_keys_of_devices: q_keys(w, a, r); break;
+    case SQL_device_list_rows: q_dl(w, a, r, 0); break;
+    case SQL_signatures_since: q_dl(w, a, r, 2); break;
+    case SQL_device_list_rows_of_users: q_dl_users(w, a, r); break;
+    case SQL_device_lists_pruned: row_add(r, "i", w->dl_pruned); break;
+    case SQL_presence_all:
+        for (size_t i = 0; i < w->presence.n; i++) {
+            const struct t_presence *p = &w->presence.v[i];
+            row_add(r, "ssisii", p->user, p->state, p->last_active, p->status, I(p->active), p->stream);
+        }
+        break;
+    case SQL_erased_all:
+        for (size_t i = 0; i < w->erased.n; i++)
+            row_add(r, "s", w->erased.v[i].a);
+        break;
+    case SQL_partial_rooms:
+        for (size_t i = 0; i < w->partial.n; i++)
+            row_add(r, "s", w->partial.v[i].a);
+        break;
+    case SQL_sequences:
+        for (size_t i = 0; i < w->sequences.n; i++)
+            row_add(r, "ii", I(i), w->sequences.v[i].n);
+        break;
+    default: break; /* other statements find nothing */
+    }
+}
+
+void pg_exec(struct pg *pg, enum pg_stmt stmt, struct pg_args *args, pg_done_fn *done, void *arg)
+{
+    struct world *w = (struct world *)(void *)pg;
+    struct answer *x = xcalloc(1, sizeof *x);
+    *x = (struct answer){stmt, done, arg, xcalloc(1, sizeof(struct pg_result))};
+    w->issued[stmt]++;
+    w->last_targets = args->n ? args->v[0].count : 0;
+    query(w, stmt, args, x->r);
+    args_free(args);
+    vec_push(&w->answers, x);
+}
+const char *pg_stmt_name(enum pg_stmt s)
+{
+    (void)s;
+    return "statement";
+}
+
+static void deliver(struct world *w, struct answer *x, int err)
+{
+    if (!err && w->fail[x->stmt] > 0) {
+        w->fail[x->stmt]--;
+        err = -ERR_DB;
+    }
+    x->done(x->arg, err, err ? NULL : x->r);
+    result_free(x->r);
+    free(x);
+}
+
+/* Delivers what has been issued so far and is not held; answers to what that brings about come with the next turn. */
+static size_t deliver_due(struct world *w)
+{
+    VEC(struct answer *) due = {0};
+    size_t n = 0;
+    for (size_t i = 0; i < w->answers.n; i++) {
+        if (w->held[w->answers.v[i]->stmt])
+            w->answers.v[n++] = w->answers.v[i];
+        else
+            vec_push(&due, w->answers.v[i]);
+    }
+    w->answers.n = n;
+    for (size_t i = 0; i < due.n; i++)
+        deliver(w, due.v[w->reversed ? due.n - 1 - i : i], w->fail_last && i + 1 == due.n ? -ERR_DB : 0);
+    w->fail_last = w->fail_last && due.n == 0;
+    n = due.n;
+    vec_free(&due);
+    return n;
+}
+
+void world_stop_pg(struct world *w)
+{
+    while (w->answers.n) {
+        struct answer *x = w->answers.v[0];
+        memmove(w->answers.v, w->answers.v + 1, --w->answers.n * sizeof x);
+        deliver(w, x, -ERR_SHUTDOWN);
+    }
+}
+
+void world_turn(struct world *w)
+{
+    uv_run(&w->loop, UV_RUN_NOWAIT);
+    deliver_due(w);
+}
+
+void world_settle(struct world *w)
+{
+    for (int quiet = 0, i = 0; quiet < 3; i++) {
+        assert_true(i < 10000);
+        uv_run(&w->loop, UV_RUN_NOWAIT);
+        quiet = deliver_due(w) || w->m->open ? 0 : quiet + 1;
+    }
+}
+
+void world_tick(struct world *w)
+{
+    uint32_t before = w->m->ticks;
+    for (int i = 0; i < 400 && w->m->ticks == before; i++) {
+        uv_sleep(10);
+        world_turn(w);
+    }
+    assert_int_not_equal(w->m->ticks, before);
+    world_settle(w);
+}
+
+void world_release(struct world *w, enum pg_stmt s)
+{
+    w->held[s] = false;
+    world_settle(w);
+}
+
+void world_forget_counts(struct world *w)
+{
+    memset(w->issued, 0, sizeof w->issued);
+}
+
+int world_issued(const struct world *w)
+{
+    int n = 0;
+    for (int i = 0; i < SQL_COUNT; i++)
+        n += w->issued[i];
+    return n;
+}
+
+/* ---- the feed --------------------------------------------------------------------------------------------------------------- */
+
+static struct world *the_world;
+
+writer_id feed_master(void)
+{
+    return MASTER;
+}
+writer_id feed_writer_id(struct feed *f, struct str name)
+{
+    (void)f;
+    return is(name, "w2") ? W2 : is(name, "master") ? MASTER : WRITER_NONE;
+}
+bool feed_writer_known(writer_id w)
+{
+    return w == MASTER || w == W2;
+}
+const struct positions *feed_start_positions(const struct feed *f, enum stream s)
+{
+    (void)f;
+    return the_world->start[s];
+}
+enum feed_state feed_state(const struct feed *f)
+{
+    (void)f;
+    return the_world->feed;
+}
+void feed_positions_check(struct feed *f)
+{
+    (void)f;
+    the_world->checks++;
+}
+
+/* ---- hooks ------------------------------------------------------------------------------------------------------------------- */
+
+static void on_wake(void *arg, struct user *u)
+{
+    struct world *w = arg;
+    vec_push(&w->woken, arena_str(w->text, u->user_id));
+    if (w->on_wake)
+        w->on_wake(w->on_wake_arg, u);
+}
+static void on_cache_row(void *arg, struct str func, const struct str *keys, size_t n, bool all)
+{
+    struct world *w = arg;
+    (void)keys;
+    (void)n;
+    (void)all;
+    vec_push(&w->cache_rows, arena_str(w->text, func));
+}
+static void on_cache_flush(void *arg)
+{
+    ((struct world *)arg)->cache_flushes++;
+}
+
+bool world_woken(struct world *w, const char *user)
+{
+    for (size_t i = 0; i < w->woken.n; i++) {
+        if (is(w->woken.v[i], user)) {
+            w->woken.v[i] = w->woken.v[--w->woken.n];
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- life -------------------------------------------------------------------------------------------------------------------- */
+
+static char more_config[1024];
+
+void world_config(const char *yaml)
+{
+    snprintf(more_config, sizeof more_config, "%s", yaml);
+}
+
+static void no_op(uv_timer_t *t)
+{
+    (void)t;
+}
+
+struct world *world_new_writers(int64_t master, int64_t w2)
+{
+    struct world *w = xcalloc(1, sizeof *w);
+    struct err e;
+    char yaml[2048];
+    the_world = w;
+    w->text = arena_new((size_t)1 << 30);
+    uv_loop_init(&w->loop);
+    uv_timer_init(&w->loop, &w->alive); /* keeps the loop alive: the model's own handles do not */
+    uv_timer_start(&w->alive, no_op, 3600 * 1000, 0);
+    snprintf(yaml, sizeof yaml, "server_name: x\nworker_name: c1\nworker_app: synapse.app.generic_worker\ndatabase: {name: psycopg2, args: {dbname: d}}\n"
+             "redis: {enabled: true}\ninstance_map: {main: {host: localhost, port: 1}}\nmacaroon_secret_key: k\n%s", more_config);
+    more_config[0] = 0;
+    w->cfg = config_load_text(str_of(yaml), &e);
+    if (!w->cfg)
+        fail_msg("%s", e.text);
+    w->feed = FEED_LIVE;
+    for (int s = 0; s < STREAM_COUNT; s++) {
+        w->start[s] = positions_new();
+        positions_init_writer(w->start[s], MASTER, s == STREAM_EVENTS ? master : 100);
+        if (s == STREAM_EVENTS && w2 >= 0)
+            positions_init_writer(w->start[s], W2, w2);
+        positions_init_seal(w->start[s], NULL, 0);
+    }
+    struct model_hooks hooks = {w, on_wake, on_cache_row, on_cache_flush, NULL};
+    assert_int_equal(model_start(&w->m, &w->loop, w->cfg, (struct pg *)(void *)w, &hooks, &e), 0);
+    w->sink = model_sink(w->m);
+    return w;
+}
+
+struct world *world_new(void)
+{
+    return world_new_writers(100, -1);
+}
+
+void world_free(struct world **wp)
+{
+    struct world *w = *wp;
+    world_stop_pg(w);
+    if (w->m)
+        model_stop(&w->m);
+    world_stop_pg(w);
+    uv_close((uv_handle_t *)&w->alive, NULL);
+    for (int i = 0; i < 20 && uv_run(&w->loop, UV_RUN_NOWAIT); i++)
+        ;
+    assert_int_equal(uv_loop_close(&w->loop), 0);
+    for (int s = 0; s < STREAM_COUNT; s++)
+        positions_free(&w->start[s]);
+    config_free(&w->cfg);
+    arena_free(&w->text);
+    vec_free(&w->events);
+    vec_free(&w->redactions);
+    vec_free(&w->gaps);
+    vec_free(&w->actions);
+    vec_free(&w->state);
+    vec_free(&w->groups);
+    vec_free(&w->receipts);
+    vec_free(&w->members);
+    vec_free(&w->own);
+    vec_free(&w->data);
+    vec_free(&w->tags);
+    vec_free(&w->ignored);
+    vec_free(&w->full_presence);
+    vec_free(&w->filters);
+    vec_free(&w->erased);
+    vec_free(&w->partial);
+    vec_free(&w->rules_stream);
+    vec_free(&w->sequences);
+    vec_free(&w->inbox);
+    vec_free(&w->keys);
+    vec_free(&w->dl);
+    vec_free(&w->presence);
+    vec_free(&w->unread);
+    vec_free(&w->answers);
+    vec_free(&w->woken);
+    vec_free(&w->cache_rows);
+    free(w);
+    *wp = NULL;
+}
+
+/* ---- making things happen ------------------------------------------------------------------------------------------------------ */
+
+const char *world_text(struct world *w, const char *fmt, ...)
+{
+    char b[4096];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(b, sizeof b, fmt, ap);
+    va_end(ap);
+    return arena_str(w->text, str_of(b)).p;
+}
+
+int64_t world_group(struct world *w, const char *room)
+{
+    int64_t g = 0;
+    for (size_t i = 0; i < w->events.n; i++) {
+        if (!strcmp(w->events.v[i].room, room) && w->events.v[i].sg > g)
+            g = w->events.v[i].sg;
+    }
+    return g;
+}
+
+static void become_state(struct world *w, const struct t_event *e, const char *membership)
+{
+    for (size_t i = 0; i < w->state.n; i++) {
+        struct t_state *s = &w->state.v[i];
+        if (!strcmp(s->room, e->room) && !strcmp(s->type, e->type) && !strcmp(s->key, e->key)) {
+            s->event = e->id, s->membership = membership, s->stream = e->stream;
+            return;
+        }
+    }
+    world_add(&w->state, .room = e->room, .type = e->type, .key = e->key, .event = e->id, .membership = membership, .stream = e->stream);
+}
+
+static const char *membership_in(struct world *w, const char *content)
+{
+    const char *p = strstr(content, "\"membership\":\"");
+    return p ? world_text(w, "%.*s", (int)strcspn(p + 14, "\""), p + 14) : NULL;
+}
+
+struct t_event *world_event(struct world *w, struct t_event e)
+{
+    if (!e.type)
+        e.type = "m.room.message";
+    if (!e.sender)
+        e.sender = "@a:x";
+    if (!e.content)
+        e.content = "{}";
+    if (!e.writer)
+        e.writer = MASTER;
+    if (!e.topo)
+        e.topo = e.stream;
+    bool member = e.key && !strcmp(e.type, "m.room.member");
+    if (!e.sg && !e.outlier) {
+        int64_t prev = world_group(w, e.room);
+        e.sg = e.key && !e.rejected ? 1000 + e.stream : prev;
+        if (e.key && !e.rejected)
+            world_add(&w->groups, .id = e.sg, .prev = prev, .type = e.type, .key = e.key, .event = e.id);
+    }
+    if (!e.json) {
+        const char *key = e.key ? world_text(w, "\"state_key\":\"%s\",", e.key) : "";
+        const char *un = e.replaces ? world_text(w, "\"replaces_state\":\"%s\"", e.replaces) : "";
+        const char *red = e.redacts ? world_text(w, "\"redacts\":\"%s\",", e.redacts) : "";
+        e.json = world_text(w, "{\"auth_events\":[],\"content\":%s,\"depth\":%lld,\"hashes\":{},\"origin_server_ts\":1000,\"prev_events\":[%s%s%s],%s%s%s\"room_id\":\"%s\","
+                               "\"sender\":\"%s\",\"type\":\"%s\",\"unsigned\":{%s}}",
+                            e.content, (long long)e.topo, e.prev ? "\"" : "", e.prev ? e.prev : "", e.prev ? "\"" : "", key, red, e.extra ? e.extra : "", e.room, e.sender, e.type, un);
+    }
+    vec_push(&w->events, e);
+    if (e.redacts)
+        world_add(&w->redactions, .by = e.id, .redacts = e.redacts);
+    const char *ms = member ? membership_in(w, e.content) : NULL;
+    if (e.key && !e.rejected && !e.outlier)
+        become_state(w, &e, ms);
+    if (ms) {
+        struct t_member row = {e.key, e.room, e.sender, ms, e.id, e.stream, e.writer, false, e.version};
+        vec_push(&w->own, row);
+        for (size_t i = 0; i < w->members.n && !e.rejected; i++) {
+            if (!strcmp(w->members.v[i].user, e.key) && !strcmp(w->members.v[i].room, e.room)) {
+                w->members.v[i] = row;
+                return &w->events.v[w->events.n - 1];
+            }
+        }
+        if (!e.rejected)
+            vec_push(&w->members, row);
+    }
+    return &w->events.v[w->events.n - 1];
+}
+
+void world_send(struct world *w, enum stream s, int writer, int64_t token, const struct feed_row *row)
+{
+    w->sink.rows(w->sink.arg, s, writer, token, row, row ? 1 : 0);
+}
+
+void world_position(struct world *w, enum stream s, int writer, int64_t token)
+{
+    world_send(w, s, writer, token, NULL);
+}
+
+void world_burst_end(struct world *w)
+{
+    w->sink.burst_end(w->sink.arg);
+}
+
+void world_send_event(struct world *w, const struct t_event *e)
+{
+    struct feed_row row = {.ev = {.kind = EV_ROW_EV,
+                                  .event_id = str_of(e->id),
+                                  .room_id = str_of(e->room),
+                                  .type = str_of(e->type),
+                                  .state_key = str_of(e->key),
+                                  .redacts = str_of(e->redacts),
+                                  .rejected = e->rejected != NULL,
+                                  .outlier = e->outlier}};
+    world_send(w, STREAM_EVENTS, e->writer, e->stream, &row);
+}
+
+void world_send_state(struct world *w, const struct t_event *e, bool with_event)
+{
+    struct feed_row row = {.ev = {.kind = EV_ROW_STATE,
+                                  .event_id = with_event ? str_of(e->id) : STR_ABSENT,
+                                  .room_id = str_of(e->room),
+                                  .type = str_of(e->type),
+                                  .state_key = str_of(e->key)}};
+    world_send(w, STREAM_EVENTS, e->writer, e->stream, &row);
+}
+
+void world_say(struct world *w, struct t_event in)
+{
+    struct t_event e = *world_event(w, in);
+    world_send_event(w, &e);
+    if (e.key && !e.rejected && !e.outlier)
+        world_send_state(w, &e, true);
+}
+
+int64_t world_room(struct world *w, const char *room, int64_t first, const char *history, ...)
+{
+    int64_t s = first;
+    const char *prev = world_text(w, "$create%s", room);
+    world_event(w, (struct t_event){.id = prev, .room = room, .type = "m.room.create", .key = "", .stream = s, .content = "{\"creator\":\"@a:x\"}"});
+    va_list ap;
+    va_start(ap, history);
+    for (const char *user; (user = va_arg(ap, const char *));) {
+        const char *id = world_text(w, "$join%s%s", user, room);
+        world_event(w, (struct t_event){.id = id, .room = room, .type = "m.room.member", .key = user, .sender = user, .stream = ++s, .prev = prev,
+                                        .content = "{\"membership\":\"join\"}"});
+        prev = id;
+    }
+    va_end(ap);
+    if (history)
+        world_event(w, (struct t_event){.id = world_text(w, "$hv%s", room), .room = room, .type = "m.room.history_visibility", .key = "", .stream = ++s, .prev = prev,
+                                        .content = world_text(w, "{\"history_visibility\":\"%s\"}", history)});
+    return s;
+}
