@@ -21,6 +21,8 @@ void secret_free(char **p);
  * returns NULL: use the latter for peer-chosen sizes. CHAPPE_ARENA_SEPARATE makes each allocation separate. */
 struct arena;
 struct arena *arena_new(size_t bytes_max);
+/* The first block is made of first bytes (which arena_reset keeps) instead of about 4 KiB. */
+struct arena *arena_new_sized(size_t bytes_max, size_t first);
 void arena_free(struct arena **a);
 void arena_reset(struct arena *a); /* keeps its first block */
 void *arena_alloc(struct arena *a, size_t n) __attribute__((returns_nonnull)); /* zeroed, 16-byte aligned */

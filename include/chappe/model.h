@@ -284,7 +284,7 @@ struct user {
     uint8_t tags_load;
     uint32_t tags_gen;
     bool tags_stale;
-    struct blob *push_rules;        /* content of m.push_rules */
+    struct blob *push_rules;        /* content of m.push_rules; NULL while nobody needed it lately */
     int64_t push_rules_stream;      /* newest push_rules_stream row of the user, 0: none */
     uint8_t push_rules_load;
     uint32_t push_rules_gen;
@@ -298,6 +298,7 @@ struct user {
     int64_t td_last;                /* to_device stream: last row of this user, or position at creation */
     int64_t full_presence_stream;   /* users_to_send_full_presence_to; -1 unknown */
     uint8_t full_presence_load;
+    uint32_t full_presence_gen;
     /* device list rows in (dl_lo, floor of the model's ring], when dl_load is done */
     VEC(struct device_list_row) dl;
     uint8_t dl_load;
@@ -397,7 +398,8 @@ enum have model_user_rooms(struct model *m, struct user *u);                    
 enum have model_user_own_events(struct model *m, struct user *u, const struct mpos *lo); /* own, complete above lo */
 enum have model_account_data(struct model *m, struct user *u);                        /* account_data, room_account_data */
 enum have model_tags(struct model *m, struct user *u);
-enum have model_push_rules(struct model *m, struct user *u);
+enum have model_push_rules_position(struct model *m, struct user *u); /* push_rules_stream */
+enum have model_push_rules(struct model *m, struct user *u);          /* and push_rules */
 enum have model_ignored(struct model *m, struct user *u);
 enum have model_full_presence(struct model *m, struct user *u);                       /* full_presence_stream */
 bool model_erased(struct model *m, struct str user_id);

@@ -72,13 +72,20 @@ struct arena {
     struct arena_block *newest;
     size_t bytes, bytes_max;
     size_t block_next; /* size of the next regular block */
+    size_t block_first;
 };
 
 struct arena *arena_new(size_t bytes_max)
 {
+    return arena_new_sized(bytes_max, ARENA_BLOCK_FIRST);
+}
+
+struct arena *arena_new_sized(size_t bytes_max, size_t first)
+{
     struct arena *a = xcalloc(1, sizeof *a);
     a->bytes_max = bytes_max;
-    a->block_next = ARENA_BLOCK_FIRST;
+    a->block_first = first;
+    a->block_next = a->block_first;
     return a;
 }
 
@@ -119,13 +126,13 @@ void arena_reset(struct arena *a)
     struct arena_block *keep = NULL, *next;
     for (struct arena_block *b = a->newest; b; b = next) {
         next = b->next;
-        if (b->cap == ARENA_BLOCK_FIRST && !keep)
+        if (b->cap == a->block_first && !keep)
             keep = b;
         else
             free(b);
     }
     a->newest = keep;
-    a->block_next = ARENA_BLOCK_FIRST;
+    a->block_next = a->block_first;
     if (keep) {
         keep->next = NULL;
         keep->used = 0;

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { REQUEST_ID_MAX = 64, ARENA_BYTES_MAX = 64 << 20 };
+enum { REQUEST_ID_MAX = 64, ARENA_BYTES_MAX = 64 << 20, ARENA_FIRST_BYTES = 480 };
 
 struct copier {
     char *p;
@@ -94,7 +94,7 @@ struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t nu
     r->options = h->options;
     r->minor = (uint8_t)h->minor;
     r->close = !h->keep_alive;
-    r->pub.arena = arena_new(ARENA_BYTES_MAX);
+    r->pub.arena = arena_new_sized(ARENA_BYTES_MAX, ARENA_FIRST_BYTES);
     return r;
 }
 

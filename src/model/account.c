@@ -42,6 +42,7 @@ static void part_send(struct model *m, struct batch *b, user_vec *queue, struct 
     if (n == 0)
         return;
     struct load_op *op = load_op_new(m, b, done);
+    op->at_i64 = positions_persisted_upto(m->pos[STREAM_ACCOUNT_DATA]);
     struct str *ids = xmalloc(sizeof *ids * n);
     int64_t *lo = xmalloc(sizeof *lo * n);
     for (size_t i = 0; i < n; i++) {
@@ -145,8 +146,9 @@ static void on_account_data(struct load_op *op, const struct pg_result *r)
     arena_free(&a);
     for (size_t i = 0; i < op->targets.n; i++) {
         struct user *u = op->targets.v[i];
+        /* Not beyond what everybody had written by then: rows below the newest may be committed later. */
         if (r)
-            u->ad_upto = u->ad_last;
+            u->ad_upto = u->ad_last < op->at_i64 ? u->ad_last : op->at_i64;
         part_loaded(part_ad(u), r != NULL, op->gens.v[i]);
     }
 }
@@ -243,9 +245,24 @@ static void on_tags(struct load_op *op, const struct pg_result *r)
 
 /* ---- push rules ------------------------------------------------------------------------------------------------------ */
 
-enum have model_push_rules(struct model *m, struct user *u)
+enum have model_push_rules_position(struct model *m, struct user *u)
 {
     return part_have(m, u, part_push_rules(u), &m->want_push_rules);
+}
+
+/* The content is several KiB a user and wanted once or twice in its life: it is dropped by account_shrink and read
+ * again when it is wanted again. */
+enum have model_push_rules(struct model *m, struct user *u)
+{
+    if (u->push_rules_load == LOAD_DONE && !u->push_rules)
+        u->push_rules_load = LOAD_NONE;
+    return model_push_rules_position(m, u);
+}
+
+void account_shrink(struct user *u)
+{
+    if (u->push_rules_load == LOAD_DONE)
+        blob_unref(&u->push_rules);
 }
 
 static void push_rules_take(struct model *m, struct user *u, const struct pg_result *r)
@@ -342,7 +359,7 @@ static void on_full_presence(struct load_op *op, const struct pg_result *r)
 {
     for (size_t i = 0; i < op->targets.n; i++) {
         struct user *u = op->targets.v[i];
-        u->full_presence_load = r ? LOAD_DONE : LOAD_NONE;
+        u->full_presence_load = r && u->full_presence_gen == op->gens.v[i] ? LOAD_DONE : LOAD_NONE;
         u->full_presence_stream = -1;
     }
     for (int i = 0; r && i < pg_rows(r); i++) {
@@ -442,9 +459,8 @@ static void filters_flush(struct model *m, struct batch *b)
 
 static struct part part_full_presence(struct user *u)
 {
-    static uint32_t gen;
     static bool stale;
-    return (struct part){&u->full_presence_load, &gen, &stale};
+    return (struct part){&u->full_presence_load, &u->full_presence_gen, &stale};
 }
 
 void account_flush(struct model *m, struct batch *b)

@@ -249,6 +249,7 @@ static void dl_add(struct model *m, const struct device_list_row *src)
         }
         memmove(m->dl_ring.v, m->dl_ring.v + drop, (m->dl_ring.n - drop) * sizeof row);
         m->dl_ring.n -= drop;
+        m->dl_announced = m->dl_announced > drop ? m->dl_announced - drop : 0;
         m->dl_floor = mpos_of(floor);
         metric_add(M_model_evictions, (int64_t)drop);
     }
@@ -259,14 +260,36 @@ void device_lists_row(struct model *m, writer_id w, int64_t token, const struct 
 {
     if (row->device_list.hosts_calculated)
         return;
-    struct user *u = smap_get(&m->users, row->device_list.user_id);
     if (!row->device_list.is_signature) {
         struct device_list_row own = {token, w, row->device_list.user_id, STR_ABSENT, false, NULL};
         dl_add(m, &own);
     }
     m->dl_again = true;
-    if (u)
-        model_wake_user(m, u);
+}
+
+/* The stream's position has moved: whom rows that came since the last time concern may see them now. */
+void device_lists_wake(struct model *m)
+{
+    for (; m->dl_announced < m->dl_ring.n; m->dl_announced++) {
+        const struct device_list_row *row = &m->dl_ring.v[m->dl_announced];
+        struct user *u = model_user_find(m, row->is_signature ? row->room_id : row->user_id);
+        struct room *r = row->is_signature || str_absent(row->room_id) ? NULL : model_room_find(m, row->room_id);
+        if (u)
+            model_wake_user(m, u);
+        if (r)
+            model_wake_room(m, r);
+    }
+}
+
+/* Both statements have to succeed; else both are repeated with the next tick. */
+static void dl_part_done(struct model *m, bool ok)
+{
+    m->dl_failed |= !ok;
+    if (--m->dl_pending > 0)
+        return;
+    m->dl_again |= m->dl_failed;
+    if (!m->dl_failed)
+        model_device_positions_done(m);
 }
 
 static void on_dl_rooms(struct load_op *op, const struct pg_result *r)
@@ -276,33 +299,21 @@ static void on_dl_rooms(struct load_op *op, const struct pg_result *r)
         struct str writer = pg_str(r, i, 4);
         struct device_list_row row = {pg_i64(r, i, 3), str_absent(writer) ? WRITER_NONE : model_writer(m, writer), pg_str(r, i, 1), pg_str(r, i, 2), false, NULL};
         dl_add(m, &row);
-        struct room *room = model_room_find(m, row.room_id);
-        if (room)
-            model_wake_room(m, room);
     }
-    m->dl_pending--;
-    if (r)
-        m->dl_fetched_upto = op->at_i64 > m->dl_fetched_upto ? op->at_i64 : m->dl_fetched_upto;
-    else
-        m->dl_again = true;
-    model_device_positions_done(m, r != NULL);
+    dl_part_done(m, r != NULL);
 }
 
 static void on_dl_signatures(struct load_op *op, const struct pg_result *r)
 {
     struct model *m = op->m;
     for (int i = 0; r && i < pg_rows(r); i++) {
-        struct user *u = smap_get(&m->users, pg_str(r, i, 0));
         struct str writer = pg_str(r, i, 3);
         struct str target = pg_str(r, i, 1);
         /* Signature rows concern one reader: kept with "room" = the signer, which is no room id. */
         struct device_list_row row = {pg_i64(r, i, 2), str_absent(writer) ? WRITER_NONE : model_writer(m, writer), target, pg_str(r, i, 0), true, NULL};
         dl_add(m, &row);
-        if (u)
-            model_wake_user(m, u);
     }
-    m->dl_pending--;
-    model_device_positions_done(m, r != NULL);
+    dl_part_done(m, r != NULL);
 }
 
 /* Reads the rooms of what has changed since the last fetch; the stream's position advances when they are in. */
@@ -310,18 +321,18 @@ void device_lists_fetch(struct model *m)
 {
     if (m->dl_pending || !m->dl_again || m->stopping)
         return;
-    m->dl_again = false;
-    int64_t hi = m->dl_received;
+    m->dl_again = m->dl_failed = false;
+    /* From where everything is persisted: a writer that lags behind the others still adds rows above it. */
+    int64_t lo = positions_persisted_upto(m->pos[STREAM_DEVICE_LISTS]), hi = m->dl_received;
     struct load_op *op = load_op_new(m, NULL, on_dl_rooms);
-    op->at_i64 = hi;
     struct pg_args *args = pg_args_new();
-    pg_args_i64(args, m->dl_fetched_upto);
+    pg_args_i64(args, lo);
     pg_args_i64(args, hi);
     m->dl_pending = 2;
     load_op_send(op, SQL_device_list_rows, args);
     op = load_op_new(m, NULL, on_dl_signatures);
     args = pg_args_new();
-    pg_args_i64(args, m->dl_fetched_upto);
+    pg_args_i64(args, lo);
     pg_args_i64(args, hi);
     load_op_send(op, SQL_signatures_since, args);
 }
@@ -394,8 +405,7 @@ static void on_pruned(struct load_op *op, const struct pg_result *r)
 void devices_init(struct model *m)
 {
     m->dl_floor = positions_mpos(m->pos[STREAM_DEVICE_LISTS]);
-    m->dl_fetched_upto = positions_persisted_upto(m->pos[STREAM_DEVICE_LISTS]);
-    m->dl_received = m->dl_fetched_upto;
+    m->dl_received = positions_persisted_upto(m->pos[STREAM_DEVICE_LISTS]);
     load_op_send(load_op_new(m, NULL, on_pruned), SQL_device_lists_pruned, pg_args_new());
 }
 

@@ -218,9 +218,11 @@ void model_run_woken(struct model *m)
 static void on_partial(struct load_op *op, const struct pg_result *r)
 {
     struct model *m = op->m;
-    m->starting--;
-    if (!r)
+    if (!r) {
+        m->retry_partial = true;
         return;
+    }
+    m->starting--;
     size_t it = 0;
     for (struct str *s; (s = smap_next(&m->partial, &it));) {
         struct room *room = model_room_find(m, *s);
@@ -242,10 +244,23 @@ static void on_partial(struct load_op *op, const struct pg_result *r)
     }
 }
 
+static void partial_load(struct model *m)
+{
+    load_op_send(load_op_new(m, NULL, on_partial), SQL_partial_rooms, pg_args_new());
+}
+
 void partial_reload(struct model *m)
 {
     m->starting++;
-    load_op_send(load_op_new(m, NULL, on_partial), SQL_partial_rooms, pg_args_new());
+    partial_load(m);
+}
+
+static void retry(struct model *m, bool *flag, void (*load)(struct model *m))
+{
+    if (*flag) {
+        *flag = false;
+        load(m);
+    }
 }
 
 /* ---- forgetting -------------------------------------------------------------------------------------------------------------- */
@@ -290,14 +305,21 @@ static bool loads_under_way(const struct model *m)
 void model_trim(struct model *m)
 {
     size_t budget = (size_t)m->cfg->model_memory_mb << 20;
-    if (loads_under_way(m))
+    m->trim_due = true;
+    if (m->fetching) /* its events are not in their rooms yet */
         return;
-    int64_t now = clock_mono_ms();
     while (m->event_bytes > budget / 2 && !list_empty(&m->event_lru)) {
         evrec_evict(m, container_of(m->event_lru.next, struct evrec, lru));
         metric_add(M_model_evictions, 1);
     }
+    if (loads_under_way(m))
+        return; /* the tick tries again */
+    m->trim_due = false;
     relations_trim(m, budget / 16);
+    int64_t now = clock_mono_ms();
+    size_t it = 0;
+    for (struct user *x; (x = smap_next(&m->users, &it));)
+        account_shrink(x);
     struct user *u;
     list_each(u, &m->user_lru, struct user, lru) {
         if (now - u->used_ms < IDLE_USER_MS && u->pins == 0)
@@ -328,8 +350,14 @@ static void on_tick(uv_timer_t *t)
     if (m->burst_retry && m->fetching_outstanding == 0)
         burst_send(m);
     device_lists_fetch(m);
-    if (++m->ticks % 10)
+    retry(m, &m->retry_presence, presence_load);
+    retry(m, &m->retry_erased, erased_load);
+    retry(m, &m->retry_partial, partial_load);
+    if (++m->ticks % 10) {
+        if (m->trim_due)
+            model_trim(m);
         return;
+    }
     metric_set_l(M_model_memory_bytes, "events", (int64_t)m->event_bytes);
     metric_set_l(M_model_memory_bytes, "event_records", (int64_t)(smap_count(&m->recs) * (sizeof(struct evrec) + 64) + smap_bytes(&m->recs)));
     metric_set_l(M_model_memory_bytes, "relations", (int64_t)m->relation_bytes);

@@ -73,6 +73,7 @@ struct model {
     uv_timer_t *timer;
     bool stopping;
     int starting; /* start-up loads not yet in */
+    bool retry_presence, retry_erased, retry_partial; /* which of them were refused: sent again with the next tick */
 
     struct smap rooms, users, recs;
     struct list room_lru, user_lru, event_lru;
@@ -100,14 +101,15 @@ struct model {
     /* bursts of the events stream (with backfill and un_partial_*): one being fetched, one being filled */
     struct burst *filling, *fetching;
     int fetching_outstanding;
-    int64_t dl_fetched_upto; /* device_lists_changes_in_room fetched up to here */
     int64_t dl_received;     /* newest device_lists position received */
     int dl_pending;
-    bool dl_again;
+    bool dl_again, dl_failed;
+    size_t dl_announced; /* rows of dl_ring whose readers have been woken */
     VEC(struct dl_advance) dl_advances; /* positions to take once the fetch is in */
     struct list woken;
     bool burst_retry;
     uint32_t ticks;
+    bool trim_due;
 
     /* loader */
     struct list batches;
@@ -195,6 +197,7 @@ void room_receipt_add(struct model *m, struct room *r, const struct receipt *src
 void room_receipts_free(struct room *r);
 
 /* users.c, account.c, unread.c, devices.c, presence.c */
+void account_shrink(struct user *u); /* drops what is large and rarely wanted */
 void account_free(struct model *m, struct user *u);
 void account_row(struct model *m, struct user *u, struct str type);
 void presence_start(struct model *m);
@@ -202,7 +205,10 @@ void presence_fini(struct model *m);
 void presence_row(struct model *m, int64_t token, const struct feed_row *row);
 void device_lists_row(struct model *m, writer_id w, int64_t token, const struct feed_row *row);
 void device_lists_fetch(struct model *m);
-void model_device_positions_done(struct model *m, bool ok);
+void model_device_positions_done(struct model *m);
+void device_lists_wake(struct model *m);
+void presence_load(struct model *m);
+void erased_load(struct model *m);
 void erased_reload(struct model *m);
 void devices_init(struct model *m);
 void devices_fini(struct model *m);

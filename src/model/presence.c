@@ -141,7 +141,11 @@ void model_presence_each(struct model *m, void (*fn)(void *arg, const struct pre
 static void on_all(struct load_op *op, const struct pg_result *r)
 {
     struct model *m = op->m;
-    for (int i = 0; r && i < pg_rows(r); i++) {
+    if (!r) {
+        m->retry_presence = true;
+        return;
+    }
+    for (int i = 0; i < pg_rows(r); i++) {
         const struct presence *known = model_presence(m, pg_str(r, i, 0));
         if (known && known->stream >= pg_i64(r, i, 5))
             continue; /* a live row was faster */
@@ -150,10 +154,24 @@ static void on_all(struct load_op *op, const struct pg_result *r)
     m->starting--;
 }
 
+static void erased_clear(struct model *m)
+{
+    size_t it = 0;
+    for (struct str *s; (s = smap_next(&m->erased, &it));)
+        free(s);
+    smap_fini(&m->erased);
+    smap_init(&m->erased);
+}
+
 static void on_erased(struct load_op *op, const struct pg_result *r)
 {
     struct model *m = op->m;
-    for (int i = 0; r && i < pg_rows(r); i++) {
+    if (!r) { /* never taken for "nobody" */
+        m->retry_erased = true;
+        return;
+    }
+    erased_clear(m); /* an erasure can be taken back */
+    for (int i = 0; i < pg_rows(r); i++) {
         struct str id = pg_str(r, i, 0);
         struct str *s = xmalloc(sizeof *s + id.n + 1);
         memcpy(s + 1, id.p, id.n);
@@ -163,10 +181,15 @@ static void on_erased(struct load_op *op, const struct pg_result *r)
     m->starting--;
 }
 
+void erased_load(struct model *m)
+{
+    load_op_send(load_op_new(m, NULL, on_erased), SQL_erased_all, pg_args_new());
+}
+
 void erased_reload(struct model *m)
 {
     m->starting++;
-    load_op_send(load_op_new(m, NULL, on_erased), SQL_erased_all, pg_args_new());
+    erased_load(m);
 }
 
 bool model_erased(struct model *m, struct str user_id)
@@ -174,11 +197,16 @@ bool model_erased(struct model *m, struct str user_id)
     return smap_get(&m->erased, user_id) != NULL;
 }
 
+void presence_load(struct model *m)
+{
+    load_op_send(load_op_new(m, NULL, on_all), SQL_presence_all, pg_args_new());
+}
+
 void presence_start(struct model *m)
 {
     m->presence_floor = positions_persisted_upto(m->pos[STREAM_PRESENCE]);
     m->starting++;
-    load_op_send(load_op_new(m, NULL, on_all), SQL_presence_all, pg_args_new());
+    presence_load(m);
     erased_reload(m);
 }
 
@@ -189,8 +217,6 @@ void presence_fini(struct model *m)
         presence_free(p);
     smap_fini(&m->presence);
     vec_free(&m->presence_log);
-    it = 0;
-    for (struct str *s; (s = smap_next(&m->erased, &it));)
-        free(s);
+    erased_clear(m);
     smap_fini(&m->erased);
 }

@@ -39,6 +39,7 @@ static void push_rules_stale(struct model *m, struct user *u)
 static void full_presence_stale(struct model *m, struct user *u)
 {
     (void)m;
+    u->full_presence_gen++;
     if (u->full_presence_load == LOAD_DONE)
         u->full_presence_load = LOAD_NONE;
 }
@@ -65,7 +66,7 @@ static void room_forget(struct model *m, struct str room_id)
     }
     it = 0;
     for (struct user *u; (u = smap_next(&m->users, &it));) {
-        if (u->rooms_load == LOAD_DONE && smap_get(&u->rooms, room_id))
+        if (u->rooms_load == LOAD_BUSY || smap_get(&u->rooms, room_id)) /* what is being read may be out of date */
             user_rooms_drop(m, u);
     }
     model_wake_room(m, r);
@@ -268,7 +269,7 @@ static void sink_rows(void *arg, enum stream s, writer_id w, int64_t token, cons
         m->dl_received = token > m->dl_received ? token : m->dl_received;
         vec_push(&m->dl_advances, ((struct dl_advance){w, token}));
         if (!m->dl_again && !m->dl_pending)
-            model_device_positions_done(m, true);
+            model_device_positions_done(m);
         return;
     }
     if (s == STREAM_CACHES)
@@ -280,15 +281,9 @@ static void sink_rows(void *arg, enum stream s, writer_id w, int64_t token, cons
 }
 
 /* The rooms of device list rows up to dl_received are in. */
-void model_device_positions_done(struct model *m, bool ok)
+void model_device_positions_done(struct model *m)
 {
-    if (m->dl_pending)
-        return;
-    if (!ok) {
-        m->dl_again = true;
-        return; /* tried again with the next row or tick */
-    }
-    if (m->dl_again) {
+    if (m->dl_again) { /* more came meanwhile */
         device_lists_fetch(m);
         return;
     }
@@ -296,6 +291,7 @@ void model_device_positions_done(struct model *m, bool ok)
         positions_advance(m->pos[STREAM_DEVICE_LISTS], m->dl_advances.v[i].w, m->dl_advances.v[i].token);
     m->dl_advances.n = 0;
     m->now_dirty = true;
+    device_lists_wake(m);
     model_run_woken(m);
 }
 

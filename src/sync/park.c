@@ -7,7 +7,7 @@
  */
 #include "request.h"
 
-enum { CATCH_UP_MS = 10000, AHEAD_MS = 10000, HELD_MS = 30000, SLICE = 64 };
+enum { CATCH_UP_MS = 10000, AHEAD_MS = 10000, HELD_MS = 30000, SLICE = 64, SCRATCH_FIRST_BYTES = 64 << 10 };
 
 static void arm(struct sync_req *r, int64_t due_ms)
 {
@@ -211,7 +211,7 @@ void req_compute(struct sync_req *r)
 {
     struct sync *s = r->s;
     if (!s->scratch)
-        s->scratch = arena_new((size_t)4 << 30);
+        s->scratch = arena_new_sized((size_t)4 << 30, SCRATCH_FIRST_BYTES);
     struct arena *a = s->scratch;
     s->scratch = NULL; /* a run may not start another one; if it ever does, it gets its own */
     struct sync_run run;

@@ -66,11 +66,13 @@ static void run_account_data(struct sync_run *run)
     if (filter_blocks_section(&run->f->account_data, false))
         return;
     struct user *u = run->u;
+    bool all = !run->has_since || run->full_state;
     bool ok = run_have(run, model_account_data(run->m, u));
-    ok &= run_have(run, model_push_rules(run->m, u));
+    ok &= run_have(run, model_push_rules_position(run->m, u));
+    bool rules = all || (ok && u->push_rules_stream > run->since.push_rules);
+    ok = ok && (!rules || run_have(run, model_push_rules(run->m, u)));
     if (!ok)
         return;
-    bool all = !run->has_since || run->full_state;
     struct buf b;
     buf_init(&b, 64 << 20);
     size_t it = 0;
@@ -78,7 +80,7 @@ static void run_account_data(struct sync_run *run)
         if ((all || d->stream > run->since.account_data) && !str_eq(d->type, STR("m.push_rules")) && account_matches(run, d->type))
             put_datum(&b, d->type, d->content);
     }
-    if ((all || u->push_rules_stream > run->since.push_rules) && u->push_rules && account_matches(run, STR("m.push_rules")))
+    if (rules && u->push_rules && account_matches(run, STR("m.push_rules")))
         put_datum(&b, STR("m.push_rules"), blob_str(u->push_rules));
     if (b.n)
         run->account_events = arena_str(run->a, buf_str(&b));
