@@ -239,7 +239,12 @@ static void dl_add(struct model *m, const struct device_list_row *src)
         memcpy(p + src->user_id.n, src->room_id.p, src->room_id.n);
         row.room_id = str_n(p + src->user_id.n, src->room_id.n);
     }
+    size_t at = m->dl_ring.n; /* ascending; rows come nearly in order */
+    while (at > 0 && m->dl_ring.v[at - 1].stream > row.stream)
+        at--;
     vec_push(&m->dl_ring, row);
+    memmove(&m->dl_ring.v[at + 1], &m->dl_ring.v[at], (m->dl_ring.n - 1 - at) * sizeof row);
+    m->dl_ring.v[at] = row;
     if (m->dl_ring.n > DL_RING_MAX) { /* forget the older half; the floor rises */
         size_t drop = DL_RING_MAX / 2;
         int64_t floor = 0;
@@ -359,6 +364,8 @@ enum have model_device_list_rows(struct model *m, struct user *u, const struct m
     }
     for (size_t i = m->dl_ring.n; i-- > 0;) {
         const struct device_list_row *row = &m->dl_ring.v[i];
+        if (row->stream <= lo->min)
+            break;
         if (!mpos_in_range(lo, hi, row->writer, row->stream))
             continue;
         if (row->is_signature ? str_eq(row->room_id, u->user_id) : (!str_absent(row->room_id) || str_eq(row->user_id, u->user_id)))

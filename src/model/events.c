@@ -57,13 +57,17 @@ void evrec_evict(struct model *m, struct evrec *rec)
     evrec_drop_event(m, rec);
 }
 
+/* A part of the table at a time: millions of records must not hold up the hub. */
 void evrecs_sweep(struct model *m)
 {
-    size_t it = 0;
-    for (struct evrec *rec; (rec = smap_next(&m->recs, &it));) {
+    enum { PART = 20000 };
+    struct evrec *rec = NULL;
+    for (int i = 0; i < PART && (rec = smap_next(&m->recs, &m->sweep_it)); i++) {
         if (rec->pins == 0 && rec->load == LOAD_NONE)
             evrec_free(m, rec);
     }
+    if (!rec)
+        m->sweep_it = 0;
 }
 
 void evrecs_fini(struct model *m)

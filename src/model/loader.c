@@ -74,6 +74,20 @@ void model_load(struct model *m, model_loaded_fn *fn, void *arg)
     vec_push(&b->waiters, ((struct batch_waiter){fn, arg}));
 }
 
+void model_load_cancel(struct model *m, const void *arg)
+{
+    struct batch *b;
+    list_each(b, &m->batches, struct batch, link)
+    {
+        size_t n = 0;
+        for (size_t i = 0; i < b->waiters.n; i++) {
+            if (b->waiters.v[i].arg != arg)
+                b->waiters.v[n++] = b->waiters.v[i];
+        }
+        b->waiters.n = n;
+    }
+}
+
 struct load_op *load_op_new(struct model *m, struct batch *b, load_done_fn *done)
 {
     struct load_op *op = xcalloc(1, sizeof *op);

@@ -110,6 +110,7 @@ struct model {
     bool burst_retry;
     uint32_t ticks;
     bool trim_due;
+    size_t sweep_it; /* where the next sweep of event records goes on */
 
     /* loader */
     struct list batches;

@@ -23,10 +23,17 @@ static char *pack(char *p, struct str *field, struct str from)
     return p + from.n;
 }
 
+static int64_t rc_floor(const struct room *r)
+{
+    return r->rc_horizon_known ? r->rc_horizon : mpos_max(&r->since_receipts);
+}
+
 void room_receipt_add(struct model *m, struct room *r, const struct receipt *src)
 {
     (void)m;
-    for (size_t i = r->receipts.n; i-- > 0;) {
+    /* A row of a page of the past is the only one of its key in the table: only what came live can have replaced it. */
+    int64_t floor = r->rc_load == LOAD_BUSY && src->stream <= rc_floor(r) ? rc_floor(r) : INT64_MIN;
+    for (size_t i = r->receipts.n; i-- > 0 && r->receipts.v[i].stream > floor;) {
         struct receipt *old = &r->receipts.v[i];
         if (!same_key(old, src))
             continue;

@@ -14,10 +14,7 @@ static bool item_matches(struct sync_run *run, struct room *r, struct str type)
 
 struct str room_typing_json(struct sync_run *run, struct room *r)
 {
-    int64_t since = run->has_since ? run->since.typing : 0;
-    if (since > run->now.typing)
-        since = 0; /* the typing writer restarted and counts from the beginning */
-    if (r->typing_serial <= since || !item_matches(run, r, STR("m.typing")))
+    if (r->typing_serial <= run_since_typing(run) || !item_matches(run, r, STR("m.typing")))
         return STR_ABSENT;
     struct buf b;
     buf_init(&b, 16 << 20);

@@ -7,7 +7,7 @@
  */
 #include "request.h"
 
-enum { CATCH_UP_MS = 10000, AHEAD_MS = 10000, HELD_MS = 30000, SLICE = 64, SCRATCH_FIRST_BYTES = 64 << 10 };
+enum { CATCH_UP_MS = 10000, AHEAD_MS = 10000, HELD_MS = 30000, LOADING_MS = 5000, SLICE = 64, SCRATCH_FIRST_BYTES = 64 << 10 };
 
 static void arm(struct sync_req *r, int64_t due_ms)
 {
@@ -93,9 +93,12 @@ static void bound_field(struct stream_token *t, const struct pg_result *res, int
 
 static void on_sequences(void *arg, int err, const struct pg_result *res)
 {
-    struct sync_req *r = arg;
-    if (!req_returned(r))
+    struct sequences_call *call = arg;
+    struct sync_req *r = call->r;
+    free(call);
+    if (!r)
         return;
+    r->sequences = NULL;
     if (err) {
         req_error(r, 500, "M_UNKNOWN", "Internal server error");
         return;
@@ -113,7 +116,7 @@ static void on_sequences(void *arg, int err, const struct pg_result *res)
 /* Again, now that we may have moved. */
 void req_recheck(struct sync_req *r)
 {
-    if (!r->loading && !is_ahead(r))
+    if (!r->sequences && !is_ahead(r))
         req_admit(r);
 }
 
@@ -142,9 +145,10 @@ void req_admit(struct sync_req *r)
     if (is_ahead(r)) {
         req_set_state(r, REQ_CATCH_UP);
         arm(r, r->started_ms + CATCH_UP_MS);
-        if (!r->bounded) {
-            r->loading = true;
-            pg_exec(s->pg, SQL_sequences, pg_args_new(), on_sequences, r);
+        if (!r->bounded && !r->sequences) {
+            r->sequences = xcalloc(1, sizeof *r->sequences);
+            r->sequences->r = r;
+            pg_exec(s->pg, SQL_sequences, pg_args_new(), on_sequences, r->sequences);
         }
         feed_positions_check(s->feed);
         return;
@@ -187,8 +191,6 @@ static void on_loaded(void *arg, int err)
         return;
     if (err)
         req_error(r, 500, "M_UNKNOWN", "Internal server error");
-    else if (!r->s->live)
-        req_admit(r); /* holds it */
     else
         req_compute(r);
 }
@@ -207,9 +209,20 @@ static void park(struct sync_req *r)
     arm(r, r->deadline_ms);
 }
 
+/* A poll that cannot be computed is not held much longer than its client asked for. */
+static int64_t loading_bound(const struct sync_req *r)
+{
+    int64_t least = clock_mono_ms() + LOADING_MS;
+    return r->deadline_ms > least ? r->deadline_ms : least;
+}
+
 void req_compute(struct sync_req *r)
 {
     struct sync *s = r->s;
+    if (!s->live) { /* nothing is computed from before a gap */
+        req_admit(r);
+        return;
+    }
     if (!s->scratch)
         s->scratch = arena_new_sized((size_t)4 << 30, SCRATCH_FIRST_BYTES);
     struct arena *a = s->scratch;
@@ -230,6 +243,8 @@ void req_compute(struct sync_req *r)
     } else if (res == RUN_LACK) {
         req_set_state(r, REQ_LOADING);
         r->loading = true;
+        if (!r->initial && !r->full_state)
+            arm(r, loading_bound(r));
         model_load(s->m, on_loaded, r);
     } else if (res == RUN_BROKEN) {
         req_error(r, 500, "M_UNKNOWN", "Internal server error");
@@ -275,7 +290,14 @@ void req_expire(struct sync_req *r)
 {
     switch (r->state) {
     case REQ_PARKED:
-        req_make_ready(r); /* computed once more, then answered in any case */
+        if (r->s->live)
+            req_make_ready(r); /* computed once more, then answered in any case */
+        else
+            req_answer_empty(r);
+        break;
+    case REQ_LOADING: /* the database is away: the client keeps its token and asks again */
+        metric_add_l(M_sync_refused, "loading", 1);
+        req_answer_empty(r);
         break;
     case REQ_HELD:
         if (r->timeout_ms && !r->initial)
@@ -299,7 +321,6 @@ void req_expire(struct sync_req *r)
     case REQ_BLOCKING:
     case REQ_QUEUED:
     case REQ_READY:
-    case REQ_LOADING:
     case REQ_DONE:
     case REQ_STATE_COUNT:
         break; /* the deadline is looked at when they are computed */

@@ -35,7 +35,11 @@ void req_finish(struct sync_req *r)
     struct sync *s = r->s;
     wheel_cancel(&s->wheel, &r->timer);
     auth_watch_del(&r->watch);
-    auth_cancel(s->auth, r);
+    if (r->state == REQ_BLOCKING || (r->state == REQ_AUTH && s->stopping)) /* a walk: only where something may be pending */
+        auth_cancel(s->auth, r);
+    if (r->sequences)
+        r->sequences->r = NULL; /* its answer finds nobody */
+    r->sequences = NULL;
     if (r->admitted)
         s->initial_running--;
     r->admitted = false;

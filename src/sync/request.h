@@ -40,6 +40,11 @@ struct sync_req {
     struct list by_user;    /* u->waiters, while parked */
     struct wheel_timer timer;
     struct auth_watch watch;
+    struct sequences_call *sequences; /* under way */
+};
+/* The statement that bounds a token; it outlives its request, and the service. */
+struct sequences_call {
+    struct sync_req *r;
 };
 
 struct sync {

@@ -247,7 +247,7 @@ static void joined_entry(struct sync_run *run, struct room *room)
             return;
     }
     /* The common case by far: nothing here for this reader. Cheap to say before an entry is made. */
-    bool ephemeral = run->ephemeral_done && (room->typing_serial > run->since.typing || room->last_receipt > run->since.receipt.min ||
+    bool ephemeral = run->ephemeral_done && (room->typing_serial > run_since_typing(run) || room->last_receipt > run->since.receipt.min ||
                                              !mpos_le(&room->since_receipts, &run->since.receipt));
     if (n == 0 && !newly && !run->full_state && !ephemeral && !run->u->ad_changed)
         return;

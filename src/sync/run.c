@@ -115,6 +115,12 @@ static void put_to_device(struct sync_run *run, struct rope *out)
 
 static void put_keys(struct sync_run *run, struct rope *out)
 {
+    if (run->d && (!run->d->otk_json || !run->d->fallback_json))
+        return; /* not known (an empty answer while the database is away): saying "none" would make clients upload keys */
+    /* Of a device whose keys have not been looked at (a held poll that ends) nothing is said: an empty count would make
+     * its client upload keys anew. */
+    if (run->d && !run->d->otk_json)
+        return;
     rope_put(out, STR(",\"device_one_time_keys_count\":"));
     if (run->d && run->d->otk_json)
         rope_blob(out, run->d->otk_json);

@@ -30,11 +30,16 @@ void sync_handle(void *arg, struct http_req *req)
 /* Only marks: the polls are computed in slices by the idle handle. */
 void sync_wake(void *arg, struct user *u)
 {
-    (void)arg;
+    struct sync *s = arg;
     struct sync_req *r;
     list_each(r, &u->waiters, struct sync_req, by_user)
     {
         req_make_ready(r);
+    }
+    list_each(r, &s->states[REQ_AHEAD], struct sync_req, by_state)
+    {
+        if (r->u == u)
+            req_make_ready(r);
     }
 }
 
@@ -136,18 +141,24 @@ static void free_handle(uv_handle_t *h)
 
 static void drop(struct sync_req *r)
 {
+    model_load_cancel(r->s->m, r);
     r->loading = false;
     http_drop(&r->http);
     req_finish(r);
 }
 
-/* pg and auth have ended everything that was under way by now, or will never call again. */
+/* Everything a request holds on to (feed, auth, pg, model) is still there; none of them calls back afterwards. */
 void sync_stop(struct sync **sp)
 {
     struct sync *s = *sp;
     if (!s)
         return;
     s->stopping = true;
+    while (!list_empty(&s->states[REQ_DONE])) { /* answered, but loading */
+        struct sync_req *r = container_of(s->states[REQ_DONE].next, struct sync_req, by_state);
+        model_load_cancel(s->m, r);
+        (void)req_returned(r);
+    }
     for (int st = 0; st < REQ_DONE; st++) {
         while (!list_empty(&s->states[st]))
             drop(container_of(s->states[st].next, struct sync_req, by_state));

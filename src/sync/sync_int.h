@@ -135,6 +135,11 @@ static inline bool run_have(struct sync_run *run, enum have h)
         run->lack = true;
     return h == HAVE;
 }
+/* When the typing writer has restarted it counts from the beginning. */
+static inline int64_t run_since_typing(const struct sync_run *run)
+{
+    return run->has_since && run->since.typing <= run->now.typing ? run->since.typing : 0;
+}
 static inline const struct mpos *run_since_room(const struct sync_run *run) { return &run->since.room; }
 
 void user_set_init(struct user_set *s);
