@@ -345,6 +345,8 @@ struct str model_now_text(struct model *m);
  * -ERR_SHUTDOWN / -ERR_LIMIT / -ERR_DB. Never before model_load returns. */
 typedef void model_loaded_fn(void *arg, int err);
 void model_load(struct model *m, model_loaded_fn *fn, void *arg);
+/* Forgets every callback with this arg. Not from inside one. */
+void model_load_cancel(struct model *m, const void *arg);
 
 /* Objects: made on first mention. */
 struct room *model_room(struct model *m, struct str room_id);

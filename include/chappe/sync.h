@@ -24,5 +24,6 @@ void sync_feed_state(void *arg, enum feed_state st);
 /* Answers parked polls with nothing new, at their own token; later requests are not parked. */
 void sync_drain(struct sync *s);
 size_t sync_in_flight(const struct sync *s);
-void sync_stop(struct sync **s); /* drops what is left */
+/* Drops what is left. Before feed, auth, pg and model are stopped. */
+void sync_stop(struct sync **s);
 #endif

@@ -224,8 +224,10 @@ static void close_handle(uv_handle_t *h, void *arg)
 
 static void server_stop(struct server *s)
 {
-    /* The feed says goodbye first (presence), while its connections are up; what waits for the database or for tokens ends
-     * next, so that requests come back and are dropped; then what they lived on goes. */
+    /* Requests first, while everything they hold on to is there; then the feed says goodbye (presence), while its
+     * connections are up; then what is still under way for tokens and the database ends. */
+    if (s->sync)
+        sync_stop(&s->sync);
     if (s->feed)
         feed_stop(&s->feed);
     if (s->auth)
@@ -234,8 +236,6 @@ static void server_stop(struct server *s)
         httpc_stop(&s->httpc);
     if (s->pg)
         pg_stop(&s->pg);
-    if (s->sync)
-        sync_stop(&s->sync);
     if (s->model)
         model_stop(&s->model);
     if (s->httpd)

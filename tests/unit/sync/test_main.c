@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+#include "front.h"
+
+int main(void)
+{
+    clock_fake_set(1000000);
+    return run_request_tests() + run_room_tests() + run_visibility_tests();
+}
