@@ -211,6 +211,39 @@ def check_tables(sources):
                 breach(path, number, "table", f"{strings[0]} is no name for a metric")
 
 
+def option_defaults(path="include/chappe/tbl/options.def"):
+    """Each option of "chappe:" with its default as the documentation writes it, and its line."""
+    source = open(path).read()
+    for match in re.finditer(r'^OPT_[A-Z]+\((\w+), *("(?:\\.|[^"\\])*"|[^,"]+),', source, re.M):
+        yield match.group(1), match.group(2).strip().strip('"'), source.count("\n", 0, match.start()) + 1
+
+
+def check_readme_options(sources):
+    """README.md has a table with a row "| `option` | `default` |" for each option, and for no other."""
+    table, readme, heading = "include/chappe/tbl/options.def", "README.md", "### The section `chappe:`"
+    if not os.path.exists(table) or readme not in sources:
+        return
+    lines = sources[readme].split("\n")
+    if heading not in lines:
+        breach(readme, 1, "options", f"no heading {heading}")
+        return
+    start, documented = lines.index(heading) + 1, {}
+    for number, line in enumerate(lines[start:], start + 1):
+        if line.startswith("#"):
+            break
+        row = re.match(r"\| `(\w+)` \| `([^`]*)` \|", line)
+        if row:
+            documented[row.group(1)] = (row.group(2), number)
+    for name, default, number in option_defaults(table):
+        told, at = documented.pop(name, (None, None))
+        if told is None:
+            breach(table, number, "options", f"{name} is missing from the table in {readme}")
+        elif told != default:
+            breach(readme, at, "options", f"{name} has the default {default}, not {told}")
+    for name, (_, at) in documented.items():
+        breach(readme, at, "options", f"{name} is no option of {table}")
+
+
 def check_headers_alone(paths):
     """Each header compiles alone."""
     for path in paths:
@@ -246,6 +279,7 @@ def main():
         if path.endswith((".c", ".h")):
             check_c(path, source, lines)
     check_tables(sources)
+    check_readme_options(sources)
     check_headers_alone([p for p in sources if p.startswith("include/chappe/") and p.endswith(".h")])
 
     shown = 0
