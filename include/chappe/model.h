@@ -71,6 +71,14 @@ struct tl_entry {
     writer_id writer;
     struct evrec *rec; /* pinned */
 };
+/* The newest event at or before a position that lies below the timeline's horizon. */
+struct last_at {
+    struct room *room;
+    struct mpos at;
+    uint8_t load;
+    bool found;
+    struct tl_entry e; /* pinned when found */
+};
 struct state_entry {
     struct str key, type, state_key;
     struct evrec *rec;
@@ -101,6 +109,7 @@ struct room {
     int64_t tl_want_lo;
     int tl_want_n, topo_want_n;
     uint32_t topo_gen; /* raised when something was stored at an unknown depth */
+    VEC(struct last_at *) last_at; /* the few most recently asked for */
     /* timeline gaps, ascending */
     VEC(int64_t) gaps;
     uint8_t gaps_load;

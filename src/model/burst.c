@@ -81,7 +81,9 @@ static void apply_ev(struct model *m, const struct feed_row *row)
 {
     const struct burst_event *be = smap_get(&m->fetching->read, row->ev.event_id);
     struct room *r = model_room_find(m, row->ev.room_id);
+    relations_touch(m, row->ev.relates_to);
     if (!str_absent(row->ev.redacts)) {
+        relations_redacted(m, row->ev.room_id, row->ev.redacts);
         struct evrec *target = model_rec_find(m, row->ev.redacts);
         if (target)
             evrec_stale(m, target);

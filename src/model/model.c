@@ -458,6 +458,7 @@ void model_stop(struct model **mp)
     vec_free(&m->want_tl);
     vec_free(&m->want_topo);
     vec_free(&m->want_gaps);
+    vec_free(&m->want_last);
     vec_free(&m->want_state);
     vec_free(&m->want_receipts);
     vec_free(&m->want_sg_delta);

@@ -117,6 +117,7 @@ struct model {
     struct batch *open;
     VEC(struct evrec *) want_events;
     VEC(struct room *) want_tl, want_topo, want_gaps, want_state, want_receipts;
+    VEC(struct last_at *) want_last;
     VEC(struct sg *) want_sg_delta, want_sg_nonmembers, want_sg_all;
     VEC(struct sg_pair) want_sg_pairs;
     VEC(struct user *) want_rooms, want_own, want_account_data, want_tags, want_push_rules, want_ignored, want_full_presence, want_dl;
@@ -186,6 +187,7 @@ void room_tl_insert(struct model *m, struct room *r, struct evrec *rec, int64_t 
 void room_tl_trim(struct model *m, struct room *r, size_t max);
 void room_tl_free(struct model *m, struct room *r);
 void room_topological_stale(struct room *r);
+void room_last_at_clear(struct model *m, struct room *r); /* of what is not being loaded */
 void room_gap_add(struct room *r, int64_t stream);
 
 /* state.c */

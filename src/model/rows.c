@@ -226,8 +226,10 @@ static void row_take(struct model *m, enum stream s, writer_id w, int64_t token,
             evrec_stale(m, rec);
         if (!str_absent(row->backfill.redacts) && (rec = model_rec_find(m, row->backfill.redacts)))
             evrec_stale(m, rec);
-        if ((r = model_room_find(m, row->backfill.room_id)))
+        if ((r = model_room_find(m, row->backfill.room_id))) {
             room_topological_stale(r); /* backfilled events may be deep: the topological page is read again */
+            room_last_at_clear(m, r);
+        }
         break;
     case STREAM_UN_PARTIAL_STATED_EVENT:
         if ((rec = model_rec_find(m, row->room.event_id)))

@@ -74,6 +74,10 @@ void room_tl_free(struct model *m, struct room *r)
     for (size_t i = 0; i < r->tl.n; i++)
         evrec_unpin(m, r->tl.v[i].rec);
     vec_free(&r->tl);
+    room_last_at_clear(m, r);
+    for (size_t i = 0; i < r->last_at.n; i++)
+        free(r->last_at.v[i]); /* only at the end of everything: a room that loads is not freed */
+    vec_free(&r->last_at);
     vec_free(&r->gaps);
 }
 
@@ -128,6 +132,14 @@ static bool stream_complete_above(const struct room *r, const struct mpos *lo)
 
 static const struct mpos BEGINNING = {.min = INT64_MIN};
 
+/* At least what is needed, and as much again as is known: a deep position is reached in few rounds. */
+static int page_size(const struct room *r, size_t needed)
+{
+    enum { LEAST = 12, MOST = 4000 };
+    size_t n = needed > r->tl.n ? needed : r->tl.n;
+    return (int)(n < LEAST ? LEAST : n > MOST && needed < MOST ? MOST : n);
+}
+
 enum have model_page_stream(struct model *m, struct room *r, const struct mpos *lo, const struct mpos *hi, size_t n, struct tl_entry *out, size_t *count, bool *more)
 {
     *count = 0;
@@ -157,7 +169,7 @@ enum have model_page_stream(struct model *m, struct room *r, const struct mpos *
     }
     if (stream_complete_above(r, lo))
         return HAVE;
-    want_stream(m, r, lo->min, (int)(n - *count + 1 < 12 ? 12 : n - *count + 1));
+    want_stream(m, r, lo->min, page_size(r, n - *count + 1));
     return LACK;
 }
 
@@ -199,8 +211,99 @@ enum have model_page_topological(struct model *m, struct room *r, const struct m
     free(all);
     if (*more || r->topo_t == INT64_MIN)
         return HAVE;
-    want_topological(m, r, (int)(n - k + 1 < 12 ? 12 : n - k + 1));
+    want_topological(m, r, page_size(r, n - k + 1));
     return LACK;
+}
+
+/* ---- positions below the horizon: asked for one by one, since the way down to them may be long ----------------------- */
+
+enum { LAST_AT_MAX = 16 };
+
+void room_last_at_clear(struct model *m, struct room *r)
+{
+    size_t k = 0;
+    for (size_t i = 0; i < r->last_at.n; i++) {
+        struct last_at *l = r->last_at.v[i];
+        if (l->load != LOAD_DONE) {
+            r->last_at.v[k++] = l;
+            continue;
+        }
+        if (l->found)
+            evrec_unpin(m, l->e.rec);
+        free(l);
+    }
+    r->last_at.n = k;
+}
+
+static enum have last_at_get(struct model *m, struct room *r, const struct mpos *at, struct tl_entry *out)
+{
+    struct last_at *l = NULL;
+    for (size_t i = 0; i < r->last_at.n && !l; i++) {
+        if (mpos_equal(&r->last_at.v[i]->at, at))
+            l = r->last_at.v[i];
+    }
+    if (l && l->load == LOAD_DONE) {
+        *out = l->e;
+        return l->found ? HAVE : ABSENT;
+    }
+    if (!l) {
+        if (r->last_at.n >= LAST_AT_MAX)
+            room_last_at_clear(m, r);
+        l = xcalloc(1, sizeof *l);
+        l->room = r;
+        l->at = *at;
+        vec_push(&r->last_at, l);
+    }
+    if (l->load == LOAD_NONE) {
+        l->load = LOAD_QUEUED;
+        vec_push(&m->want_last, l);
+        loader_kick(m);
+    }
+    return LACK;
+}
+
+static void on_last(struct load_op *op, const struct pg_result *r)
+{
+    struct model *m = op->m;
+    for (size_t i = 0; i < op->targets.n; i++)
+        ((struct last_at *)op->targets.v[i])->load = r ? LOAD_DONE : LOAD_NONE;
+    for (int i = 0; r && i < pg_rows(r); i++) { /* newest first within each */
+        struct last_at *l = op->targets.v[(size_t)pg_i64(r, i, 0)];
+        struct tl_entry e = {pg_i64(r, i, 3), pg_i64(r, i, 4), model_writer(m, pg_str(r, i, 2)), NULL};
+        if (l->found || !mpos_covers(&l->at, e.writer, e.stream))
+            continue;
+        e.rec = model_rec(m, pg_str(r, i, 1));
+        evrec_pin(e.rec);
+        l->e = e;
+        l->found = true;
+    }
+}
+
+static void flush_last(struct model *m, struct batch *b)
+{
+    size_t n = m->want_last.n;
+    if (n == 0)
+        return;
+    struct load_op *op = load_op_new(m, b, on_last);
+    struct str *rooms = xmalloc(sizeof *rooms * n);
+    int64_t *index = xmalloc(sizeof *index * n), *hi = xmalloc(sizeof *hi * n);
+    for (size_t i = 0; i < n; i++) {
+        struct last_at *l = m->want_last.v[i];
+        l->load = LOAD_BUSY;
+        rooms[i] = l->room->room_id;
+        index[i] = (int64_t)i;
+        hi[i] = mpos_max(&l->at);
+        vec_push(&op->targets, l);
+    }
+    struct pg_args *args = pg_args_new();
+    pg_args_i64_array(args, index, n);
+    pg_args_text_array(args, rooms, n);
+    pg_args_i64_array(args, hi, n);
+    free(rooms);
+    free(index);
+    free(hi);
+    m->want_last.n = 0;
+    load_op_send(op, SQL_last_events, args);
 }
 
 enum have model_last_event(struct model *m, struct room *r, const struct mpos *at, struct tl_entry *out)
@@ -229,9 +332,7 @@ enum have model_last_event(struct model *m, struct room *r, const struct mpos *a
         return LACK;
     if (r->tl_horizon_known && r->tl_horizon == INT64_MIN)
         return ABSENT;
-    /* It may lie far below: more with every round. */
-    want_stream(m, r, INT64_MIN, r->tl.n < 12 ? 12 : r->tl.n > 2000 ? 2000 : (int)r->tl.n);
-    return LACK;
+    return last_at_get(m, r, at, out);
 }
 
 enum have model_gap(struct model *m, struct room *r, int64_t lo, const struct mpos *hi, int64_t *gap)
@@ -385,6 +486,7 @@ void timeline_flush(struct model *m, struct batch *b)
 {
     flush_pages(m, b, false);
     flush_pages(m, b, true);
+    flush_last(m, b);
     if (m->want_gaps.n) {
         struct load_op *op = load_op_new(m, b, on_gaps);
         struct str *ids = xmalloc(sizeof *ids * m->want_gaps.n);
