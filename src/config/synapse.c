@@ -115,8 +115,8 @@ static const struct {
     SUPPORTED(msc2654_enabled),
     SUPPORTED(msc3391_enabled),
     SUPPORTED(msc3874_enabled),
-    SUPPORTED(msc4155_enabled),
 #undef SUPPORTED
+    {"msc4155_enabled", 0, "invites that a user filtered out would be shown"},
     {"msc4222_enabled", 0, "clients would ask for state_after and not get it"},
     {"msc4354_enabled", 0, "sticky events would be missing"},
     {"msc4306_enabled", 0, "push rules for thread subscriptions would be missing"},

@@ -175,7 +175,8 @@ static bool answer_own(struct front *f, struct conn *c, enum http_method m, int 
         answer_metrics(c);
         return true;
     }
-    bool ok = live || (atomic_load(&f->h->healthy) && !atomic_load(&f->h->draining));
+    bool up = atomic_load(&f->h->healthy) && !atomic_load(&f->h->draining);
+    bool ok = live || (up && (!ready || atomic_load(&f->h->ready)));
     answer_text(c, ok ? 200 : 503, "text/plain", ok ? STR("OK") : STR("Unavailable"));
     return true;
 }

@@ -246,7 +246,7 @@ struct httpd {
     bool stopping;
     _Atomic int64_t connections, in_flight, read_bytes, waiting_bytes;
     _Atomic uint64_t requests;
-    _Atomic bool healthy, draining;
+    _Atomic bool healthy, ready, draining;
     uv_sem_t started;
     int start_rc;
     struct err start_err;

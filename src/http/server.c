@@ -199,6 +199,7 @@ int httpd_start(struct httpd **out, struct uv_loop_s *loop, const struct config 
     h->fronts_count = h->threaded ? (size_t)cfg->front_threads : 1;
     h->fronts = xcalloc(h->fronts_count, sizeof *h->fronts);
     atomic_store(&h->healthy, true);
+    atomic_store(&h->ready, true);
     for (size_t i = 0; i < h->fronts_count; i++) {
         h->fronts[i].h = h;
         h->fronts[i].index = i;
@@ -240,6 +241,11 @@ int httpd_port(const struct httpd *h, size_t listener)
 {
     return h->listeners[listener].port;
 }
+void httpd_ready_set(struct httpd *h, bool ok)
+{
+    atomic_store(&h->ready, ok);
+}
+
 void httpd_health_set(struct httpd *h, bool ok)
 {
     atomic_store(&h->healthy, ok);

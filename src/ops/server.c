@@ -109,8 +109,9 @@ static void update_health(struct server *s)
         log_info("chappe", "serving as %.*s for %.*s, sockets by %s", STR_ARG(s->cfg->worker_name), STR_ARG(s->cfg->server_name), httpd_transport(s->httpd));
         notify_manager("READY=1");
     }
-    /* Once serving, a lost feed or database is shown by metrics and /ready; polls are held, and taking the worker out of
+    /* Once serving, a lost feed or database is shown by metrics and by /ready; polls are held, and taking the worker out of
      * the balancer would only move the held polls about. */
+    httpd_ready_set(s->httpd, ok && pg_up(s->pg));
     bool show = s->life == LIFE_SERVING;
     if (show != s->healthy) {
         s->healthy = show;

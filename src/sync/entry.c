@@ -46,6 +46,8 @@ static bool room_account(struct sync_run *run, struct room_entry *en, bool all, 
     for (struct account_datum *d; (d = smap_next(&run->u->room_account_data, &it));) {
         if (!str_eq(d->room_id, en->room->room_id) || (!data_all && d->stream <= run->since.account_data))
             continue;
+        if (run_account_deleted(run, data_all, d->content))
+            continue;
         *any = true;
         if (account_item_matches(run, d->type))
             put_datum(&b, d->type, d->content);

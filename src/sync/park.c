@@ -189,10 +189,14 @@ static void on_loaded(void *arg, int err)
     struct sync_req *r = arg;
     if (!req_returned(r))
         return;
-    if (err)
+    if (err == -ERR_LIMIT) {
+        metric_add_l(M_sync_refused, "database_queue", 1);
+        req_error(r, 503, "M_UNKNOWN", "The database is overloaded");
+    } else if (err) {
         req_error(r, 500, "M_UNKNOWN", "Internal server error");
-    else
+    } else {
         req_compute(r);
+    }
 }
 
 static void park(struct sync_req *r)

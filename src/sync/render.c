@@ -142,7 +142,7 @@ static void put_timeline(struct sync_run *run, const struct room_entry *en, stru
 }
 
 struct counts {
-    int64_t notify, highlight, unread;
+    int64_t notify, highlight;
 };
 
 static void put_counts(struct rope *out, const struct counts *c)
@@ -152,6 +152,36 @@ static void put_counts(struct rope *out, const struct counts *c)
     rope_put(out, STR(",\"highlight_count\":"));
     rope_put_i64(out, c->highlight);
     rope_put(out, STR("}"));
+}
+
+static void put_threads(struct sync_run *run, const struct room_entry *en, struct str name, struct rope *out)
+{
+    rope_put(out, name);
+    bool first = true;
+    for (size_t i = 0; i < en->unread->threads.n; i++) {
+        const struct unread_thread *t = &en->unread->threads.v[i];
+        if (str_eq(t->thread_id, STR("main")) || (!t->notify && !t->highlight))
+            continue;
+        if (!first)
+            rope_put(out, STR(","));
+        first = false;
+        rope_json_str(run, out, t->thread_id);
+        rope_put(out, STR(":"));
+        put_counts(out, &(struct counts){t->notify, t->highlight});
+    }
+    rope_put(out, STR("}"));
+}
+
+/* What is unread (MSC2654): the main timeline's, or everything where threads are not told apart. */
+static int64_t unread_count(const struct sync_run *run, const struct room_entry *en)
+{
+    int64_t n = 0;
+    for (size_t i = 0; en->unread && i < en->unread->threads.n; i++) {
+        const struct unread_thread *t = &en->unread->threads.v[i];
+        if (!run->f->unread_thread_notifications || str_eq(t->thread_id, STR("main")))
+            n += t->unread;
+    }
+    return n;
 }
 
 static void put_unread(struct sync_run *run, const struct room_entry *en, struct rope *out)
@@ -167,26 +197,14 @@ static void put_unread(struct sync_run *run, const struct room_entry *en, struct
             continue;
         main.notify += t->notify;
         main.highlight += t->highlight;
-        main.unread += t->unread;
     }
     rope_put(out, STR(",\"unread_notifications\":"));
     put_counts(out, &main);
     if (!threads || !any_thread)
         return;
-    rope_put(out, STR(",\"unread_thread_notifications\":{"));
-    bool first = true;
-    for (size_t i = 0; i < en->unread->threads.n; i++) {
-        const struct unread_thread *t = &en->unread->threads.v[i];
-        if (str_eq(t->thread_id, STR("main")) || (!t->notify && !t->highlight))
-            continue;
-        if (!first)
-            rope_put(out, STR(","));
-        first = false;
-        rope_json_str(run, out, t->thread_id);
-        rope_put(out, STR(":"));
-        put_counts(out, &(struct counts){t->notify, t->highlight, t->unread});
-    }
-    rope_put(out, STR("}"));
+    put_threads(run, en, STR(",\"unread_thread_notifications\":{"), out);
+    if (run->cfg->msc3773_enabled)
+        put_threads(run, en, STR(",\"org.matrix.msc3773.unread_thread_notifications\":{"), out);
 }
 
 static void put_summary(struct sync_run *run, const struct room_entry *en, struct rope *out)
@@ -223,6 +241,10 @@ static void put_joined(struct sync_run *run, const struct room_entry *en, struct
     rope_put(out, STR("]}"));
     put_unread(run, en, out);
     put_summary(run, en, out);
+    if (run->cfg->msc2654_enabled) {
+        rope_put(out, STR(",\"org.matrix.msc2654.unread_count\":"));
+        rope_put_i64(out, unread_count(run, en));
+    }
     rope_put(out, STR("}"));
 }
 

@@ -61,6 +61,11 @@ static void put_datum(struct buf *b, struct str type, struct str content)
     buf_putc(b, '}');
 }
 
+bool run_account_deleted(const struct sync_run *run, bool all, struct str content)
+{
+    return run->cfg->msc3391_enabled && all && str_eq(content, STR("{}"));
+}
+
 static void run_account_data(struct sync_run *run)
 {
     if (filter_blocks_section(&run->f->account_data, false))
@@ -77,6 +82,8 @@ static void run_account_data(struct sync_run *run)
     buf_init(&b, 64 << 20);
     size_t it = 0;
     for (struct account_datum *d; (all || u->ad_last > run->since.account_data) && (d = smap_next(&u->account_data, &it));) {
+        if (run_account_deleted(run, all, d->content))
+            continue;
         if ((all || d->stream > run->since.account_data) && !str_eq(d->type, STR("m.push_rules")) && account_matches(run, d->type))
             put_datum(&b, d->type, d->content);
     }

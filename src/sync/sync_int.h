@@ -142,6 +142,9 @@ static inline int64_t run_since_typing(const struct sync_run *run)
 }
 static inline const struct mpos *run_since_room(const struct sync_run *run) { return &run->since.room; }
 
+/* MSC3391: empty content means that the type was deleted; who starts from nothing need not hear of it. */
+bool run_account_deleted(const struct sync_run *run, bool all, struct str content);
+
 void user_set_init(struct user_set *s);
 void user_set_fini(struct user_set *s);
 void user_set_add(struct user_set *s, struct str id);
