@@ -180,6 +180,24 @@ static void q_page(struct world *w, struct pg_args *a, struct pg_result *r, bool
     free(v);
 }
 
+/* Only accepted events; every one, where the statement stops after a few. */
+static void q_last(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    const struct t_event **v = xmalloc(sizeof *v * (w->events.n + 1));
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        size_t n = 0;
+        for (size_t i = 0; i < w->events.n; i++) {
+            const struct t_event *e = &w->events.v[i];
+            if (!e->outlier && !e->rejected && is(a->v[1].t[k], e->room) && e->stream <= a->v[2].n[k])
+                v[n++] = e;
+        }
+        qsort(v, n, sizeof *v, page_cmp_stream);
+        for (size_t i = 0; i < n; i++)
+            row_add(r, "issii", a->v[0].n[k], v[i]->id, writer_name(v[i]->writer), v[i]->stream, v[i]->topo);
+    }
+    free(v);
+}
+
 static void q_gaps(struct world *w, struct pg_args *a, struct pg_result *r, bool above)
 {
     for (size_t k = 0; k < a->v[0].count; k++) {
@@ -454,6 +472,7 @@ static void query(struct world *w, enum pg_stmt s, struct pg_args *a, struct pg_
     case SQL_burst_actions: q_actions(w, a, r); break;
     case SQL_page_stream: q_page(w, a, r, false); break;
     case SQL_page_topological: q_page(w, a, r, true); break;
+    case SQL_last_events: q_last(w, a, r); break;
     case SQL_room_state: q_state(w, a, r); break;
     case SQL_sg_delta: q_delta(w, a, r); break;
     case SQL_sg_nonmembers: q_resolved(w, a, r, false); break;
