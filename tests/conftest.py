@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "oracle"))
 
-from support.world import TARGET, World, test_settings  # noqa: E402
+from support.world import TARGET, World, settings_for  # noqa: E402
 
 _worlds: list[World] = []
 
@@ -50,14 +50,14 @@ def _running(settings: Any) -> Iterator[World]:
 @pytest.fixture(scope="session")
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """The deployment that most tests share."""
-    yield from _running(test_settings("main", event_persisters=request.config.getoption("--event-persisters")))
+    yield from _running(settings_for("main", event_persisters=request.config.getoption("--event-persisters")))
 
 
 @pytest.fixture(scope="module")
 def fragile_world(request: pytest.FixtureRequest) -> Iterator[World]:
     """A deployment of the module's own, whose servers may be killed."""
     persisters = request.config.getoption("--event-persisters")
-    yield from _running(test_settings("fragile", offset=20, event_persisters=persisters))
+    yield from _running(settings_for("fragile", offset=20, event_persisters=persisters))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -27,7 +27,7 @@ TARGET = os.environ.get("CHAPPE_TEST_TARGET", "chappe")
 PASSWORD = "correct horse"
 
 
-def test_settings(name: str, *, offset: int = 0, **changes: Any) -> Settings:
+def settings_for(name: str, *, offset: int = 0, **changes: Any) -> Settings:
     """Return the settings of a test deployment: no response cache, quiet demo, own ports."""
     folder = Path(os.environ.get("CHAPPE_TEST_STATE") or default_state().parent / "chappe-tests")
     settings = Settings(

@@ -31,7 +31,7 @@ def main() -> int:
         os.environ["CHAPPE_TEST_TARGET"] = "synapse"
 
     # The target is read when these are imported.
-    from support.world import World, test_settings
+    from support.world import World, settings_for
     from stack.errors import StackError
     from oracle import runner
 
@@ -42,7 +42,7 @@ def main() -> int:
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     failed = 0
-    world = World(test_settings("oracle", event_persisters=options.event_persisters))
+    world = World(settings_for("oracle", event_persisters=options.event_persisters))
     try:
         world.start()
         for name in chosen:
