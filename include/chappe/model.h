@@ -77,6 +77,7 @@ struct last_at {
     struct mpos at;
     uint8_t load;
     bool found;
+    int rows;          /* how many were looked at */
     struct tl_entry e; /* pinned when found */
 };
 struct state_entry {

@@ -217,7 +217,7 @@ enum have model_page_topological(struct model *m, struct room *r, const struct m
 
 /* ---- positions below the horizon: asked for one by one, since the way down to them may be long ----------------------- */
 
-enum { LAST_AT_MAX = 16 };
+enum { LAST_AT_MAX = 16, LAST_ROWS = 8 /* of SQL_last_events */ };
 
 void room_last_at_clear(struct model *m, struct room *r)
 {
@@ -241,6 +241,10 @@ static enum have last_at_get(struct model *m, struct room *r, const struct mpos 
     for (size_t i = 0; i < r->last_at.n && !l; i++) {
         if (mpos_equal(&r->last_at.v[i]->at, at))
             l = r->last_at.v[i];
+    }
+    if (l && l->load == LOAD_DONE && !l->found && l->rows >= LAST_ROWS) { /* behind many events that at does not cover */
+        want_stream(m, r, INT64_MIN, page_size(r, 0));
+        return LACK;
     }
     if (l && l->load == LOAD_DONE) {
         *out = l->e;
@@ -270,6 +274,7 @@ static void on_last(struct load_op *op, const struct pg_result *r)
     for (int i = 0; r && i < pg_rows(r); i++) { /* newest first within each */
         struct last_at *l = op->targets.v[(size_t)pg_i64(r, i, 0)];
         struct tl_entry e = {pg_i64(r, i, 3), pg_i64(r, i, 4), model_writer(m, pg_str(r, i, 2)), NULL};
+        l->rows++;
         if (l->found || !mpos_covers(&l->at, e.writer, e.stream))
             continue;
         e.rec = model_rec(m, pg_str(r, i, 1));

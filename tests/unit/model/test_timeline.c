@@ -272,6 +272,24 @@ static void test_last_event(void **state)
     assert_int_equal(await(w, model_last_event(w->m, r, &p, &e)), ABSENT);
 }
 
+/* Many newer events of a writer that the position does not cover: the one that counts lies behind them. */
+static void test_last_event_behind_a_lagging_writer(void **state)
+{
+    struct world *w = world_new_writers(200, 200);
+    model_adopt(w->m, (struct feed *)(void *)w);
+    world_settle(w);
+    put(w, "!r:x", 90, 95);
+    for (int64_t s = 111; s <= 140; s++)
+        world_event(w, (struct t_event){.id = world_text(w, "$%d", (int)s), .room = "!r:x", .stream = s, .writer = W2});
+    struct room *r = model_room(w->m, S("!r:x"));
+    struct mpos p = {.min = 100, .n = 1, .w = {{MASTER, 150}}};
+    struct tl_entry e;
+    assert_int_equal(await(w, model_last_event(w->m, r, &p, &e)), HAVE);
+    assert_int_equal(e.stream, 95);
+    world_free(&w);
+    (void)state;
+}
+
 static void test_gaps(void **state)
 {
     struct world *w = *state;
@@ -310,7 +328,8 @@ int run_timeline_tests(void)
     const struct CMUnitTest tests[] = {
         T(test_live_only), T(test_loaded_and_live), T(test_row_while_page_loads), T(test_readers_share_a_statement),
         cmocka_unit_test(test_lagging_writer), cmocka_unit_test(test_lagging_writer_live_only), T(test_trim_raises_horizon),
-        T(test_topological), T(test_backfill_while_topological_page_loads), T(test_last_event), T(test_gaps), T(test_purge),
+        T(test_topological), T(test_backfill_while_topological_page_loads), T(test_last_event),
+        cmocka_unit_test(test_last_event_behind_a_lagging_writer), T(test_gaps), T(test_purge),
     };
     return cmocka_run_group_tests_name("timeline", tests, NULL, NULL);
 }

@@ -180,7 +180,7 @@ static void q_page(struct world *w, struct pg_args *a, struct pg_result *r, bool
     free(v);
 }
 
-/* Only accepted events; every one, where the statement stops after a few. */
+/* Only accepted events, the newest eight. */
 static void q_last(struct world *w, struct pg_args *a, struct pg_result *r)
 {
     const struct t_event **v = xmalloc(sizeof *v * (w->events.n + 1));
@@ -192,7 +192,7 @@ static void q_last(struct world *w, struct pg_args *a, struct pg_result *r)
                 v[n++] = e;
         }
         qsort(v, n, sizeof *v, page_cmp_stream);
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; i < n && i < 8; i++)
             row_add(r, "issii", a->v[0].n[k], v[i]->id, writer_name(v[i]->writer), v[i]->stream, v[i]->topo);
     }
     free(v);
