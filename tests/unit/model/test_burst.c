@@ -77,13 +77,20 @@ static void test_room_made_during_a_fetch(void **state)
     assert_true(in_timeline(r, "$n"));
 }
 
-/* A member event of a known user brings its room into memory in the middle of a burst; what follows in it is not lost. */
+/* A member event of a known user brings its room into memory in the middle of a burst; what follows in it is
+ * not lost. */
 static void test_room_made_by_a_burst(void **state)
 {
     struct world *w = *state;
     model_user(w->m, S("@a:x"));
-    world_say(w, (struct t_event){.id = "$c", .room = "!new:x", .type = "m.room.create", .key = "", .stream = 101});
-    world_say(w, (struct t_event){.id = "$j", .room = "!new:x", .type = "m.room.member", .key = "@a:x", .stream = 102, .content = "{\"membership\":\"join\"}"});
+    world_say(
+        w, (struct t_event){.id = "$c", .room = "!new:x", .type = "m.room.create", .key = "", .stream = 101});
+    world_say(w, (struct t_event){.id = "$j",
+                                  .room = "!new:x",
+                                  .type = "m.room.member",
+                                  .key = "@a:x",
+                                  .stream = 102,
+                                  .content = "{\"membership\":\"join\"}"});
     world_say(w, (struct t_event){.id = "$m", .room = "!new:x", .stream = 103});
     world_burst_end(w);
     world_settle(w);
@@ -104,7 +111,12 @@ static void test_user_made_during_a_fetch(void **state)
     model_room(w->m, S("!known:x"));
     w->held[SQL_events_by_id] = true;
     world_say(w, (struct t_event){.id = "$k", .room = "!known:x", .stream = 101});
-    world_say(w, (struct t_event){.id = "$j", .room = "!new:x", .type = "m.room.member", .key = "@b:x", .stream = 102, .content = "{\"membership\":\"invite\"}"});
+    world_say(w, (struct t_event){.id = "$j",
+                                  .room = "!new:x",
+                                  .type = "m.room.member",
+                                  .key = "@b:x",
+                                  .stream = 102,
+                                  .content = "{\"membership\":\"invite\"}"});
     world_burst_end(w);
     world_settle(w);
     struct user *u = model_user(w->m, S("@b:x"));
@@ -114,7 +126,8 @@ static void test_user_made_during_a_fetch(void **state)
     assert_int_equal(u->own.n, 1);
 }
 
-/* What a row says about an event between the burst's reading it and taking it in must not make it disappear. */
+/* What a row says about an event between the burst's reading it and taking it in must not make it disappear.
+ */
 static void test_event_invalidated_during_a_fetch(void **state)
 {
     struct world *w = *state;
@@ -132,7 +145,8 @@ static void test_event_invalidated_during_a_fetch(void **state)
     assert_int_equal(await(w, model_event(w->m, model_rec(w->m, S("$1")), &ev)), HAVE);
 }
 
-/* A reader asked for an event that a burst then read itself: the reader's answer, from before, must not take it away. */
+/* A reader asked for an event that a burst then read itself: the reader's answer, from before, must not take
+ * it away. */
 static void test_event_loaded_and_read_by_a_burst(void **state)
 {
     struct world *w = *state;
@@ -176,7 +190,9 @@ static void test_redaction_before_its_target(void **state)
 {
     struct world *w = *state;
     struct room *r = model_room(w->m, S("!r:x"));
-    world_say(w, (struct t_event){.id = "$red", .room = "!r:x", .type = "m.room.redaction", .redacts = "$t", .stream = 101});
+    world_say(w,
+              (struct t_event){
+                  .id = "$red", .room = "!r:x", .type = "m.room.redaction", .redacts = "$t", .stream = 101});
     world_say(w, (struct t_event){.id = "$t", .room = "!r:x", .stream = 102, .content = "{\"body\":\"x\"}"});
     world_burst_end(w);
     world_settle(w);
@@ -195,7 +211,9 @@ static void test_redaction_of_a_known_event(void **state)
     world_burst_end(w);
     assert_int_equal(await(w, model_event(w->m, model_rec(w->m, S("$t")), &ev)), HAVE);
     assert_false(ev->redacted);
-    world_say(w, (struct t_event){.id = "$red", .room = "!r:x", .type = "m.room.redaction", .redacts = "$t", .stream = 102});
+    world_say(w,
+              (struct t_event){
+                  .id = "$red", .room = "!r:x", .type = "m.room.redaction", .redacts = "$t", .stream = 102});
     world_burst_end(w);
     world_settle(w);
     assert_int_equal(await(w, model_event(w->m, model_rec(w->m, S("$t")), &ev)), HAVE);
@@ -205,22 +223,42 @@ static void test_redaction_of_a_known_event(void **state)
     assert_str(by->event_id, "$red");
 }
 
-/* Redactions and what they may do (withheld without a target; other rooms; other domains where the server could not check). */
+/* Redactions and what they may do (withheld without a target; other rooms; other domains where the server
+ * could not check). */
 static void test_redaction_rules(void **state)
 {
     struct world *w = *state;
     world_event(w, (struct t_event){.id = "$t", .room = "!r:x", .stream = 50});
     world_event(w, (struct t_event){.id = "$other", .room = "!q:x", .stream = 51});
-    world_event(w, (struct t_event){.id = "$lost", .room = "!r:x", .type = "m.room.redaction", .redacts = "$nowhere", .stream = 52});
-    world_event(w, (struct t_event){.id = "$across", .room = "!r:x", .type = "m.room.redaction", .redacts = "$other", .stream = 53});
-    world_event(w, (struct t_event){.id = "$good", .room = "!r:x", .type = "m.room.redaction", .redacts = "$t", .stream = 54});
-    world_event(w, (struct t_event){.id = "$alien", .room = "!r:x", .type = "m.room.redaction", .redacts = "$t2", .stream = 55, .sender = "@e:y", .metadata = "{\"recheck_redaction\":true}"});
+    world_event(
+        w,
+        (struct t_event){
+            .id = "$lost", .room = "!r:x", .type = "m.room.redaction", .redacts = "$nowhere", .stream = 52});
+    world_event(
+        w,
+        (struct t_event){
+            .id = "$across", .room = "!r:x", .type = "m.room.redaction", .redacts = "$other", .stream = 53});
+    world_event(
+        w, (struct t_event){
+               .id = "$good", .room = "!r:x", .type = "m.room.redaction", .redacts = "$t", .stream = 54});
+    world_event(w, (struct t_event){.id = "$alien",
+                                    .room = "!r:x",
+                                    .type = "m.room.redaction",
+                                    .redacts = "$t2",
+                                    .stream = 55,
+                                    .sender = "@e:y",
+                                    .metadata = "{\"recheck_redaction\":true}"});
     world_event(w, (struct t_event){.id = "$t2", .room = "!r:x", .stream = 56});
     for (size_t i = 0; i < w->redactions.n; i++)
         w->redactions.v[i].recheck = true;
-    static const struct { const char *id; enum have h; bool redacted; } cases[] = {
-        {"$lost", ABSENT, false}, {"$across", ABSENT, false}, {"$good", HAVE, false}, {"$alien", ABSENT, false},
-        {"$t", HAVE, true}, {"$other", HAVE, false}, {"$t2", HAVE, false}, {"$unknown", ABSENT, false},
+    static const struct {
+        const char *id;
+        enum have h;
+        bool redacted;
+    } cases[] = {
+        {"$lost", ABSENT, false},  {"$across", ABSENT, false},  {"$good", HAVE, false},
+        {"$alien", ABSENT, false}, {"$t", HAVE, true},          {"$other", HAVE, false},
+        {"$t2", HAVE, false},      {"$unknown", ABSENT, false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct event *ev;
@@ -250,7 +288,12 @@ static void test_wakes(void **state)
     world_settle(w);
     assert_false(world_woken(w, "@a:x"));
     /* b is kicked: it hears of that itself */
-    world_say(w, (struct t_event){.id = "$kick", .room = "!r:x", .type = "m.room.member", .key = "@b:x", .stream = 103, .content = "{\"membership\":\"leave\"}"});
+    world_say(w, (struct t_event){.id = "$kick",
+                                  .room = "!r:x",
+                                  .type = "m.room.member",
+                                  .key = "@b:x",
+                                  .stream = 103,
+                                  .content = "{\"membership\":\"leave\"}"});
     world_burst_end(w);
     world_settle(w);
     assert_true(world_woken(w, "@a:x") && world_woken(w, "@b:x"));
@@ -261,10 +304,19 @@ static void test_wakes(void **state)
 int run_burst_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_positions_wait_for_the_fetch), T(test_failed_fetch_is_retried), T(test_nobody_cares), T(test_room_made_during_a_fetch),
-        T(test_room_made_by_a_burst), T(test_user_made_during_a_fetch), T(test_event_invalidated_during_a_fetch),
-        T(test_event_loaded_and_read_by_a_burst), T(test_load_refused_after_a_burst), T(test_redaction_before_its_target),
-        T(test_redaction_of_a_known_event), T(test_redaction_rules), T(test_wakes),
+        T(test_positions_wait_for_the_fetch),
+        T(test_failed_fetch_is_retried),
+        T(test_nobody_cares),
+        T(test_room_made_during_a_fetch),
+        T(test_room_made_by_a_burst),
+        T(test_user_made_during_a_fetch),
+        T(test_event_invalidated_during_a_fetch),
+        T(test_event_loaded_and_read_by_a_burst),
+        T(test_load_refused_after_a_burst),
+        T(test_redaction_before_its_target),
+        T(test_redaction_of_a_known_event),
+        T(test_redaction_rules),
+        T(test_wakes),
     };
     return cmocka_run_group_tests_name("burst", tests, NULL, NULL);
 }

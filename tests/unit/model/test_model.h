@@ -6,12 +6,12 @@
 #include "world.h"
 
 /* Asks until the answer is known; at most max rounds of loads. */
-#define await(w, expr)                                                                     \
-    ({                                                                                     \
-        enum have have_ = LACK;                                                            \
-        for (int round_ = 0; round_ < 50 && (have_ = (expr)) == LACK; round_++)            \
-            world_settle(w);                                                               \
-        have_;                                                                             \
+#define await(w, expr)                                                          \
+    ({                                                                          \
+        enum have have_ = LACK;                                                 \
+        for (int round_ = 0; round_ < 50 && (have_ = (expr)) == LACK; round_++) \
+            world_settle(w);                                                    \
+        have_;                                                                  \
     })
 
 int world_setup(void **state);

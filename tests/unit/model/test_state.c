@@ -22,8 +22,14 @@ static void test_chains(void **state)
 {
     struct world *w = *state;
     world_room(w, "!r:x", 10, "shared", "@a:x", "@b:x", NULL); /* groups 1010 … 1013 */
-    world_event(w, (struct t_event){.id = "$leave", .room = "!r:x", .type = "m.room.member", .key = "@b:x", .stream = 20, .content = "{\"membership\":\"leave\"}"});
-    world_event(w, (struct t_event){.id = "$topic", .room = "!r:x", .type = "m.room.topic", .key = "", .stream = 21});
+    world_event(w, (struct t_event){.id = "$leave",
+                                    .room = "!r:x",
+                                    .type = "m.room.member",
+                                    .key = "@b:x",
+                                    .stream = 20,
+                                    .content = "{\"membership\":\"leave\"}"});
+    world_event(
+        w, (struct t_event){.id = "$topic", .room = "!r:x", .type = "m.room.topic", .key = "", .stream = 21});
     struct room *r = model_room(w->m, S("!r:x"));
     assert_string_equal(sg_get(w, r, 1013, "m.room.member", "@b:x"), "$join@b:x!r:x");
     assert_string_equal(sg_get(w, r, 1020, "m.room.member", "@b:x"), "$leave");
@@ -40,8 +46,11 @@ static void test_chains(void **state)
     assert_int_equal(world_issued(w), 0);
     for (int members = 0; members < 2; members++) {
         w->woken.n = 0;
-        assert_int_equal(await(w, (w->woken.n = 0, model_sg_each(w->m, model_sg(w->m, r, 1021), members, collect, w))), HAVE);
-        assert_int_equal(w->woken.n, members ? 5 : 3); /* create, visibility, topic; the two members as they are then */
+        assert_int_equal(
+            await(w, (w->woken.n = 0, model_sg_each(w->m, model_sg(w->m, r, 1021), members, collect, w))),
+            HAVE);
+        assert_int_equal(w->woken.n,
+                         members ? 5 : 3); /* create, visibility, topic; the two members as they are then */
         assert_true(world_woken(w, "$topic"));
         assert_int_equal(world_woken(w, "$leave"), members);
         assert_false(world_woken(w, "$join@b:x!r:x"));
@@ -57,7 +66,11 @@ static void test_chains(void **state)
 
 static void member(struct world *w, const char *user, int64_t stream, const char *ms)
 {
-    world_say(w, (struct t_event){.id = world_text(w, "$%s%d", user, (int)stream), .room = "!r:x", .type = "m.room.member", .key = user, .stream = stream,
+    world_say(w, (struct t_event){.id = world_text(w, "$%s%d", user, (int)stream),
+                                  .room = "!r:x",
+                                  .type = "m.room.member",
+                                  .key = user,
+                                  .stream = stream,
                                   .content = world_text(w, "{\"membership\":\"%s\"}", ms)});
     world_burst_end(w);
     world_settle(w);
@@ -91,7 +104,10 @@ static void test_current_state(void **state)
     assert_string_equal(heroes(w, r), "7/0 @b @c @a @e @f @g ");
     assert_int_equal(w->issued[SQL_room_state], 0); /* all of it by rows */
     /* a row that takes a member away, and one whose event is not at hand */
-    struct feed_row gone = {.ev = {.kind = EV_ROW_STATE, .room_id = STR("!r:x"), .type = STR("m.room.member"), .state_key = STR("@b:x")}};
+    struct feed_row gone = {.ev = {.kind = EV_ROW_STATE,
+                                   .room_id = STR("!r:x"),
+                                   .type = STR("m.room.member"),
+                                   .state_key = STR("@b:x")}};
     world_send(w, STREAM_EVENTS, MASTER, 120, &gone);
     world_burst_end(w);
     assert_null(room_member_get(r, S("@b:x")));
@@ -112,7 +128,12 @@ static void test_current_state(void **state)
 
 static void receipt(struct world *w, const char *user, const char *type, const char *thread, int64_t stream)
 {
-    struct feed_row row = {.receipt = {.room_id = STR("!r:x"), .receipt_type = S(type), .user_id = S(user), .event_id = STR("$e"), .thread_id = S(thread), .data = STR("{}")}};
+    struct feed_row row = {.receipt = {.room_id = STR("!r:x"),
+                                       .receipt_type = S(type),
+                                       .user_id = S(user),
+                                       .event_id = STR("$e"),
+                                       .thread_id = S(thread),
+                                       .data = STR("{}")}};
     world_send(w, STREAM_RECEIPTS, MASTER, stream, &row);
     world_burst_end(w);
 }
@@ -138,7 +159,8 @@ static void test_receipts(void **state)
     assert_int_equal(await(w, model_receipts(w->m, r, &old)), HAVE);
     assert_int_equal(r->receipts.n, 4);
     for (size_t i = 0; i < r->receipts.n; i++)
-        assert_true(r->receipts.v[i].stream > 100 && (i == 0 || r->receipts.v[i].stream > r->receipts.v[i - 1].stream));
+        assert_true(r->receipts.v[i].stream > 100 &&
+                    (i == 0 || r->receipts.v[i].stream > r->receipts.v[i - 1].stream));
     world_forget_counts(w);
     assert_int_equal(model_receipts(w->m, r, &old), HAVE);
     assert_int_equal(world_issued(w), 0);

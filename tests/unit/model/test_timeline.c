@@ -31,13 +31,17 @@ static const char *topo_page(struct world *w, struct room *r, int64_t hi, size_t
     char b[512] = "";
     assert_int_equal(await(w, model_page_topological(w->m, r, &h, false, 0, 0, n, v, &count, &more)), HAVE);
     for (size_t i = 0; i < count; i++)
-        snprintf(b + strlen(b), sizeof b - strlen(b), "%s%lld/%lld", i ? " " : "", (long long)v[i].topological, (long long)v[i].stream);
+        snprintf(b + strlen(b), sizeof b - strlen(b), "%s%lld/%lld", i ? " " : "",
+                 (long long)v[i].topological, (long long)v[i].stream);
     return world_text(w, "%s%s", b, more ? "+" : "");
 }
 
 static void say(struct world *w, const char *room, int64_t stream, int writer)
 {
-    world_say(w, (struct t_event){.id = world_text(w, "$%lld%s", (long long)stream, room), .room = room, .stream = stream, .writer = writer});
+    world_say(w, (struct t_event){.id = world_text(w, "$%lld%s", (long long)stream, room),
+                                  .room = room,
+                                  .stream = stream,
+                                  .writer = writer});
     world_burst_end(w);
     world_settle(w);
 }
@@ -45,7 +49,8 @@ static void say(struct world *w, const char *room, int64_t stream, int writer)
 static void put(struct world *w, const char *room, int64_t from, int64_t to)
 {
     for (int64_t s = from; s <= to; s++)
-        world_event(w, (struct t_event){.id = world_text(w, "$%lld%s", (long long)s, room), .room = room, .stream = s});
+        world_event(w, (struct t_event){
+                           .id = world_text(w, "$%lld%s", (long long)s, room), .room = room, .stream = s});
 }
 
 static void test_live_only(void **state)
@@ -171,7 +176,8 @@ static void test_lagging_writer_live_only(void **state)
     struct room *r = model_room(w->m, S("!r:x"));
     struct mpos since = model_now(w->m)->room;
     say(w, "!r:x", 105, W2);
-    /* A topological page brings 110, which is below what the room absorbs by itself: not to be counted in a stream page. */
+    /* A topological page brings 110, which is below what the room absorbs by itself: not to be counted in a
+     * stream page. */
     assert_string_equal(topo_page(w, r, 200, 5), "110/110 105/105");
     struct tl_entry v[16];
     size_t n;
@@ -216,19 +222,26 @@ static void test_topological(void **state)
 {
     struct world *w = *state;
     for (int64_t s = 81; s <= 95; s++)
-        world_event(w, (struct t_event){.id = world_text(w, "$%lld", (long long)s), .room = "!r:x", .stream = s, .topo = s - 60});
+        world_event(
+            w, (struct t_event){
+                   .id = world_text(w, "$%lld", (long long)s), .room = "!r:x", .stream = s, .topo = s - 60});
     struct room *r = model_room(w->m, S("!r:x"));
     assert_string_equal(topo_page(w, r, 100, 3), "35/95 34/94 33/93+");
     world_say(w, (struct t_event){.id = "$live", .room = "!r:x", .stream = 101, .topo = 36});
-    world_say(w, (struct t_event){.id = "$late", .room = "!r:x", .stream = 102, .topo = 34}); /* a fork: deeper than the newest */
+    world_say(w, (struct t_event){.id = "$late",
+                                  .room = "!r:x",
+                                  .stream = 102,
+                                  .topo = 34}); /* a fork: deeper than the newest */
     world_say(w, (struct t_event){.id = "$deep", .room = "!r:x", .stream = 103, .topo = 2});
     world_burst_end(w);
     world_settle(w);
     world_forget_counts(w);
     assert_string_equal(topo_page(w, r, 103, 4), "36/101 35/95 34/102 34/94+");
-    assert_string_equal(topo_page(w, r, 101, 3), "36/101 35/95 34/94+"); /* as it was at an earlier position */
+    assert_string_equal(topo_page(w, r, 101, 3),
+                        "36/101 35/95 34/94+"); /* as it was at an earlier position */
     assert_int_equal(world_issued(w), 0);
-    assert_string_equal(topo_page(w, r, 103, 40), "36/101 35/95 34/102 34/94 33/93 32/92 31/91 30/90 29/89 28/88 27/87 26/86 25/85 24/84 23/83 22/82 21/81 2/103");
+    assert_string_equal(topo_page(w, r, 103, 40), "36/101 35/95 34/102 34/94 33/93 32/92 31/91 30/90 29/89 "
+                                                  "28/88 27/87 26/86 25/85 24/84 23/83 22/82 21/81 2/103");
 }
 
 /* Backfilled events may be anywhere in depth: a page that was read before they were there is not believed. */
@@ -245,7 +258,8 @@ static void test_backfill_while_topological_page_loads(void **state)
     assert_int_equal(model_page_topological(w->m, r, &hi, false, 0, 0, 8, v, &n, &more), LACK);
     world_settle(w);
     world_event(w, (struct t_event){.id = "$old", .room = "!r:x", .stream = -5, .topo = 91});
-    struct feed_row row = {.backfill = {.event_id = STR("$old"), .room_id = STR("!r:x"), .type = STR("m.room.message")}};
+    struct feed_row row = {
+        .backfill = {.event_id = STR("$old"), .room_id = STR("!r:x"), .type = STR("m.room.message")}};
     world_send(w, STREAM_BACKFILL, MASTER, 105, &row);
     world_burst_end(w);
     world_release(w, SQL_page_topological);
@@ -280,7 +294,8 @@ static void test_last_event_behind_a_lagging_writer(void **state)
     world_settle(w);
     put(w, "!r:x", 90, 95);
     for (int64_t s = 111; s <= 140; s++)
-        world_event(w, (struct t_event){.id = world_text(w, "$%d", (int)s), .room = "!r:x", .stream = s, .writer = W2});
+        world_event(w, (struct t_event){
+                           .id = world_text(w, "$%d", (int)s), .room = "!r:x", .stream = s, .writer = W2});
     struct room *r = model_room(w->m, S("!r:x"));
     struct mpos p = {.min = 100, .n = 1, .w = {{MASTER, 150}}};
     struct tl_entry e;
@@ -326,10 +341,19 @@ static void test_purge(void **state)
 int run_timeline_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_live_only), T(test_loaded_and_live), T(test_row_while_page_loads), T(test_readers_share_a_statement),
-        cmocka_unit_test(test_lagging_writer), cmocka_unit_test(test_lagging_writer_live_only), T(test_trim_raises_horizon),
-        T(test_topological), T(test_backfill_while_topological_page_loads), T(test_last_event),
-        cmocka_unit_test(test_last_event_behind_a_lagging_writer), T(test_gaps), T(test_purge),
+        T(test_live_only),
+        T(test_loaded_and_live),
+        T(test_row_while_page_loads),
+        T(test_readers_share_a_statement),
+        cmocka_unit_test(test_lagging_writer),
+        cmocka_unit_test(test_lagging_writer_live_only),
+        T(test_trim_raises_horizon),
+        T(test_topological),
+        T(test_backfill_while_topological_page_loads),
+        T(test_last_event),
+        cmocka_unit_test(test_last_event_behind_a_lagging_writer),
+        T(test_gaps),
+        T(test_purge),
     };
     return cmocka_run_group_tests_name("timeline", tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
-/* What belongs to users and devices: memberships, account data, unread counts, messages, keys, device lists, presence. */
+/* What belongs to users and devices: memberships, account data, unread counts, messages, keys, device lists,
+ * presence. */
 #include "test_model.h"
 
 static void feed(struct world *w, enum stream s, int writer, int64_t token, struct feed_row row)
@@ -13,10 +14,17 @@ static void feed(struct world *w, enum stream s, int writer, int64_t token, stru
 static void cache(struct world *w, const char *func, const char *k0, const char *k1)
 {
     struct str keys[2] = {str_of(k0), str_of(k1)};
-    feed(w, STREAM_CACHES, MASTER, 105, (struct feed_row){.cache = {.func = S(func), .keys = keys, .keys_count = k1 ? 2 : k0 ? 1 : 0, .all = !k0}});
+    feed(w, STREAM_CACHES, MASTER, 105,
+         (struct feed_row){.cache = {.func = S(func),
+                                     .keys = keys,
+                                     .keys_count = k1   ? 2
+                                                   : k0 ? 1
+                                                        : 0,
+                                     .all = !k0}});
 }
 
-/* ---- a row while a load is under way: what was read is not believed -------------------------------------------------------- */
+/* ---- a row while a load is under way: what was read is not believed
+ * -------------------------------------------------------- */
 
 static void test_state_row_while_state_loads(void **state)
 {
@@ -26,7 +34,12 @@ static void test_state_row_while_state_loads(void **state)
     w->held[SQL_room_state] = true;
     assert_int_equal(model_room_state(w->m, r), LACK);
     world_settle(w);
-    world_say(w, (struct t_event){.id = "$bye", .room = "!r:x", .type = "m.room.member", .key = "@b:x", .stream = 101, .content = "{\"membership\":\"leave\"}"});
+    world_say(w, (struct t_event){.id = "$bye",
+                                  .room = "!r:x",
+                                  .type = "m.room.member",
+                                  .key = "@b:x",
+                                  .stream = 101,
+                                  .content = "{\"membership\":\"leave\"}"});
     world_burst_end(w);
     world_settle(w);
     world_release(w, SQL_room_state);
@@ -44,7 +57,12 @@ static void test_rooms_row_while_rooms_load(void **state)
     w->held[SQL_rooms_of_users] = true;
     assert_int_equal(model_user_rooms(w->m, u), LACK);
     world_settle(w);
-    world_say(w, (struct t_event){.id = "$bye", .room = "!r:x", .type = "m.room.member", .key = "@b:x", .stream = 101, .content = "{\"membership\":\"leave\"}"});
+    world_say(w, (struct t_event){.id = "$bye",
+                                  .room = "!r:x",
+                                  .type = "m.room.member",
+                                  .key = "@b:x",
+                                  .stream = 101,
+                                  .content = "{\"membership\":\"leave\"}"});
     world_burst_end(w);
     world_settle(w);
     world_release(w, SQL_rooms_of_users);
@@ -79,13 +97,15 @@ static void test_account_data(void **state)
     assert_int_equal(smap_count(&u->room_account_data), 1);
     /* while a load is under way */
     world_add(&w->data, "@a:x", NULL, "m.direct", "{\"v\":1}", 101);
-    feed(w, STREAM_ACCOUNT_DATA, MASTER, 101, (struct feed_row){.account_data = {.user_id = STR("@a:x"), .type = STR("m.direct")}});
+    feed(w, STREAM_ACCOUNT_DATA, MASTER, 101,
+         (struct feed_row){.account_data = {.user_id = STR("@a:x"), .type = STR("m.direct")}});
     w->held[SQL_account_data_of_users] = true;
     assert_int_equal(model_account_data(w->m, u), LACK);
     world_settle(w);
     w->data.v[w->data.n - 1].content = "{\"v\":2}";
     w->data.v[w->data.n - 1].stream = 102;
-    feed(w, STREAM_ACCOUNT_DATA, MASTER, 102, (struct feed_row){.account_data = {.user_id = STR("@a:x"), .type = STR("m.direct")}});
+    feed(w, STREAM_ACCOUNT_DATA, MASTER, 102,
+         (struct feed_row){.account_data = {.user_id = STR("@a:x"), .type = STR("m.direct")}});
     world_release(w, SQL_account_data_of_users);
     assert_int_equal(model_account_data(w->m, u), LACK);
     assert_int_equal(await(w, model_account_data(w->m, u)), HAVE);
@@ -101,7 +121,8 @@ static void test_account_data_out_of_order(void **state)
     world_add(&w->data, "@a:x", NULL, "second", "{}", 102);
     assert_int_equal(await(w, model_account_data(w->m, u)), HAVE);
     world_add(&w->data, "@a:x", NULL, "first", "{}", 101);
-    feed(w, STREAM_ACCOUNT_DATA, MASTER, 101, (struct feed_row){.account_data = {.user_id = STR("@a:x"), .type = STR("first")}});
+    feed(w, STREAM_ACCOUNT_DATA, MASTER, 101,
+         (struct feed_row){.account_data = {.user_id = STR("@a:x"), .type = STR("first")}});
     assert_int_equal(await(w, model_account_data(w->m, u)), HAVE);
     assert_non_null(smap_get(&u->account_data, S("first")));
 }
@@ -126,13 +147,15 @@ static void test_tags_push_rules_ignored(void **state)
     assert_int_equal(await(w, model_push_rules(w->m, u)), HAVE);
     assert_int_equal(u->push_rules_stream, 70);
     w->ignored.n = 0;
-    feed(w, STREAM_ACCOUNT_DATA, MASTER, 101, (struct feed_row){.account_data = {.user_id = STR("@a:x"), .type = STR("m.ignored_user_list")}});
+    feed(w, STREAM_ACCOUNT_DATA, MASTER, 101,
+         (struct feed_row){.account_data = {.user_id = STR("@a:x"), .type = STR("m.ignored_user_list")}});
     assert_int_equal(model_tags(w->m, u), HAVE);
     assert_int_equal(await(w, model_ignored(w->m, u)), HAVE);
     assert_null(smap_get(&u->ignored, S("@evil:y")));
 }
 
-/* ---- unread counts -------------------------------------------------------------------------------------------------------- */
+/* ---- unread counts
+ * -------------------------------------------------------------------------------------------------------- */
 
 static int64_t notify(struct world *w, struct user *u, struct room *r, const char *thread, int64_t *highlight)
 {
@@ -154,7 +177,8 @@ static void test_unread(void **state)
     struct user *u = model_user(w->m, S("@a:x"));
     struct room *r = model_room(w->m, S("!r:x"));
     int64_t hl;
-    /* base 50; "main": 3 summarised, 2 newer of which one (102) is not absorbed yet; a thread read up to 90 */
+    /* base 50; "main": 3 summarised, 2 newer of which one (102) is not absorbed yet; a thread read up to 90
+     */
     world_add(&w->unread, 0, "@a:x", "!r:x", NULL, {50}, NULL);
     world_add(&w->unread, 1, "@a:x", "!r:x", "$root", {90}, NULL);
     world_add(&w->unread, 2, "@a:x", "!r:x", "main", {3, 3}, NULL);
@@ -178,11 +202,18 @@ static void test_unread(void **state)
     assert_int_equal(notify(w, u, r, "$root", &hl), 2);
     assert_int_equal(world_issued(w), 0);
     /* own receipt, a redaction, a membership change: read again */
-    feed(w, STREAM_RECEIPTS, MASTER, 101, (struct feed_row){.receipt = {.room_id = STR("!r:x"), .receipt_type = STR("m.read"), .user_id = STR("@a:x"), .event_id = STR("$103"), .data = STR("{}")}});
+    feed(w, STREAM_RECEIPTS, MASTER, 101,
+         (struct feed_row){.receipt = {.room_id = STR("!r:x"),
+                                       .receipt_type = STR("m.read"),
+                                       .user_id = STR("@a:x"),
+                                       .event_id = STR("$103"),
+                                       .data = STR("{}")}});
     w->unread.n = 0;
     assert_int_equal(notify(w, u, r, "main", &hl), 0);
     assert_int_equal(w->issued[SQL_unread_of_users], 1);
-    world_say(w, (struct t_event){.id = "$red", .room = "!r:x", .type = "m.room.redaction", .redacts = "$101", .stream = 104});
+    world_say(
+        w, (struct t_event){
+               .id = "$red", .room = "!r:x", .type = "m.room.redaction", .redacts = "$101", .stream = 104});
     world_burst_end(w);
     world_settle(w);
     (void)notify(w, u, r, "main", &hl);
@@ -209,7 +240,9 @@ static void test_unread_while_loading(void **state)
     assert_int_equal(notify(w, u, r, "main", &hl), 1);
 }
 
-/* ---- devices ---------------------------------------------------------------------------------------------------------------- */
+/* ---- devices
+ * ----------------------------------------------------------------------------------------------------------------
+ */
 
 static void inbox(struct world *w, int64_t from, int64_t to)
 {
@@ -302,7 +335,8 @@ static struct feed_row dl(const char *user, bool signature)
 static void on_dl(void *arg, const struct device_list_row *row)
 {
     char *b = arg;
-    snprintf(b + strlen(b), 200, "%.*s/%.*s@%d ", STR_ARG(row->user_id), STR_ARG(row->room_id), (int)row->stream);
+    snprintf(b + strlen(b), 200, "%.*s/%.*s@%d ", STR_ARG(row->user_id), STR_ARG(row->room_id),
+             (int)row->stream);
 }
 static const char *changed(struct world *w, struct user *u, int64_t lo)
 {
@@ -377,11 +411,14 @@ static void test_device_lists_lagging_writer(void **state)
     assert_non_null(strstr(changed(w, u, 100), "@c:x/!r:x@105 "));
 }
 
-/* ---- presence, erased, filters, caches ---------------------------------------------------------------------------------------- */
+/* ---- presence, erased, filters, caches
+ * ---------------------------------------------------------------------------------------- */
 
 static struct feed_row pres(const char *user, const char *st, int64_t active_ts, bool active)
 {
-    return (struct feed_row){.presence = {.user_id = S(user), .state = S(st), .last_active_ts = active_ts, .currently_active = active}};
+    return (struct feed_row){
+        .presence = {
+            .user_id = S(user), .state = S(st), .last_active_ts = active_ts, .currently_active = active}};
 }
 
 static void test_presence_wakes(void **state)
@@ -393,14 +430,25 @@ static void test_presence_wakes(void **state)
     assert_int_equal(await(w, model_user_rooms(w->m, a)), HAVE);
     model_user_activate(w->m, a);
     int64_t g = w->cfg->presence.last_active_granularity_ms;
-    const struct { const char *st; int64_t ts; bool active, wakes; } steps[] = {
-        {"online", 1000, true, true}, {"online", 1000, true, false}, {"online", 1000 + 2 * g, true, false}, {"online", 1000 + 2 * g, false, true},
-        {"online", 1001 + 3 * g, false, true}, {"unavailable", 1001 + 3 * g, false, true}, {"unavailable", 1002 + 3 * g, false, false}, {"unavailable", 1002 + 5 * g, false, true},
+    const struct {
+        const char *st;
+        int64_t ts;
+        bool active, wakes;
+    } steps[] = {
+        {"online", 1000, true, true},
+        {"online", 1000, true, false},
+        {"online", 1000 + 2 * g, true, false},
+        {"online", 1000 + 2 * g, false, true},
+        {"online", 1001 + 3 * g, false, true},
+        {"unavailable", 1001 + 3 * g, false, true},
+        {"unavailable", 1002 + 3 * g, false, false},
+        {"unavailable", 1002 + 5 * g, false, true},
         {"offline", 1002 + 5 * g, false, true},
     };
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
         w->woken.n = 0;
-        feed(w, STREAM_PRESENCE, MASTER, 101 + (int64_t)i, pres("@b:x", steps[i].st, steps[i].ts, steps[i].active));
+        feed(w, STREAM_PRESENCE, MASTER, 101 + (int64_t)i,
+             pres("@b:x", steps[i].st, steps[i].ts, steps[i].active));
         if (world_woken(w, "@a:x") != steps[i].wakes)
             fail_msg("step %zu", i);
     }
@@ -440,7 +488,8 @@ static void test_filters(void **state)
     assert_int_equal(await(w, model_stored_filter(w->m, u, 0, &f)), ABSENT);
     world_add(&w->filters, "@a:x", "{\"room\":{\"timeline\":{\"limit\":3}}}", 0);
     world_add(&w->filters, "@a:x", "nonsense", 1);
-    assert_int_equal(await(w, model_stored_filter(w->m, u, 0, &f)), HAVE); /* a missing one is not remembered */
+    assert_int_equal(await(w, model_stored_filter(w->m, u, 0, &f)),
+                     HAVE); /* a missing one is not remembered */
     assert_int_equal(f->timeline_limit, 3);
     assert_int_equal(await(w, model_stored_filter(w->m, u, 1, &f)), ABSENT);
     world_forget_counts(w);
@@ -530,7 +579,8 @@ static void test_eviction(void **state)
     struct world *w = *state;
     int64_t last = world_room(w, "!r:x", 10, "shared", "@a:x", "@b:x", NULL);
     for (int i = 0; i < 20; i++)
-        world_event(w, (struct t_event){.id = world_text(w, "$m%d", i), .room = "!r:x", .stream = last + 1 + i});
+        world_event(w,
+                    (struct t_event){.id = world_text(w, "$m%d", i), .room = "!r:x", .stream = last + 1 + i});
     ((struct config *)w->cfg)->model_memory_mb = 0;
     for (int turn = 0; turn < 6; turn++) {
         clock_fake_set(1000000 + turn * 3600 * 1000LL); /* whoever was idle in between is forgotten too */
@@ -550,11 +600,14 @@ static void test_eviction(void **state)
         struct event *ev;
         assert_int_equal(await(w, model_event(w->m, e.rec, &ev)), HAVE);
         struct evrec *rec;
-        assert_int_equal(await(w, model_sg_get(w->m, model_sg(w->m, row->room, ev->state_group), S("m.room.member"), S("@b:x"), &rec)), HAVE);
+        assert_int_equal(await(w, model_sg_get(w->m, model_sg(w->m, row->room, ev->state_group),
+                                               S("m.room.member"), S("@b:x"), &rec)),
+                         HAVE);
         struct unread *un;
         assert_int_equal(await(w, model_unread(w->m, u, row->room, &un)), HAVE);
         model_user_unpin(w->m, u);
-        world_say(w, (struct t_event){.id = world_text(w, "$l%d", turn), .room = "!x:x", .stream = 101 + turn});
+        world_say(w,
+                  (struct t_event){.id = world_text(w, "$l%d", turn), .room = "!x:x", .stream = 101 + turn});
         world_burst_end(w);
         world_settle(w);
         clock_fake_set(1000000 + turn * 3600 * 1000LL + 1900 * 1000);
@@ -570,10 +623,24 @@ static void test_eviction(void **state)
 int run_user_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_state_row_while_state_loads), T(test_rooms_row_while_rooms_load), T(test_account_data), T(test_account_data_out_of_order),
-        T(test_tags_push_rules_ignored), T(test_unread), T(test_unread_while_loading), T(test_to_device_pages), T(test_keys),
-        T(test_device_lists), T(test_device_lists_lagging_writer), T(test_presence_wakes), cmocka_unit_test(test_start_loads_are_repeated),
-        T(test_filters), T(test_full_presence_row_while_loading), T(test_caches_flush), T(test_load_callbacks), T(test_eviction),
+        T(test_state_row_while_state_loads),
+        T(test_rooms_row_while_rooms_load),
+        T(test_account_data),
+        T(test_account_data_out_of_order),
+        T(test_tags_push_rules_ignored),
+        T(test_unread),
+        T(test_unread_while_loading),
+        T(test_to_device_pages),
+        T(test_keys),
+        T(test_device_lists),
+        T(test_device_lists_lagging_writer),
+        T(test_presence_wakes),
+        cmocka_unit_test(test_start_loads_are_repeated),
+        T(test_filters),
+        T(test_full_presence_row_while_loading),
+        T(test_caches_flush),
+        T(test_load_callbacks),
+        T(test_eviction),
     };
     return cmocka_run_group_tests_name("users", tests, NULL, NULL);
 }

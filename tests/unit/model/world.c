@@ -5,7 +5,8 @@
 
 #include <stdio.h>
 
-/* ---- arguments and results -------------------------------------------------------------------------------------------- */
+/* ---- arguments and results
+ * -------------------------------------------------------------------------------------------- */
 
 enum { ARGS_MAX = 4, COLS_MAX = 13 };
 struct arg {
@@ -130,7 +131,9 @@ static const char *writer_name(int w)
     return w == W2 ? "w2" : "master";
 }
 
-/* ---- statements ---------------------------------------------------------------------------------------------------------- */
+/* ---- statements
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 static void q_events(struct world *w, struct pg_args *a, struct pg_result *r)
 {
@@ -142,10 +145,12 @@ static void q_events(struct world *w, struct pg_args *a, struct pg_result *r)
             char reds[512] = "";
             for (size_t x = 0; x < w->redactions.n; x++) {
                 if (!strcmp(w->redactions.v[x].redacts, e->id))
-                    snprintf(reds + strlen(reds), sizeof reds - strlen(reds), "%s%s\x1f%d", *reds ? "\x1e" : "", w->redactions.v[x].by, w->redactions.v[x].recheck);
+                    snprintf(reds + strlen(reds), sizeof reds - strlen(reds), "%s%s\x1f%d",
+                             *reds ? "\x1e" : "", w->redactions.v[x].by, w->redactions.v[x].recheck);
             }
-            row_add(r, "ssisiississis", e->id, e->room, e->stream, writer_name(e->writer), e->topo, I(e->outlier), e->json,
-                    e->metadata ? e->metadata : "{}", I(3), e->version ? e->version : "10", e->rejected, e->sg, *reds ? reds : NULL);
+            row_add(r, "ssisiississis", e->id, e->room, e->stream, writer_name(e->writer), e->topo,
+                    I(e->outlier), e->json, e->metadata ? e->metadata : "{}", I(3),
+                    e->version ? e->version : "10", e->rejected, e->sg, *reds ? reds : NULL);
         }
     }
 }
@@ -170,7 +175,8 @@ static void q_page(struct world *w, struct pg_args *a, struct pg_result *r, bool
             const struct t_event *e = &w->events.v[i];
             if (e->outlier || !is(a->v[0].t[k], e->room))
                 continue;
-            if (topological ? e->topo < x || (e->topo == x && e->stream < y) : e->stream > x && e->stream <= y)
+            if (topological ? e->topo < x || (e->topo == x && e->stream < y)
+                            : e->stream > x && e->stream <= y)
                 v[n++] = e;
         }
         qsort(v, n, sizeof *v, topological ? page_cmp_topo : page_cmp_stream);
@@ -214,7 +220,8 @@ static void q_actions(struct world *w, struct pg_args *a, struct pg_result *r)
         for (size_t i = 0; i < w->actions.n; i++) {
             const struct t_action *t = &w->actions.v[i];
             if (t->stream == a->v[0].n[k])
-                row_add(r, "sssiiii", t->user, t->room, t->thread, t->stream, I(t->notif), I(t->highlight), I(t->unread));
+                row_add(r, "sssiiii", t->user, t->room, t->thread, t->stream, I(t->notif), I(t->highlight),
+                        I(t->unread));
         }
     }
 }
@@ -295,7 +302,8 @@ static void q_receipts(struct world *w, struct pg_args *a, struct pg_result *r)
         for (size_t i = 0; i < w->receipts.n; i++) {
             const struct t_receipt *t = &w->receipts.v[i];
             if (is(a->v[0].t[k], t->room) && t->stream > a->v[1].n[k])
-                row_add(r, "sissssss", t->room, t->stream, writer_name(t->writer), t->type, t->user, t->event, t->thread, t->data);
+                row_add(r, "sissssss", t->room, t->stream, writer_name(t->writer), t->type, t->user, t->event,
+                        t->thread, t->data);
         }
     }
 }
@@ -306,8 +314,8 @@ static void q_rooms(struct world *w, struct pg_args *a, struct pg_result *r)
         for (size_t i = 0; i < w->members.n; i++) {
             const struct t_member *t = &w->members.v[i];
             if (is(a->v[0].t[k], t->user))
-                row_add(r, "ssssssisi", t->user, t->room, t->sender, t->membership, t->event, writer_name(t->writer), t->stream,
-                        t->version ? t->version : "10", I(t->forgotten));
+                row_add(r, "ssssssisi", t->user, t->room, t->sender, t->membership, t->event,
+                        writer_name(t->writer), t->stream, t->version ? t->version : "10", I(t->forgotten));
         }
     }
 }
@@ -389,7 +397,8 @@ static void q_unread(struct world *w, struct pg_args *a, struct pg_result *r)
             for (size_t i = 0; i < w->unread.n; i++) {
                 const struct t_unread *t = &w->unread.v[i];
                 if (t->kind == kind && is(a->v[0].t[k], t->user) && is(a->v[1].t[k], t->room))
-                    row_add(r, "isssiiiiis", I(kind), t->user, t->room, t->thread, t->v[0], t->v[1], t->v[2], t->v[3], t->v[4], t->list);
+                    row_add(r, "isssiiiiis", I(kind), t->user, t->room, t->thread, t->v[0], t->v[1], t->v[2],
+                            t->v[3], t->v[4], t->list);
             }
         }
     }
@@ -458,7 +467,8 @@ static void q_dl_users(struct world *w, struct pg_args *a, struct pg_result *r)
         for (size_t i = 0; i < w->dl.n; i++) {
             const struct t_dl *t = &w->dl.v[i];
             if (is(a->v[0].t[k], t->reader) && t->stream > a->v[1].n[k] && t->stream <= a->v[2].n[k])
-                row_add(r, "isssis", I(t->kind), t->reader, t->user, t->kind == 2 ? NULL : t->room, t->stream, writer_name(t->writer));
+                row_add(r, "isssis", I(t->kind), t->reader, t->user, t->kind == 2 ? NULL : t->room, t->stream,
+                        writer_name(t->writer));
         }
     }
 }
@@ -466,35 +476,93 @@ static void q_dl_users(struct world *w, struct pg_args *a, struct pg_result *r)
 static void query(struct world *w, enum pg_stmt s, struct pg_args *a, struct pg_result *r)
 {
     switch ((int)s) {
-    case SQL_events_by_id: q_events(w, a, r); break;
-    case SQL_burst_gaps: q_gaps(w, a, r, true); break;
-    case SQL_gaps_of_rooms: q_gaps(w, a, r, false); break;
-    case SQL_burst_actions: q_actions(w, a, r); break;
-    case SQL_page_stream: q_page(w, a, r, false); break;
-    case SQL_page_topological: q_page(w, a, r, true); break;
-    case SQL_last_events: q_last(w, a, r); break;
-    case SQL_room_state: q_state(w, a, r); break;
-    case SQL_sg_delta: q_delta(w, a, r); break;
-    case SQL_sg_nonmembers: q_resolved(w, a, r, false); break;
-    case SQL_sg_all: q_resolved(w, a, r, true); break;
-    case SQL_sg_members: q_members(w, a, r); break;
-    case SQL_receipts_of_rooms: q_receipts(w, a, r); break;
-    case SQL_rooms_of_users: q_rooms(w, a, r); break;
-    case SQL_own_events_of_users: q_own(w, a, r); break;
-    case SQL_account_data_of_users: q_account(w, a, r); break;
-    case SQL_tags_of_users: q_tags(w, a, r); break;
-    case SQL_push_rules_of_users: q_rules(w, a, r); break;
-    case SQL_ignored_of_users: q_pairs((pairs *)&w->ignored, a, r, "ss"); break;
-    case SQL_full_presence_of_users: q_pairs((pairs *)&w->full_presence, a, r, "si"); break;
-    case SQL_filters_by_id: q_filters(w, a, r); break;
-    case SQL_unread_of_users: q_unread(w, a, r); break;
-    case SQL_to_device_of_devices: q_inbox(w, a, r); break;
-    case SQL_to_device_delete: q_inbox_delete(w, a); break;
-    case SQL_keys_of_devices: q_keys(w, a, r); break;
-    case SQL_device_list_rows: q_dl(w, a, r, 0); break;
-    case SQL_signatures_since: q_dl(w, a, r, 2); break;
-    case SQL_device_list_rows_of_users: q_dl_users(w, a, r); break;
-    case SQL_device_lists_pruned: row_add(r, "i", w->dl_pruned); break;
+    case SQL_events_by_id:
+        q_events(w, a, r);
+        break;
+    case SQL_burst_gaps:
+        q_gaps(w, a, r, true);
+        break;
+    case SQL_gaps_of_rooms:
+        q_gaps(w, a, r, false);
+        break;
+    case SQL_burst_actions:
+        q_actions(w, a, r);
+        break;
+    case SQL_page_stream:
+        q_page(w, a, r, false);
+        break;
+    case SQL_page_topological:
+        q_page(w, a, r, true);
+        break;
+    case SQL_last_events:
+        q_last(w, a, r);
+        break;
+    case SQL_room_state:
+        q_state(w, a, r);
+        break;
+    case SQL_sg_delta:
+        q_delta(w, a, r);
+        break;
+    case SQL_sg_nonmembers:
+        q_resolved(w, a, r, false);
+        break;
+    case SQL_sg_all:
+        q_resolved(w, a, r, true);
+        break;
+    case SQL_sg_members:
+        q_members(w, a, r);
+        break;
+    case SQL_receipts_of_rooms:
+        q_receipts(w, a, r);
+        break;
+    case SQL_rooms_of_users:
+        q_rooms(w, a, r);
+        break;
+    case SQL_own_events_of_users:
+        q_own(w, a, r);
+        break;
+    case SQL_account_data_of_users:
+        q_account(w, a, r);
+        break;
+    case SQL_tags_of_users:
+        q_tags(w, a, r);
+        break;
+    case SQL_push_rules_of_users:
+        q_rules(w, a, r);
+        break;
+    case SQL_ignored_of_users:
+        q_pairs((pairs *)&w->ignored, a, r, "ss");
+        break;
+    case SQL_full_presence_of_users:
+        q_pairs((pairs *)&w->full_presence, a, r, "si");
+        break;
+    case SQL_filters_by_id:
+        q_filters(w, a, r);
+        break;
+    case SQL_unread_of_users:
+        q_unread(w, a, r);
+        break;
+    case SQL_to_device_of_devices:
+        q_inbox(w, a, r);
+        break;
+    case SQL_to_device_delete:
+        q_inbox_delete(w, a);
+        break;
+    case SQL_keys_of_devices:
+        q_keys(w, a, r);
+        break;
+    case SQL_device_list_rows:
+        q_dl(w, a, r, 0);
+        break;
+    case SQL_signatures_since:
+        q_dl(w, a, r, 2);
+        break;
+    case SQL_device_list_rows_of_users:
+        q_dl_users(w, a, r);
+        break;
+    case SQL_device_lists_pruned:
+        row_add(r, "i", w->dl_pruned);
+        break;
     case SQL_presence_all:
         for (size_t i = 0; i < w->presence.n; i++) {
             const struct t_presence *p = &w->presence.v[i];
@@ -513,7 +581,8 @@ static void query(struct world *w, enum pg_stmt s, struct pg_args *a, struct pg_
         for (size_t i = 0; i < w->sequences.n; i++)
             row_add(r, "ii", I(i), w->sequences.v[i].n);
         break;
-    default: break; /* other statements find nothing */
+    default:
+        break; /* other statements find nothing */
     }
 }
 
@@ -545,7 +614,8 @@ static void deliver(struct world *w, struct answer *x, int err)
     free(x);
 }
 
-/* Delivers what has been issued so far and is not held; answers to what that brings about come with the next turn. */
+/* Delivers what has been issued so far and is not held; answers to what that brings about come with the next
+ * turn. */
 static size_t deliver_due(struct world *w)
 {
     VEC(struct answer *) due = {0};
@@ -619,7 +689,9 @@ int world_issued(const struct world *w)
     return n;
 }
 
-/* ---- the feed --------------------------------------------------------------------------------------------------------------- */
+/* ---- the feed
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 
 static struct world *the_world;
 
@@ -652,7 +724,9 @@ void feed_positions_check(struct feed *f)
     the_world->checks++;
 }
 
-/* ---- hooks ------------------------------------------------------------------------------------------------------------------- */
+/* ---- hooks
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
 static void on_wake(void *arg, struct user *u)
 {
@@ -685,7 +759,9 @@ bool world_woken(struct world *w, const char *user)
     return false;
 }
 
-/* ---- life -------------------------------------------------------------------------------------------------------------------- */
+/* ---- life
+ * --------------------------------------------------------------------------------------------------------------------
+ */
 
 static char more_config[1024];
 
@@ -709,8 +785,12 @@ struct world *world_new_writers(int64_t master, int64_t w2)
     uv_loop_init(&w->loop);
     uv_timer_init(&w->loop, &w->alive); /* keeps the loop alive: the model's own handles do not */
     uv_timer_start(&w->alive, no_op, 3600 * 1000, 0);
-    snprintf(yaml, sizeof yaml, "server_name: x\nworker_name: c1\nworker_app: synapse.app.generic_worker\ndatabase: {name: psycopg2, args: {dbname: d}}\n"
-             "redis: {enabled: true}\ninstance_map: {main: {host: localhost, port: 1}}\nmacaroon_secret_key: k\n%s", more_config);
+    snprintf(yaml, sizeof yaml,
+             "server_name: x\nworker_name: c1\nworker_app: synapse.app.generic_worker\ndatabase: {name: "
+             "psycopg2, args: {dbname: d}}\n"
+             "redis: {enabled: true}\ninstance_map: {main: {host: localhost, port: 1}}\nmacaroon_secret_key: "
+             "k\n%s",
+             more_config);
     more_config[0] = 0;
     w->cfg = config_load_text(str_of(yaml), &e);
     if (!w->cfg)
@@ -779,7 +859,8 @@ void world_free(struct world **wp)
     *wp = NULL;
 }
 
-/* ---- making things happen ------------------------------------------------------------------------------------------------------ */
+/* ---- making things happen
+ * ------------------------------------------------------------------------------------------------------ */
 
 const char *world_text(struct world *w, const char *fmt, ...)
 {
@@ -810,7 +891,8 @@ static void become_state(struct world *w, const struct t_event *e, const char *m
             return;
         }
     }
-    world_add(&w->state, .room = e->room, .type = e->type, .key = e->key, .event = e->id, .membership = membership, .stream = e->stream);
+    world_add(&w->state, .room = e->room, .type = e->type, .key = e->key, .event = e->id,
+              .membership = membership, .stream = e->stream);
 }
 
 static const char *membership_in(struct world *w, const char *content)
@@ -842,9 +924,13 @@ struct t_event *world_event(struct world *w, struct t_event e)
         const char *key = e.key ? world_text(w, "\"state_key\":\"%s\",", e.key) : "";
         const char *un = e.replaces ? world_text(w, "\"replaces_state\":\"%s\"", e.replaces) : "";
         const char *red = e.redacts ? world_text(w, "\"redacts\":\"%s\",", e.redacts) : "";
-        e.json = world_text(w, "{\"auth_events\":[],\"content\":%s,\"depth\":%lld,\"hashes\":{},\"origin_server_ts\":1000,\"prev_events\":[%s%s%s],%s%s%s\"room_id\":\"%s\","
-                               "\"sender\":\"%s\",\"type\":\"%s\",\"unsigned\":{%s}}",
-                            e.content, (long long)e.topo, e.prev ? "\"" : "", e.prev ? e.prev : "", e.prev ? "\"" : "", key, red, e.extra ? e.extra : "", e.room, e.sender, e.type, un);
+        e.json =
+            world_text(w,
+                       "{\"auth_events\":[],\"content\":%s,\"depth\":%lld,\"hashes\":{},\"origin_server_ts\":"
+                       "1000,\"prev_events\":[%s%s%s],%s%s%s\"room_id\":\"%s\","
+                       "\"sender\":\"%s\",\"type\":\"%s\",\"unsigned\":{%s}}",
+                       e.content, (long long)e.topo, e.prev ? "\"" : "", e.prev ? e.prev : "",
+                       e.prev ? "\"" : "", key, red, e.extra ? e.extra : "", e.room, e.sender, e.type, un);
     }
     vec_push(&w->events, e);
     if (e.redacts)
@@ -917,18 +1003,35 @@ int64_t world_room(struct world *w, const char *room, int64_t first, const char 
 {
     int64_t s = first;
     const char *prev = world_text(w, "$create%s", room);
-    world_event(w, (struct t_event){.id = prev, .room = room, .type = "m.room.create", .key = "", .stream = s, .content = "{\"creator\":\"@a:x\"}"});
+    world_event(w, (struct t_event){.id = prev,
+                                    .room = room,
+                                    .type = "m.room.create",
+                                    .key = "",
+                                    .stream = s,
+                                    .content = "{\"creator\":\"@a:x\"}"});
     va_list ap;
     va_start(ap, history);
     for (const char *user; (user = va_arg(ap, const char *));) {
         const char *id = world_text(w, "$join%s%s", user, room);
-        world_event(w, (struct t_event){.id = id, .room = room, .type = "m.room.member", .key = user, .sender = user, .stream = ++s, .prev = prev,
+        world_event(w, (struct t_event){.id = id,
+                                        .room = room,
+                                        .type = "m.room.member",
+                                        .key = user,
+                                        .sender = user,
+                                        .stream = ++s,
+                                        .prev = prev,
                                         .content = "{\"membership\":\"join\"}"});
         prev = id;
     }
     va_end(ap);
     if (history)
-        world_event(w, (struct t_event){.id = world_text(w, "$hv%s", room), .room = room, .type = "m.room.history_visibility", .key = "", .stream = ++s, .prev = prev,
-                                        .content = world_text(w, "{\"history_visibility\":\"%s\"}", history)});
+        world_event(w,
+                    (struct t_event){.id = world_text(w, "$hv%s", room),
+                                     .room = room,
+                                     .type = "m.room.history_visibility",
+                                     .key = "",
+                                     .stream = ++s,
+                                     .prev = prev,
+                                     .content = world_text(w, "{\"history_visibility\":\"%s\"}", history)});
     return s;
 }

@@ -3,11 +3,11 @@
 #ifndef CHAPPE_TEST_WORLD_H
 #define CHAPPE_TEST_WORLD_H
 /*
- * A homeserver in memory for tests of the model and of what is computed from it: tables, a stand-in for the database that
- * answers statements from them, and a feed whose rows the test sends itself.
+ * A homeserver in memory for tests of the model and of what is computed from it: tables, a stand-in for the
+ * database that answers statements from them, and a feed whose rows the test sends itself.
  *
- * A statement reads the tables when it is issued and is answered when the test turns the world, unless its answer is held
- * back or made to fail. So a row can arrive, and a table change, while a load is under way.
+ * A statement reads the tables when it is issued and is answered when the test turns the world, unless its
+ * answer is held back or made to fail. So a row can arrive, and a table change, while a load is under way.
  */
 #include "model_int.h"
 
@@ -20,26 +20,83 @@ enum { MASTER = 1, W2 = 2 };
 
 /* Tables hold text that lives as long as the world. NULL stands for NULL. */
 struct t_event {
-    const char *id, *room, *type, *sender, *key, *content, *prev, *replaces, *metadata, *rejected, *redacts, *version, *json, *extra;
+    const char *id, *room, *type, *sender, *key, *content, *prev, *replaces, *metadata, *rejected, *redacts,
+        *version, *json, *extra;
     int64_t stream, topo, sg;
     int writer;
     bool outlier;
 };
-struct t_redaction { const char *by, *redacts; bool recheck; };
-struct t_gap { const char *room; int64_t stream; };
-struct t_action { const char *user, *room, *thread; int64_t stream; bool notif, highlight, unread; };
-struct t_state { const char *room, *type, *key, *event, *membership; int64_t stream; };
-struct t_group { int64_t id, prev; const char *type, *key, *event; }; /* prev 0: none; type NULL: no delta */
-struct t_receipt { const char *room, *type, *user, *event, *thread, *data; int64_t stream; int writer; };
-struct t_member { const char *user, *room, *sender, *membership, *event; int64_t stream; int writer; bool forgotten; const char *version; };
-struct t_datum { const char *user, *room, *type, *content; int64_t stream; };
-struct t_tag { const char *user, *room, *tag, *content; int64_t stream; };
-struct t_pair { const char *a, *b; int64_t n; };
-struct t_inbox { const char *user, *device, *json; int64_t stream; };
-struct t_key { int kind; const char *user, *device, *algorithm; int64_t count; };
-struct t_dl { int kind; const char *reader, *user, *room; int64_t stream; int writer; };
-struct t_presence { const char *user, *state, *status; int64_t last_active, stream; bool active; };
-struct t_unread { int kind; const char *user, *room, *thread; int64_t v[5]; const char *list; };
+struct t_redaction {
+    const char *by, *redacts;
+    bool recheck;
+};
+struct t_gap {
+    const char *room;
+    int64_t stream;
+};
+struct t_action {
+    const char *user, *room, *thread;
+    int64_t stream;
+    bool notif, highlight, unread;
+};
+struct t_state {
+    const char *room, *type, *key, *event, *membership;
+    int64_t stream;
+};
+struct t_group {
+    int64_t id, prev;
+    const char *type, *key, *event;
+}; /* prev 0: none; type NULL: no delta */
+struct t_receipt {
+    const char *room, *type, *user, *event, *thread, *data;
+    int64_t stream;
+    int writer;
+};
+struct t_member {
+    const char *user, *room, *sender, *membership, *event;
+    int64_t stream;
+    int writer;
+    bool forgotten;
+    const char *version;
+};
+struct t_datum {
+    const char *user, *room, *type, *content;
+    int64_t stream;
+};
+struct t_tag {
+    const char *user, *room, *tag, *content;
+    int64_t stream;
+};
+struct t_pair {
+    const char *a, *b;
+    int64_t n;
+};
+struct t_inbox {
+    const char *user, *device, *json;
+    int64_t stream;
+};
+struct t_key {
+    int kind;
+    const char *user, *device, *algorithm;
+    int64_t count;
+};
+struct t_dl {
+    int kind;
+    const char *reader, *user, *room;
+    int64_t stream;
+    int writer;
+};
+struct t_presence {
+    const char *user, *state, *status;
+    int64_t last_active, stream;
+    bool active;
+};
+struct t_unread {
+    int kind;
+    const char *user, *room, *thread;
+    int64_t v[5];
+    const char *list;
+};
 
 struct answer;
 struct world {
@@ -103,8 +160,8 @@ int world_issued(const struct world *w); /* all statements together */
 #define world_add(table, ...) vec_push(table, ((__typeof__(*(table)->v)){__VA_ARGS__}))
 const char *world_text(struct world *w, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
-/* An event: into the tables; world_say also sends its row. State events get a new group on top of the room's last one and
- * become current state; members get their membership rows. */
+/* An event: into the tables; world_say also sends its row. State events get a new group on top of the room's
+ * last one and become current state; members get their membership rows. */
 struct t_event *world_event(struct world *w, struct t_event e);
 void world_say(struct world *w, struct t_event e);
 void world_send_event(struct world *w, const struct t_event *e);
@@ -112,17 +169,17 @@ void world_send_state(struct world *w, const struct t_event *e, bool with_event)
 void world_position(struct world *w, enum stream s, int writer, int64_t token);
 void world_send(struct world *w, enum stream s, int writer, int64_t token, const struct feed_row *row);
 void world_burst_end(struct world *w);
-/* A room with its create event, a history visibility (NULL: none) and joined members; streams from first on. Returns the
- * last stream ordering used. */
+/* A room with its create event, a history visibility (NULL: none) and joined members; streams from first on.
+ * Returns the last stream ordering used. */
 int64_t world_room(struct world *w, const char *room, int64_t first, const char *history, ...);
 int64_t world_group(struct world *w, const char *room); /* the room's newest state group */
 
 bool world_woken(struct world *w, const char *user); /* and forgets it */
 #define S(lit) str_of(lit)
-#define assert_str(s, lit)                                                                          \
-    do {                                                                                            \
-        struct str got_ = (s);                                                                      \
-        if (!str_eq(got_, str_of(lit)))                                                             \
+#define assert_str(s, lit)                                                                            \
+    do {                                                                                              \
+        struct str got_ = (s);                                                                        \
+        if (!str_eq(got_, str_of(lit)))                                                               \
             fail_msg("%s:%d: got \"%.*s\", expected \"%s\"", __FILE__, __LINE__, STR_ARG(got_), lit); \
     } while (0)
 #endif

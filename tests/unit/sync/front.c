@@ -6,7 +6,9 @@
 static struct front *the_front;
 static int64_t now_ms;
 
-/* ---- http ------------------------------------------------------------------------------------------------------------------ */
+/* ---- http
+ * ------------------------------------------------------------------------------------------------------------------
+ */
 
 struct str http_query(struct http_req *req, struct str name)
 {
@@ -37,7 +39,8 @@ void http_res_init(struct http_res *res, int status)
     *res = (struct http_res){.status = status};
     rope_init(&res->body);
 }
-void http_res_error(struct http_res *res, int status, const char *errcode, struct str error, const struct json *extra)
+void http_res_error(struct http_res *res, int status, const char *errcode, struct str error,
+                    const struct json *extra)
 {
     (void)extra;
     (void)error;
@@ -65,7 +68,9 @@ void http_drop(struct http_req **req)
     *req = NULL;
 }
 
-/* ---- auth ------------------------------------------------------------------------------------------------------------------ */
+/* ---- auth
+ * ------------------------------------------------------------------------------------------------------------------
+ */
 
 static struct requester *requester_make(void)
 {
@@ -112,7 +117,8 @@ void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_d
         done(arg, requester_make(), NULL);
     }
 }
-void auth_check_blocking(struct auth *a, struct requester *r, void (*done)(void *arg, const struct auth_error *e), void *arg)
+void auth_check_blocking(struct auth *a, struct requester *r,
+                         void (*done)(void *arg, const struct auth_error *e), void *arg)
 {
     struct front *f = the_front;
     (void)a;
@@ -193,7 +199,9 @@ void front_revoke(struct front *f)
     }
 }
 
-/* ---- clients ---------------------------------------------------------------------------------------------------------------- */
+/* ---- clients
+ * ----------------------------------------------------------------------------------------------------------------
+ */
 
 static void on_wake(void *arg, struct user *u)
 {
@@ -209,7 +217,8 @@ struct front *front_new(void)
     the_front = f;
     now_ms = 1000000;
     clock_fake_set(now_ms);
-    world_config("presence: {enabled: true}\nchappe: {initial_syncs_max: 1, initial_syncs_queued_max: 1, parked_per_user_max: 2}\n");
+    world_config("presence: {enabled: true}\nchappe: {initial_syncs_max: 1, initial_syncs_queued_max: 1, "
+                 "parked_per_user_max: 2}\n");
     f->w = world_new();
     f->w->on_wake = on_wake;
     f->w->on_wake_arg = f;
@@ -218,7 +227,9 @@ struct front *front_new(void)
         world_add(&f->w->sequences, NULL, NULL, 1000);
     world_room(f->w, "!r:x", 10, "shared", "@a:x", "@b:x", NULL);
     model_adopt(f->w->m, (struct feed *)(void *)f->w);
-    assert_int_equal(sync_start(&f->s, &f->w->loop, f->w->cfg, (struct pg *)(void *)f->w, (struct feed *)(void *)f->w, f->w->m, (struct auth *)(void *)f, &e), 0);
+    assert_int_equal(sync_start(&f->s, &f->w->loop, f->w->cfg, (struct pg *)(void *)f->w,
+                                (struct feed *)(void *)f->w, f->w->m, (struct auth *)(void *)f, &e),
+                     0);
     world_settle(f->w);
     return f;
 }
@@ -300,9 +311,12 @@ const char *next_batch(struct world *w)
     return arena_str(w->text, model_now_text(w->m)).p;
 }
 
-/* ---- one computation --------------------------------------------------------------------------------------------------------- */
+/* ---- one computation
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
-const char *compute(struct world *w, const char *user, const char *device, const char *filter, const struct stream_token *since, enum run_result *res, struct stream_token *next)
+const char *compute(struct world *w, const char *user, const char *device, const char *filter,
+                    const struct stream_token *since, enum run_result *res, struct stream_token *next)
 {
     struct user *u = model_user(w->m, S(user));
     struct requester rq = {.user_id = u->user_id};
@@ -314,7 +328,14 @@ const char *compute(struct world *w, const char *user, const char *device, const
     model_user_pin(w->m, u);
     for (int i = 0; i < 60 && !body; i++) {
         struct arena *a = arena_new((size_t)1 << 30);
-        struct sync_run run = {.m = w->m, .cfg = w->cfg, .u = u, .d = device ? model_device(w->m, u, S(device)) : NULL, .rq = &rq, .f = f, .has_since = since != NULL, .a = a};
+        struct sync_run run = {.m = w->m,
+                               .cfg = w->cfg,
+                               .u = u,
+                               .d = device ? model_device(w->m, u, S(device)) : NULL,
+                               .rq = &rq,
+                               .f = f,
+                               .has_since = since != NULL,
+                               .a = a};
         if (since)
             run.since = *since;
         struct rope out;

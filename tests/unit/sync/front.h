@@ -3,8 +3,8 @@
 #ifndef CHAPPE_TEST_FRONT_H
 #define CHAPPE_TEST_FRONT_H
 /*
- * Clients and an authentication that do what the test says: requests go into the real sync module over the model of
- * world.h; answers are kept.
+ * Clients and an authentication that do what the test says: requests go into the real sync module over the
+ * model of world.h; answers are kept.
  */
 #include "request.h"
 #include "world.h"
@@ -20,10 +20,17 @@ struct front {
     struct world *w;
     struct sync *s;
     bool hold_auth, hold_blocking;
-    const char *auth_fails;  /* errcode */
-    struct { auth_done_fn *fn; void *arg; struct http_req *req; } auth[16];
+    const char *auth_fails; /* errcode */
+    struct {
+        auth_done_fn *fn;
+        void *arg;
+        struct http_req *req;
+    } auth[16];
     int auth_n;
-    struct { void (*fn)(void *arg, const struct auth_error *e); void *arg; } blocking[16];
+    struct {
+        void (*fn)(void *arg, const struct auth_error *e);
+        void *arg;
+    } blocking[16];
     int blocking_n;
     VEC(struct auth_watch *) watches;
     int presence, requesters;
@@ -33,25 +40,27 @@ struct front *front_new(void);
 void front_free(struct front **f);
 /* GET /sync?query as @a:x on device D. */
 struct client *front_get(struct front *f, const char *query);
-void front_auth(struct front *f);     /* held authentications end well */
+void front_auth(struct front *f); /* held authentications end well */
 void front_blocking(struct front *f, bool pass);
-void front_revoke(struct front *f);   /* every watch */
+void front_revoke(struct front *f); /* every watch */
 void front_gone(struct client *c);
-void front_run(struct front *f);      /* until nothing moves */
+void front_run(struct front *f);               /* until nothing moves */
 void front_later(struct front *f, int64_t ms); /* time passes */
-enum req_state front_state(struct front *f); /* of the only request that is under way */
+enum req_state front_state(struct front *f);   /* of the only request that is under way */
 
-/* One computation without requests. since NULL: initial. Returns the body, or NULL when it does not settle. */
-const char *compute(struct world *w, const char *user, const char *device, const char *filter, const struct stream_token *since, enum run_result *res, struct stream_token *next);
+/* One computation without requests. since NULL: initial. Returns the body, or NULL when it does not settle.
+ */
+const char *compute(struct world *w, const char *user, const char *device, const char *filter,
+                    const struct stream_token *since, enum run_result *res, struct stream_token *next);
 const char *next_batch(struct world *w);
-#define assert_has(body, part)                                       \
-    do {                                                             \
-        if (!strstr(body, part))                                     \
+#define assert_has(body, part)                                              \
+    do {                                                                    \
+        if (!strstr(body, part))                                            \
             fail_msg("%s:%d: no %s in %s", __FILE__, __LINE__, part, body); \
     } while (0)
-#define assert_hasnt(body, part)                                     \
-    do {                                                             \
-        if (strstr(body, part))                                      \
+#define assert_hasnt(body, part)                                         \
+    do {                                                                 \
+        if (strstr(body, part))                                          \
             fail_msg("%s:%d: %s in %s", __FILE__, __LINE__, part, body); \
     } while (0)
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
-/* Requests from arrival to answer, and every way in which they can end in between. front_free checks that each was answered
- * or dropped exactly once and gave back what it held. */
+/* Requests from arrival to answer, and every way in which they can end in between. front_free checks that
+ * each was answered or dropped exactly once and gave back what it held. */
 #include "front.h"
 
 static int setup(void **state)
@@ -21,7 +21,10 @@ static const char *poll_query(struct front *f)
 }
 static void message(struct front *f, int64_t stream)
 {
-    world_say(f->w, (struct t_event){.id = world_text(f->w, "$m%d", (int)stream), .room = "!r:x", .stream = stream, .sender = "@b:x"});
+    world_say(f->w, (struct t_event){.id = world_text(f->w, "$m%d", (int)stream),
+                                     .room = "!r:x",
+                                     .stream = stream,
+                                     .sender = "@b:x"});
     world_burst_end(f->w);
     front_run(f);
 }
@@ -51,11 +54,21 @@ static void test_initial_and_poll(void **state)
 static void test_parameters(void **state)
 {
     struct front *f = *state;
-    static const struct { const char *query, *errcode; int status; } cases[] = {
-        {"from=x", "M_UNKNOWN", 400},           {"timeout=x", "M_INVALID_PARAM", 400}, {"timeout=-1", "M_INVALID_PARAM", 400},
-        {"since=", "M_UNKNOWN", 400},           {"since=nonsense", "M_UNKNOWN", 400},  {"set_presence=busy", "M_INVALID_PARAM", 400},
-        {"full_state=1", "M_INVALID_PARAM", 400}, {"filter=x", "M_INVALID_PARAM", 400}, {"filter=7", "M_INVALID_PARAM", 400},
-        {"filter={", "M_NOT_JSON", 400},        {"filter={\"room\":1}", "M_UNKNOWN", 400},
+    static const struct {
+        const char *query, *errcode;
+        int status;
+    } cases[] = {
+        {"from=x", "M_UNKNOWN", 400},
+        {"timeout=x", "M_INVALID_PARAM", 400},
+        {"timeout=-1", "M_INVALID_PARAM", 400},
+        {"since=", "M_UNKNOWN", 400},
+        {"since=nonsense", "M_UNKNOWN", 400},
+        {"set_presence=busy", "M_INVALID_PARAM", 400},
+        {"full_state=1", "M_INVALID_PARAM", 400},
+        {"filter=x", "M_INVALID_PARAM", 400},
+        {"filter=7", "M_INVALID_PARAM", 400},
+        {"filter={", "M_NOT_JSON", 400},
+        {"filter={\"room\":1}", "M_UNKNOWN", 400},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct client *c = front_get(f, cases[i].query);
@@ -68,7 +81,8 @@ static void test_parameters(void **state)
     assert_int_equal(c->status, 401);
 }
 
-/* ---- every state, and what can happen in it ------------------------------------------------------------------------------- */
+/* ---- every state, and what can happen in it
+ * ------------------------------------------------------------------------------- */
 
 /* Brings one request into the state. */
 static struct client *reach(struct front *f, enum req_state st)
@@ -109,7 +123,13 @@ static struct client *reach(struct front *f, enum req_state st)
         front_run(f);
         break;
     case REQ_AHEAD: /* the membership is in the database; its row has not come */
-        world_event(w, (struct t_event){.id = "$early", .room = "!r:x", .type = "m.room.member", .key = "@a:x", .sender = "@a:x", .stream = 150, .content = "{\"membership\":\"join\"}"});
+        world_event(w, (struct t_event){.id = "$early",
+                                        .room = "!r:x",
+                                        .type = "m.room.member",
+                                        .key = "@a:x",
+                                        .sender = "@a:x",
+                                        .stream = 150,
+                                        .content = "{\"membership\":\"join\"}"});
         c = front_get(f, poll_query(f));
         front_run(f);
         break;
@@ -184,8 +204,10 @@ static void test_every_end(void **state)
                 let_go(f);
                 if (deed == LEAVE_ALONE && st != REQ_PARKED)
                     front_later(f, 31000);
-                /* A revoked token is noticed by those who have been let in; the others would be told by the next check. */
-                if (deed == DRAINED || deed == GONE || (deed == REVOKED && st != REQ_AUTH && st != REQ_FILTER)) {
+                /* A revoked token is noticed by those who have been let in; the others would be told by the
+                 * next check. */
+                if (deed == DRAINED || deed == GONE ||
+                    (deed == REVOKED && st != REQ_AUTH && st != REQ_FILTER)) {
                     front_later(f, 100);
                     if (c->answers + c->drops != 1)
                         fail_msg("state %d deed %d: still held", st, deed);
@@ -307,8 +329,16 @@ static void test_typing_after_a_restart(void **state)
 int run_request_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_initial_and_poll), T(test_parameters), cmocka_unit_test(test_every_end), T(test_stop_with_unsent_wants), T(test_held_while_feed_is_down),
-        T(test_parked_per_user), T(test_initial_queue), T(test_ahead_token_is_bounded), T(test_failed_load), T(test_wake_while_loading),
+        T(test_initial_and_poll),
+        T(test_parameters),
+        cmocka_unit_test(test_every_end),
+        T(test_stop_with_unsent_wants),
+        T(test_held_while_feed_is_down),
+        T(test_parked_per_user),
+        T(test_initial_queue),
+        T(test_ahead_token_is_bounded),
+        T(test_failed_load),
+        T(test_wake_while_loading),
         T(test_typing_after_a_restart),
     };
     return cmocka_run_group_tests_name("requests", tests, NULL, NULL);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
-/* Which rooms appear and what is sent for them: classification, timelines, state, what is left out, the empty answer. */
+/* Which rooms appear and what is sent for them: classification, timelines, state, what is left out, the empty
+ * answer. */
 #include "front.h"
 
 static int setup(void **state)
@@ -27,10 +28,17 @@ static const char *newest(struct world *w, const char *room)
     return NULL;
 }
 
-static void member(struct world *w, const char *room, const char *user, int64_t stream, const char *ms, const char *sender)
+static void member(struct world *w, const char *room, const char *user, int64_t stream, const char *ms,
+                   const char *sender)
 {
-    struct t_event e = {.id = world_text(w, "$%s%d", ms, (int)stream), .room = room, .type = "m.room.member", .key = user, .sender = sender, .stream = stream,
-                        .prev = newest(w, room), .content = world_text(w, "{\"membership\":\"%s\"}", ms)};
+    struct t_event e = {.id = world_text(w, "$%s%d", ms, (int)stream),
+                        .room = room,
+                        .type = "m.room.member",
+                        .key = user,
+                        .sender = sender,
+                        .stream = stream,
+                        .prev = newest(w, room),
+                        .content = world_text(w, "{\"membership\":\"%s\"}", ms)};
     if (stream <= 100)
         world_event(w, e);
     else
@@ -44,17 +52,27 @@ static void test_empty_answer(void **state)
     struct stream_token now = *model_now(w->m);
     const char *body = compute(w, "@a:x", NULL, "{}", &now, &res, NULL);
     assert_int_equal(res, RUN_EMPTY);
-    assert_string_equal(body, world_text(w, "{\"next_batch\":\"%s\",\"device_one_time_keys_count\":{},\"device_unused_fallback_key_types\":[]}", next_batch(w)));
+    assert_string_equal(body, world_text(w,
+                                         "{\"next_batch\":\"%s\",\"device_one_time_keys_count\":{},\"device_"
+                                         "unused_fallback_key_types\":[]}",
+                                         next_batch(w)));
     body = compute(w, "@a:x", "D", "{}", &now, &res, NULL);
     assert_int_equal(res, RUN_EMPTY);
-    assert_string_equal(body, world_text(w, "{\"next_batch\":\"%s\",\"device_one_time_keys_count\":{\"signed_curve25519\":0},\"device_unused_fallback_key_types\":[]}", next_batch(w)));
+    assert_string_equal(body, world_text(w,
+                                         "{\"next_batch\":\"%s\",\"device_one_time_keys_count\":{\"signed_"
+                                         "curve25519\":0},\"device_unused_fallback_key_types\":[]}",
+                                         next_batch(w)));
 }
 
-/* The table of sync-v3 5.2. before: membership at the token; then what happened to @me:x, "/who" when somebody else did it. */
+/* The table of sync-v3 5.2. before: membership at the token; then what happened to @me:x, "/who" when
+ * somebody else did it. */
 static void test_classification(void **state)
 {
     struct world *w = *state;
-    static const struct { const char *row, *before, *after[3], *sections; bool newly; } cases[] = {
+    static const struct {
+        const char *row, *before, *after[3], *sections;
+        bool newly;
+    } cases[] = {
         {"A", "join", {"leave", "join"}, "join", true},
         {"B new", NULL, {"join"}, "join", true},
         {"B after leave", "leave", {"join"}, "join", true},
@@ -93,12 +111,14 @@ static void test_classification(void **state)
     }
     world_burst_end(w);
     world_settle(w);
-    const char *body = compute(w, "@me:x", "D", "{\"room\":{\"timeline\":{\"limit\":1}}}", &since, NULL, NULL);
+    const char *body =
+        compute(w, "@me:x", "D", "{\"room\":{\"timeline\":{\"limit\":1}}}", &since, NULL, NULL);
     static const char *const sections[] = {"join", "invite", "knock", "leave"};
     for (size_t i = 0; i < count; i++) {
         for (int s = 0; s < 4; s++) {
             /* sections come in this order; each room stands as a key in the span of its own */
-            const char *from = strstr(body, world_text(w, "\"%s\":{\"!c", sections[s])), *end = body + strlen(body);
+            const char *from = strstr(body, world_text(w, "\"%s\":{\"!c", sections[s])),
+                       *end = body + strlen(body);
             for (int t = s + 1; from && t < 4; t++) {
                 const char *next = strstr(body, world_text(w, "\"%s\":{\"!c", sections[t]));
                 end = next && next < end ? next : end;
@@ -120,7 +140,11 @@ static void test_classification(void **state)
 static void say(struct world *w, int64_t from, int64_t to)
 {
     for (int64_t s = from; s <= to; s++)
-        world_say(w, (struct t_event){.id = world_text(w, "$m%d", (int)s), .room = "!r:x", .sender = "@b:x", .stream = s, .prev = world_text(w, s == 101 ? "$hv!r:x" : "$m%d", (int)s - 1)});
+        world_say(w, (struct t_event){.id = world_text(w, "$m%d", (int)s),
+                                      .room = "!r:x",
+                                      .sender = "@b:x",
+                                      .stream = s,
+                                      .prev = world_text(w, s == 101 ? "$hv!r:x" : "$m%d", (int)s - 1)});
     world_burst_end(w);
     world_settle(w);
 }
@@ -131,7 +155,8 @@ static void test_timeline_limits(void **state)
     world_room(w, "!r:x", 10, "shared", "@me:x", "@b:x", NULL);
     struct stream_token since = *model_now(w->m);
     say(w, 101, 120);
-    const char *body = compute(w, "@me:x", "D", "{\"room\":{\"timeline\":{\"limit\":20}}}", &since, NULL, NULL);
+    const char *body =
+        compute(w, "@me:x", "D", "{\"room\":{\"timeline\":{\"limit\":20}}}", &since, NULL, NULL);
     assert_has(body, "$m101");
     assert_has(body, "\"limited\":false");
     body = compute(w, "@me:x", "D", "{\"room\":{\"timeline\":{\"limit\":19}}}", &since, NULL, NULL);
@@ -139,19 +164,22 @@ static void test_timeline_limits(void **state)
     assert_has(body, "$m102\"");
     assert_has(body, "\"prev_batch\":\"s101_");
     assert_has(body, "\"limited\":true");
-    body = compute(w, "@me:x", "D", "{\"room\":{\"timeline\":{\"limit\":0}}}", &since, NULL, NULL); /* as Synapse: the newest */
+    body = compute(w, "@me:x", "D", "{\"room\":{\"timeline\":{\"limit\":0}}}", &since, NULL,
+                   NULL); /* as Synapse: the newest */
     assert_has(body, "$m120\"");
     assert_hasnt(body, "$m119\"");
     assert_has(body, "\"limited\":true");
     body = compute(w, "@me:x", "D", "{\"room\":{\"timeline\":{\"limit\":0}}}", NULL, NULL, NULL);
     assert_has(body, "{\"timeline\":{\"events\":[]");
     assert_has(body, "\"limited\":true");
-    body = compute(w, "@me:x", "D", "{\"room\":{\"timeline\":{\"limit\":50}}}", NULL, NULL, NULL); /* the whole room */
+    body = compute(w, "@me:x", "D", "{\"room\":{\"timeline\":{\"limit\":50}}}", NULL, NULL,
+                   NULL); /* the whole room */
     assert_has(body, "m.room.create");
     assert_has(body, "\"prev_batch\":\"s120_");
     assert_has(body, "\"limited\":false");
     /* a stored filter may ask for anything */
-    body = compute(w, "@me:x", "D", "{\"room\":{\"timeline\":{\"limit\":9000000000000000}}}", &since, NULL, NULL);
+    body = compute(w, "@me:x", "D", "{\"room\":{\"timeline\":{\"limit\":9000000000000000}}}", &since, NULL,
+                   NULL);
     assert_has(body, "$m101");
 }
 
@@ -174,7 +202,12 @@ static void test_dropped_entries(void **state)
     enum run_result res;
     world_room(w, "!r:x", 10, "shared", "@me:x", "@b:x", NULL);
     struct stream_token since = *model_now(w->m);
-    world_say(w, (struct t_event){.id = "$topic", .room = "!r:x", .type = "m.room.topic", .key = "", .stream = 101, .prev = "$hv!r:x"});
+    world_say(w, (struct t_event){.id = "$topic",
+                                  .room = "!r:x",
+                                  .type = "m.room.topic",
+                                  .key = "",
+                                  .stream = 101,
+                                  .prev = "$hv!r:x"});
     world_burst_end(w);
     world_settle(w);
     static const char only_messages[] = "{\"room\":{\"timeline\":{\"types\":[\"m.room.message\"]}}}";
@@ -183,14 +216,19 @@ static void test_dropped_entries(void **state)
     assert_hasnt(body, "\"rooms\"");
     /* a receipt alone brings the room, with the client's own token as prev_batch */
     struct stream_token later = *model_now(w->m);
-    struct feed_row row = {.receipt = {.room_id = STR("!r:x"), .receipt_type = STR("m.read"), .user_id = STR("@b:x"), .event_id = STR("$topic"), .data = STR("{\"ts\":5}")}};
+    struct feed_row row = {.receipt = {.room_id = STR("!r:x"),
+                                       .receipt_type = STR("m.read"),
+                                       .user_id = STR("@b:x"),
+                                       .event_id = STR("$topic"),
+                                       .data = STR("{\"ts\":5}")}};
     world_send(w, STREAM_RECEIPTS, MASTER, 101, &row);
     world_burst_end(w);
     body = compute(w, "@me:x", "D", "{}", &later, &res, NULL);
     assert_int_equal(res, RUN_DONE);
     assert_has(body, "{\"type\":\"m.receipt\",\"content\":{\"$topic\":{\"m.read\":{\"@b:x\":{\"ts\":5}}}}}");
     assert_has(body, "{\"events\":[],\"prev_batch\":\"s101_");
-    body = compute(w, "@me:x", "D", "{\"room\":{\"ephemeral\":{\"not_types\":[\"m.receipt\"]}}}", &later, &res, NULL); /* E1 */
+    body = compute(w, "@me:x", "D", "{\"room\":{\"ephemeral\":{\"not_types\":[\"m.receipt\"]}}}", &later,
+                   &res, NULL); /* E1 */
     assert_int_equal(res, RUN_EMPTY);
 }
 
@@ -200,20 +238,32 @@ static void test_receipts(void **state)
     world_room(w, "!r:x", 10, "shared", "@me:x", "@b:x", NULL);
     struct stream_token since = *model_now(w->m);
     (void)compute(w, "@me:x", "D", "{}", NULL, NULL, NULL);
-    const struct { const char *type, *user, *event, *thread; } rows[] = {
-        {"m.read", "@b:x", "$1", NULL},         {"m.read", "@b:x", "$2", NULL}, /* takes the place of the first */
-        {"m.read.private", "@b:x", "$3", NULL}, {"m.read.private", "@me:x", "$4", NULL},
-        {"m.read", "@c:x", "$5", "$root"},      {"m.read", "@c:x", "$5", NULL}, /* hides the threaded one */
+    const struct {
+        const char *type, *user, *event, *thread;
+    } rows[] = {
+        {"m.read", "@b:x", "$1", NULL},
+        {"m.read", "@b:x", "$2", NULL}, /* takes the place of the first */
+        {"m.read.private", "@b:x", "$3", NULL},
+        {"m.read.private", "@me:x", "$4", NULL},
+        {"m.read", "@c:x", "$5", "$root"},
+        {"m.read", "@c:x", "$5", NULL}, /* hides the threaded one */
         {"m.read", "@d:x", "$6", "main"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        struct feed_row row = {.receipt = {.room_id = STR("!r:x"), .receipt_type = S(rows[i].type), .user_id = S(rows[i].user), .event_id = S(rows[i].event), .thread_id = S(rows[i].thread), .data = STR("{\"ts\":1}")}};
+        struct feed_row row = {.receipt = {.room_id = STR("!r:x"),
+                                           .receipt_type = S(rows[i].type),
+                                           .user_id = S(rows[i].user),
+                                           .event_id = S(rows[i].event),
+                                           .thread_id = S(rows[i].thread),
+                                           .data = STR("{\"ts\":1}")}};
         world_send(w, STREAM_RECEIPTS, MASTER, 101 + (int64_t)i, &row);
     }
     world_burst_end(w);
     const char *body = compute(w, "@me:x", "D", "{}", &since, NULL, NULL);
-    assert_has(body, "\"content\":{\"$2\":{\"m.read\":{\"@b:x\":{\"ts\":1}}},\"$4\":{\"m.read.private\":{\"@me:x\":{\"ts\":1}}},"
-                     "\"$5\":{\"m.read\":{\"@c:x\":{\"ts\":1}}},\"$6\":{\"m.read\":{\"@d:x\":{\"ts\":1,\"thread_id\":\"main\"}}}}");
+    assert_has(body, "\"content\":{\"$2\":{\"m.read\":{\"@b:x\":{\"ts\":1}}},\"$4\":{\"m.read.private\":{\"@"
+                     "me:x\":{\"ts\":1}}},"
+                     "\"$5\":{\"m.read\":{\"@c:x\":{\"ts\":1}}},\"$6\":{\"m.read\":{\"@d:x\":{\"ts\":1,"
+                     "\"thread_id\":\"main\"}}}}");
 }
 
 /* CALC: state that changed on a branch outside of the timeline is found; a linear timeline needs none. */
@@ -225,9 +275,16 @@ static void test_state_of_a_fork(void **state)
     say(w, 101, 102);
     const char *body = compute(w, "@me:x", "D", "{}", &since, NULL, NULL);
     assert_has(body, "\"state\":{\"events\":[]}");
-    world_say(w, (struct t_event){.id = "$name", .room = "!r:x", .type = "m.room.name", .key = "", .stream = 103, .prev = "$hv!r:x", .content = "{\"name\":\"n\"}"});
+    world_say(w, (struct t_event){.id = "$name",
+                                  .room = "!r:x",
+                                  .type = "m.room.name",
+                                  .key = "",
+                                  .stream = 103,
+                                  .prev = "$hv!r:x",
+                                  .content = "{\"name\":\"n\"}"});
     say(w, 104, 116);
-    body = compute(w, "@me:x", "D", "{}", &since, NULL, NULL); /* ten of sixteen: the name lies before the timeline */
+    body = compute(w, "@me:x", "D", "{}", &since, NULL,
+                   NULL); /* ten of sixteen: the name lies before the timeline */
     assert_has(body, "\"limited\":true");
     assert_has(body, "\"state\":{\"events\":[{");
     assert_has(body, "\"event_id\":\"$name\"");
@@ -239,7 +296,9 @@ static void test_lazy_loading(void **state)
     struct world *w = *state;
     static const char lazy[] = "{\"room\":{\"state\":{\"lazy_load_members\":true}}}";
     world_room(w, "!r:x", 10, "shared", "@me:x", "@b:x", "@c:x", NULL);
-    const char *body = compute(w, "@me:x", "D", "{\"room\":{\"state\":{\"lazy_load_members\":true},\"timeline\":{\"limit\":1}}}", NULL, NULL, NULL);
+    const char *body = compute(
+        w, "@me:x", "D", "{\"room\":{\"state\":{\"lazy_load_members\":true},\"timeline\":{\"limit\":1}}}",
+        NULL, NULL, NULL);
     assert_has(body, "$join@me:x!r:x");
     struct stream_token since = *model_now(w->m);
     say(w, 101, 101);
@@ -253,7 +312,9 @@ static void test_lazy_loading(void **state)
     body = compute(w, "@me:x", "OTHER", lazy, &second, NULL, NULL);
     assert_has(body, "$join@b:x!r:x");
     assert_hasnt(body, "$join@c:x!r:x");
-    body = compute(w, "@me:x", "D", "{\"room\":{\"state\":{\"lazy_load_members\":true,\"include_redundant_members\":true}}}", &second, NULL, NULL);
+    body = compute(w, "@me:x", "D",
+                   "{\"room\":{\"state\":{\"lazy_load_members\":true,\"include_redundant_members\":true}}}",
+                   &second, NULL, NULL);
     assert_has(body, "$join@b:x!r:x");
 }
 
@@ -284,8 +345,9 @@ static void test_to_device_page(void **state)
 int run_room_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_empty_answer), T(test_classification), T(test_timeline_limits), T(test_gap), T(test_dropped_entries), T(test_receipts),
-        T(test_state_of_a_fork), T(test_lazy_loading), T(test_to_device_page),
+        T(test_empty_answer),    T(test_classification), T(test_timeline_limits), T(test_gap),
+        T(test_dropped_entries), T(test_receipts),       T(test_state_of_a_fork), T(test_lazy_loading),
+        T(test_to_device_page),
     };
     return cmocka_run_group_tests_name("rooms", tests, NULL, NULL);
 }
