@@ -90,6 +90,7 @@ class Crowd:
             self.sent[room] = []
         self.devices = [CountingDevice(person) for person in people]
         self._end = threading.Event()
+        self._turn = threading.Lock()  # held while a message is being sent
         self._number = 0
 
     @contextlib.contextmanager
@@ -110,6 +111,12 @@ class Crowd:
             for device in self.devices:
                 device.stop()
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Send nothing while the block runs; polls stay parked."""
+        with self._turn:
+            yield
+
     def sent_so_far(self) -> int:
         """Return how many messages the server accepted."""
         return sum(len(events) for events in self.sent.values())
@@ -124,19 +131,23 @@ class Crowd:
     def _send_steadily(self, interval: float) -> None:
         rooms = list(self.sent)
         while not self._end.is_set():
-            self._number += 1
-            room = rooms[self._number % len(rooms)]
-            path = f"/rooms/{room}/send/m.room.message/n{self._number}"
-            answer = self._insist("PUT", path, {"msgtype": "m.text", "body": f"number {self._number}"})
-            if answer is not None:
-                self.sent[room].append(answer["event_id"])
-            if self._number % 5 == 0:
-                content = {"number": self._number}
-                messages = {device.client.user_id: {"*": content} for device in self.devices}
-                path = f"/sendToDevice/org.example.count/n{self._number}"
-                if self._insist("PUT", path, {"messages": messages}) is not None:
-                    self.sent_to_device += 1
+            with self._turn:
+                self._send_one(rooms)
             self._end.wait(interval)
+
+    def _send_one(self, rooms: list[str]) -> None:
+        self._number += 1
+        room = rooms[self._number % len(rooms)]
+        path = f"/rooms/{room}/send/m.room.message/n{self._number}"
+        answer = self._insist("PUT", path, {"msgtype": "m.text", "body": f"number {self._number}"})
+        if answer is not None:
+            self.sent[room].append(answer["event_id"])
+        if self._number % 5 == 0:
+            content = {"number": self._number}
+            messages = {device.client.user_id: {"*": content} for device in self.devices}
+            path = f"/sendToDevice/org.example.count/n{self._number}"
+            if self._insist("PUT", path, {"messages": messages}) is not None:
+                self.sent_to_device += 1
 
     def _insist(self, method: str, path: str, body: dict[str, Any]) -> Any:
         """Repeat a request, with its transaction id, until it is answered."""
