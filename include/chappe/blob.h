@@ -3,8 +3,9 @@
 #ifndef CHAPPE_BLOB_H
 #define CHAPPE_BLOB_H
 /*
- * Immutable counted bytes and ropes of them. A blob is the only thing shared between readers or threads; its count
- * is atomic. A rope is a response under construction or being sent: slices of blobs, for one gather write.
+ * Immutable counted bytes and ropes of them. A blob is the only thing shared between readers or threads; its
+ * count is atomic. A rope is a response under construction or being sent: slices of blobs, for one gather
+ * write.
  */
 #include "chappe/mem.h"
 #include <stdatomic.h>
@@ -20,7 +21,10 @@ struct blob *blob_new(struct str s); /* copies; refs = 1 */
 struct blob *blob_from_buf(struct buf *b);
 struct blob *blob_ref(struct blob *b);
 void blob_unref(struct blob **b); /* accepts an empty one, leaves NULL */
-static inline struct str blob_str(const struct blob *b) { return str_n(b->p, b->n); }
+static inline struct str blob_str(const struct blob *b)
+{
+    return str_n(b->p, b->n);
+}
 
 struct rope_slice {
     struct blob *blob; /* counted */
@@ -30,8 +34,8 @@ struct rope_slice {
 struct rope {
     struct rope_slice *v; /* heap, or inline_v */
     size_t n, cap;
-    size_t bytes;           /* sum of slices */
-    struct blob *own;       /* chunk that rope_put() is filling; its tail is unused so far */
+    size_t bytes;     /* sum of slices */
+    struct blob *own; /* chunk that rope_put() is filling; its tail is unused so far */
     size_t own_used, own_cap;
     struct rope_slice inline_v[8];
 };
@@ -39,11 +43,11 @@ void rope_init(struct rope *r);
 void rope_fini(struct rope *r);
 /* Moves the content of from into to (an uninitialised rope); from is left empty and initialised. */
 void rope_move(struct rope *to, struct rope *from);
-void rope_put(struct rope *r, struct str s);                              /* copies private bytes */
+void rope_put(struct rope *r, struct str s); /* copies private bytes */
 void rope_put_i64(struct rope *r, int64_t v);
-void rope_blob(struct rope *r, struct blob *b);                           /* shares all of b; takes its own count */
+void rope_blob(struct rope *r, struct blob *b); /* shares all of b; takes its own count */
 void rope_blob_range(struct rope *r, struct blob *b, size_t off, size_t n); /* shares a part of b */
-void rope_rope(struct rope *r, const struct rope *from);                  /* shares every slice of from */
+void rope_rope(struct rope *r, const struct rope *from);                    /* shares every slice of from */
 /* Fills at most max iovecs with what follows the first skip bytes; returns how many. */
 int rope_iov(const struct rope *r, size_t skip, struct iovec *iov, int max);
 /* The whole as one copy; for tests and small bodies. */

@@ -9,7 +9,7 @@ int64_t clock_mono_us(void);
 int64_t clock_wall_ms(void); /* Unix time; what Matrix timestamps use */
 /* Tests only: replaces both clocks by a value that moves by hand; pass -1 to go back to the real ones. */
 void clock_fake_set(int64_t ms);
-uint64_t rng_u64(void);                        /* not for secrets' derivation; seeded from getrandom */
-double rng_unit(void);                         /* [0, 1) */
-void rng_letters(char *out, size_t n);         /* n letters of [A-Za-z], NUL after them */
+uint64_t rng_u64(void);                /* not for secrets' derivation; seeded from getrandom */
+double rng_unit(void);                 /* [0, 1) */
+void rng_letters(char *out, size_t n); /* n letters of [A-Za-z], NUL after them */
 #endif

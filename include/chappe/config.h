@@ -3,31 +3,31 @@
 #ifndef CHAPPE_CONFIG_H
 #define CHAPPE_CONFIG_H
 /*
- * The merged configuration: Synapse's own YAML files (shallow merge, later files override; directories stand for
- * their *.yaml) and one section "chappe:" of ours, whose options are rows of tbl/options.def.
- * Everything is owned by struct config and immutable after config_load.
+ * The merged configuration: Synapse's own YAML files (shallow merge, later files override; directories stand
+ * for their *.yaml) and one section "chappe:" of ours, whose options are rows of tbl/options.def. Everything
+ * is owned by struct config and immutable after config_load.
  */
 #include "chappe/mem.h"
 
 struct config_listener {
-    bool metrics;         /* type: metrics; otherwise http */
-    struct str path;      /* UNIX socket, or absent */
-    int mode;             /* its permissions */
+    bool metrics;    /* type: metrics; otherwise http */
+    struct str path; /* UNIX socket, or absent */
+    int mode;        /* its permissions */
     int port;
-    struct str *bind;     /* addresses; "::" tolerates a host without IPv6 when "0.0.0.0" is listed too */
+    struct str *bind; /* addresses; "::" tolerates a host without IPv6 when "0.0.0.0" is listed too */
     size_t bind_count;
     bool x_forwarded;
-    bool client;          /* resources name "client" (or none are named) */
+    bool client; /* resources name "client" (or none are named) */
     bool metrics_resource;
-    struct str tag;       /* for the access log */
+    struct str tag; /* for the access log */
     struct str request_id_header;
 };
 struct config_instance {
-    struct str name;      /* "main" of the YAML is "master" here */
+    struct str name; /* "main" of the YAML is "master" here */
     struct str host;
     int port;
     bool tls;
-    struct str path;      /* UNIX socket */
+    struct str path; /* UNIX socket */
 };
 struct config_regex {
     struct str pattern;
@@ -42,8 +42,8 @@ struct config_app_service {
     bool has_ip_range_whitelist, rate_limited;
 };
 struct config_db {
-    struct str conninfo;  /* libpq keyword/value string, password included: never log */
-    struct str masked;    /* the same for logs */
+    struct str conninfo;      /* libpq keyword/value string, password included: never log */
+    struct str masked;        /* the same for logs */
     int statement_timeout_ms; /* 0 = none */
     bool synchronous_commit;
 };
@@ -53,8 +53,17 @@ struct config_writers {
     size_t count;
 };
 enum config_writer_key {
-    WRITERS_EVENTS, WRITERS_TYPING, WRITERS_TO_DEVICE, WRITERS_ACCOUNT_DATA, WRITERS_RECEIPTS, WRITERS_PRESENCE,
-    WRITERS_PUSH_RULES, WRITERS_DEVICE_LISTS, WRITERS_THREAD_SUBSCRIPTIONS, WRITERS_QUARANTINED_MEDIA, WRITERS_COUNT
+    WRITERS_EVENTS,
+    WRITERS_TYPING,
+    WRITERS_TO_DEVICE,
+    WRITERS_ACCOUNT_DATA,
+    WRITERS_RECEIPTS,
+    WRITERS_PRESENCE,
+    WRITERS_PUSH_RULES,
+    WRITERS_DEVICE_LISTS,
+    WRITERS_THREAD_SUBSCRIPTIONS,
+    WRITERS_QUARANTINED_MEDIA,
+    WRITERS_COUNT
 };
 
 struct config {
@@ -78,10 +87,13 @@ struct config {
     size_t app_services_count;
     struct str *app_service_files; /* where they were read from */
     size_t app_service_files_count;
-    struct { bool enabled, force_http2; struct str endpoint, secret; } mas;
     struct {
-        bool enabled;      /* presence.enabled truthy */
-        bool tracked;      /* enabled and not "untracked" */
+        bool enabled, force_http2;
+        struct str endpoint, secret;
+    } mas;
+    struct {
+        bool enabled; /* presence.enabled truthy */
+        bool tracked; /* enabled and not "untracked" */
         bool include_offline_users_on_sync;
         int64_t last_active_granularity_ms, sync_online_timeout_ms;
     } presence;
@@ -104,9 +116,9 @@ struct config {
 
     /* chappe: — one row each in tbl/options.def */
 #define OPT_INT(field, deflt, min, max, unit, doc) int64_t field;
-#define OPT_BOOL(field, deflt, doc) bool field;
-#define OPT_ENUM(field, deflt, choices, doc) struct str field; /* one of choices, a |-separated list */
-#define OPT_STR(field, deflt, doc) struct str field;
+#define OPT_BOOL(field, deflt, doc)                bool field;
+#define OPT_ENUM(field, deflt, choices, doc)       struct str field; /* one of choices, a |-separated list */
+#define OPT_STR(field, deflt, doc)                 struct str field;
 #include "chappe/tbl/options.def"
 #undef OPT_INT
 #undef OPT_BOOL

@@ -8,27 +8,27 @@
  */
 #include <stddef.h>
 
-#define NODISCARD __attribute__((warn_unused_result))
+#define NODISCARD         __attribute__((warn_unused_result))
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
 
 /* name, text */
-#define ERR_MAP(X)                                                                                        \
-    X(NONE, "no error")                                                                                   \
-    X(PARSE, "malformed input")                                                                           \
-    X(LIMIT, "a limit was reached")                                                                       \
-    X(NOMEM, "out of memory")                                                                             \
-    X(IO, "input/output error")                                                                           \
-    X(CLOSED, "connection closed")                                                                        \
-    X(TIMEOUT, "timed out")                                                                               \
-    X(AGAIN, "not ready")                                                                                 \
-    X(NOTFOUND, "not found")                                                                              \
-    X(CONFIG, "bad configuration")                                                                        \
-    X(DB, "database error")                                                                               \
-    X(DB_DOWN, "database unreachable")                                                                    \
-    X(SCHEMA, "unsupported database schema")                                                              \
-    X(PROTOCOL, "protocol violation")                                                                     \
-    X(CANCELLED, "cancelled")                                                                             \
-    X(SHUTDOWN, "shutting down")                                                                          \
+#define ERR_MAP(X)                           \
+    X(NONE, "no error")                      \
+    X(PARSE, "malformed input")              \
+    X(LIMIT, "a limit was reached")          \
+    X(NOMEM, "out of memory")                \
+    X(IO, "input/output error")              \
+    X(CLOSED, "connection closed")           \
+    X(TIMEOUT, "timed out")                  \
+    X(AGAIN, "not ready")                    \
+    X(NOTFOUND, "not found")                 \
+    X(CONFIG, "bad configuration")           \
+    X(DB, "database error")                  \
+    X(DB_DOWN, "database unreachable")       \
+    X(SCHEMA, "unsupported database schema") \
+    X(PROTOCOL, "protocol violation")        \
+    X(CANCELLED, "cancelled")                \
+    X(SHUTDOWN, "shutting down")             \
     X(UNSUPPORTED, "unsupported")
 enum {
 #define X(n, t) ERR_##n,

@@ -3,12 +3,12 @@
 #ifndef CHAPPE_HTTPC_H
 #define CHAPPE_HTTPC_H
 /*
- * HTTP client of the hub (libcurl multi on its loop): replication HTTP API, token introspection, later push gateways.
- * Responses are bounded; no redirects, no proxies of the environment; done is called exactly once, never before
- * httpc_send returns. It may call httpc_send and httpc_stop. A status of any kind is an answer (err 0); err says that
- * there is none: -ERR_TIMEOUT, -ERR_CLOSED, -ERR_LIMIT (too large, or too many requests), -ERR_PROTOCOL (not HTTP),
- * -ERR_PARSE (URL, header with a control byte), -ERR_IO (no connection, name, TLS), -ERR_SHUTDOWN. Connections are
- * kept alive and shared.
+ * HTTP client of the hub (libcurl multi on its loop): replication HTTP API, token introspection, later push
+ * gateways. Responses are bounded; no redirects, no proxies of the environment; done is called exactly once,
+ * never before httpc_send returns. It may call httpc_send and httpc_stop. A status of any kind is an answer
+ * (err 0); err says that there is none: -ERR_TIMEOUT, -ERR_CLOSED, -ERR_LIMIT (too large, or too many
+ * requests), -ERR_PROTOCOL (not HTTP), -ERR_PARSE (URL, header with a control byte), -ERR_IO (no connection,
+ * name, TLS), -ERR_SHUTDOWN. Connections are kept alive and shared.
  */
 #include "chappe/mem.h"
 struct uv_loop_s;
@@ -17,19 +17,19 @@ struct httpc_header {
     struct str name, value;
 };
 struct httpc_req {
-    const char *method;      /* "GET", "POST", … */
-    struct str url;          /* http:// or https:// */
-    struct str unix_path;    /* connect through this UNIX socket when present */
+    const char *method;   /* "GET", "POST", … */
+    struct str url;       /* http:// or https:// */
+    struct str unix_path; /* connect through this UNIX socket when present */
     const struct httpc_header *headers;
     size_t headers_count;
-    struct str body;         /* absent: none */
-    int connect_timeout_ms;  /* 0: 2000 */
-    int timeout_ms;          /* whole transfer; 0: 10000 */
+    struct str body;           /* absent: none */
+    int connect_timeout_ms;    /* 0: 2000 */
+    int timeout_ms;            /* whole transfer; 0: 10000 */
     size_t response_bytes_max; /* 0: 1 MiB */
     bool http2_prior_knowledge;
 };
 struct httpc_res {
-    int err;         /* 0 or -ERR_x; then the rest is void */
+    int err; /* 0 or -ERR_x; then the rest is void */
     int status;
     struct str body; /* borrowed for the callback */
 };
@@ -37,6 +37,7 @@ typedef void httpc_done_fn(void *arg, const struct httpc_res *res);
 int httpc_start(struct httpc **out, struct uv_loop_s *loop, struct err *e) NODISCARD;
 /* Copies everything it needs. */
 void httpc_send(struct httpc *c, const struct httpc_req *req, httpc_done_fn *done, void *arg);
-/* Every pending request ends with -ERR_SHUTDOWN before this returns; the loop frees the rest in its next turns. */
+/* Every pending request ends with -ERR_SHUTDOWN before this returns; the loop frees the rest in its next
+ * turns. */
 void httpc_stop(struct httpc **c);
 #endif

@@ -97,7 +97,8 @@ const char *httpd_transport(const struct httpd *h);
 int httpd_port(const struct httpd *h, size_t listener);
 /* What /health says: 200 when ok (the default at start), 503 otherwise. */
 void httpd_health_set(struct httpd *h, bool ok);
-/* /ready, on metrics listeners, is 200 when this is ok too (the default): everything we depend on is there. */
+/* /ready, on metrics listeners, is 200 when this is ok too (the default): everything we depend on is there.
+ */
 void httpd_ready_set(struct httpd *h, bool ok);
 /* Stops accepting (metrics listeners stay until the stop); /health turns 503; keep-alive connections are
  * closed after their next response, idle ones at once. */

@@ -11,11 +11,12 @@
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARNING, LOG_ERROR };
 extern enum log_level log_level; /* messages below it are dropped */
 void log_write(enum log_level level, const char *logger, const char *fmt, ...) PRINTF_LIKE(3, 4);
-/* Hands each line (NUL-terminated, without its newline) to fn instead of standard error; NULL goes back. For tests. */
+/* Hands each line (NUL-terminated, without its newline) to fn instead of standard error; NULL goes back. For
+ * tests. */
 typedef void log_sink_fn(enum log_level level, const char *line);
 void log_sink_set(log_sink_fn *fn);
-#define log_debug(logger, ...) (log_level <= LOG_DEBUG ? log_write(LOG_DEBUG, logger, __VA_ARGS__) : (void)0)
-#define log_info(logger, ...) (log_level <= LOG_INFO ? log_write(LOG_INFO, logger, __VA_ARGS__) : (void)0)
+#define log_debug(logger, ...)   (log_level <= LOG_DEBUG ? log_write(LOG_DEBUG, logger, __VA_ARGS__) : (void)0)
+#define log_info(logger, ...)    (log_level <= LOG_INFO ? log_write(LOG_INFO, logger, __VA_ARGS__) : (void)0)
 #define log_warning(logger, ...) log_write(LOG_WARNING, logger, __VA_ARGS__)
-#define log_error(logger, ...) log_write(LOG_ERROR, logger, __VA_ARGS__)
+#define log_error(logger, ...)   log_write(LOG_ERROR, logger, __VA_ARGS__)
 #endif

@@ -16,11 +16,15 @@ struct smap {
 void smap_init(struct smap *m);
 void smap_fini(struct smap *m); /* the table only, not the values */
 void *smap_get(const struct smap *m, struct str key);
-void *smap_put(struct smap *m, struct str key, void *value); /* returns the value it replaced (its key too), or NULL */
-void *smap_del(struct smap *m, struct str key);              /* returns the value, or NULL */
+void *smap_put(struct smap *m, struct str key,
+               void *value);                    /* returns the value it replaced (its key too), or NULL */
+void *smap_del(struct smap *m, struct str key); /* returns the value, or NULL */
 /* size_t it = 0; while ((v = smap_next(m, &it))) … */
 void *smap_next(const struct smap *m, size_t *it);
-static inline size_t smap_count(const struct smap *m) { return m->n; }
+static inline size_t smap_count(const struct smap *m)
+{
+    return m->n;
+}
 size_t smap_bytes(const struct smap *m);
 
 struct imap {
@@ -33,15 +37,25 @@ void *imap_get(const struct imap *m, int64_t key);
 void *imap_put(struct imap *m, int64_t key, void *value);
 void *imap_del(struct imap *m, int64_t key);
 void *imap_next(const struct imap *m, size_t *it);
-static inline size_t imap_count(const struct imap *m) { return m->n; }
+static inline size_t imap_count(const struct imap *m)
+{
+    return m->n;
+}
 size_t imap_bytes(const struct imap *m);
 
-/* Doubly linked intrusive list; a struct list is both head and node. A head, and a detached node, point to themselves. */
+/* Doubly linked intrusive list; a struct list is both head and node. A head, and a detached node, point to
+ * themselves. */
 struct list {
     struct list *prev, *next;
 };
-static inline void list_init(struct list *l) { l->prev = l->next = l; }
-static inline bool list_empty(const struct list *l) { return l->next == l; }
+static inline void list_init(struct list *l)
+{
+    l->prev = l->next = l;
+}
+static inline bool list_empty(const struct list *l)
+{
+    return l->next == l;
+}
 static inline void list_push(struct list *head, struct list *n) /* at the tail */
 {
     n->prev = head->prev;
@@ -55,9 +69,9 @@ static inline void list_del(struct list *n) /* harmless on a detached node */
     n->next->prev = n->prev;
     list_init(n);
 }
-#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
-#define list_each(var, head, type, member)                                                                \
-    for (struct list *var##_it = (head)->next, *var##_nx = var##_it->next;                                \
-         var##_it != (head) && (var = container_of(var##_it, type, member), true);                        \
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
+#define list_each(var, head, type, member)                                         \
+    for (struct list *var##_it = (head)->next, *var##_nx = var##_it->next;         \
+         var##_it != (head) && (var = container_of(var##_it, type, member), true); \
          var##_it = var##_nx, var##_nx = var##_it->next) /* the current entry may be deleted */
 #endif

@@ -3,7 +3,8 @@
 #ifndef CHAPPE_MEM_H
 #define CHAPPE_MEM_H
 /*
- * Memory in three lifetimes: heap (x* abort on exhaustion), request arenas, growable buffers born with a maximum.
+ * Memory in three lifetimes: heap (x* abort on exhaustion), request arenas, growable buffers born with a
+ * maximum.
  */
 #include "chappe/err.h"
 #include "chappe/str.h"
@@ -12,25 +13,27 @@ void *xmalloc(size_t n);
 void *xcalloc(size_t count, size_t size);
 void *xrealloc(void *p, size_t n);
 char *xstrndup(struct str s); /* NUL-terminated copy */
-/* Copy on the heap, as a slice (NUL-terminated too); free with free((void *)s.p). An absent slice stays absent. */
+/* Copy on the heap, as a slice (NUL-terminated too); free with free((void *)s.p). An absent slice stays
+ * absent. */
 struct str str_dup(struct str s);
 /* Overwrites before freeing; for secrets. Accepts NULL. */
 void secret_free(char **p);
 
 /* Arena: bump allocation, freed all at once. bytes_max bounds it; past it arena_alloc aborts, arena_try_alloc
- * returns NULL: use the latter for peer-chosen sizes. CHAPPE_ARENA_SEPARATE makes each allocation separate. */
+ * returns NULL: use the latter for peer-chosen sizes. CHAPPE_ARENA_SEPARATE makes each allocation separate.
+ */
 struct arena;
 struct arena *arena_new(size_t bytes_max);
 /* The first block is made of first bytes (which arena_reset keeps) instead of about 4 KiB. */
 struct arena *arena_new_sized(size_t bytes_max, size_t first);
 void arena_free(struct arena **a);
-void arena_reset(struct arena *a); /* keeps its first block */
+void arena_reset(struct arena *a);                                             /* keeps its first block */
 void *arena_alloc(struct arena *a, size_t n) __attribute__((returns_nonnull)); /* zeroed, 16-byte aligned */
 void *arena_try_alloc(struct arena *a, size_t n);
 struct str arena_str(struct arena *a, struct str s); /* NUL-terminated copy */
 struct str arena_printf(struct arena *a, const char *fmt, ...) PRINTF_LIKE(2, 3);
 size_t arena_bytes(const struct arena *a);
-#define ARENA_NEW(a, type) ((type *)arena_alloc((a), sizeof(type)))
+#define ARENA_NEW(a, type)          ((type *)arena_alloc((a), sizeof(type)))
 #define ARENA_ARRAY(a, type, count) ((type *)arena_alloc((a), sizeof(type) * (count)))
 
 /* Growable bytes. A put past max sets failed and changes nothing more; check once at the end. */
@@ -49,25 +52,28 @@ void buf_printf(struct buf *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* Room for n more bytes to be written at b->p + b->n by the caller, who then adds to b->n. NULL past max. */
 char *buf_reserve(struct buf *b, size_t n);
 void buf_consume(struct buf *b, size_t n); /* drops the first n bytes */
-static inline struct str buf_str(const struct buf *b) { return str_n(b->p, b->n); }
+static inline struct str buf_str(const struct buf *b)
+{
+    return str_n(b->p, b->n);
+}
 
 /* Growable array of T: struct { T *v; size_t n, cap; }. */
-#define VEC(T)                                                                                            \
-    struct {                                                                                              \
-        T *v;                                                                                             \
-        size_t n, cap;                                                                                    \
+#define VEC(T)         \
+    struct {           \
+        T *v;          \
+        size_t n, cap; \
     }
 void vec_grow_(void **v, size_t *cap, size_t need, size_t size);
-#define vec_push(vec, item)                                                                               \
-    do {                                                                                                  \
-        if ((vec)->n == (vec)->cap)                                                                       \
-            vec_grow_((void **)&(vec)->v, &(vec)->cap, (vec)->n + 1, sizeof *(vec)->v);                   \
-        (vec)->v[(vec)->n++] = (item);                                                                    \
+#define vec_push(vec, item)                                                             \
+    do {                                                                                \
+        if ((vec)->n == (vec)->cap)                                                     \
+            vec_grow_((void **)&(vec)->v, &(vec)->cap, (vec)->n + 1, sizeof *(vec)->v); \
+        (vec)->v[(vec)->n++] = (item);                                                  \
     } while (0)
-#define vec_free(vec)                                                                                     \
-    do {                                                                                                  \
-        free((vec)->v);                                                                                   \
-        (vec)->v = NULL;                                                                                  \
-        (vec)->n = (vec)->cap = 0;                                                                        \
+#define vec_free(vec)              \
+    do {                           \
+        free((vec)->v);            \
+        (vec)->v = NULL;           \
+        (vec)->n = (vec)->cap = 0; \
     } while (0)
 #endif

@@ -3,16 +3,16 @@
 #ifndef CHAPPE_METRICS_H
 #define CHAPPE_METRICS_H
 /*
- * Every metric is one row of tbl/metrics.def. Adding is wait-free and may be done on any thread. A labelled metric
- * has one label whose values come from us (statement names, reasons, streams), never from peers.
+ * Every metric is one row of tbl/metrics.def. Adding is wait-free and may be done on any thread. A labelled
+ * metric has one label whose values come from us (statement names, reasons, streams), never from peers.
  */
 #include "chappe/mem.h"
 enum metric {
-#define COUNTER(id, name, help) M_##id,
-#define GAUGE(id, name, help) M_##id,
+#define COUNTER(id, name, help)          M_##id,
+#define GAUGE(id, name, help)            M_##id,
 #define COUNTER_L(id, name, label, help) M_##id,
-#define GAUGE_L(id, name, label, help) M_##id,
-#define HISTOGRAM(id, name, help) M_##id, /* of seconds, Prometheus' default buckets */
+#define GAUGE_L(id, name, label, help)   M_##id,
+#define HISTOGRAM(id, name, help)        M_##id, /* of seconds, Prometheus' default buckets */
 #include "chappe/tbl/metrics.def"
 #undef COUNTER
 #undef GAUGE
@@ -23,7 +23,8 @@ enum metric {
 };
 void metric_add(enum metric m, int64_t n);
 void metric_set(enum metric m, int64_t v);
-void metric_add_l(enum metric m, const char *label_value, int64_t n); /* label_value must outlive the process */
+void metric_add_l(enum metric m, const char *label_value,
+                  int64_t n); /* label_value must outlive the process */
 void metric_set_l(enum metric m, const char *label_value, int64_t v);
 void metric_observe(enum metric m, double seconds);
 int64_t metric_get(enum metric m);

@@ -3,17 +3,19 @@
 #ifndef CHAPPE_MODEL_H
 #define CHAPPE_MODEL_H
 /*
- * The homeserver in memory: a cache of rows of Synapse's tables with known horizons (design D2), fed by replication
- * and extended from PostgreSQL on demand (design D3).
+ * The homeserver in memory: a cache of rows of Synapse's tables with known horizons (design D2), fed by
+ * replication and extended from PostgreSQL on demand (design D3).
  *
- * Reading. Every accessor answers HAVE (known), ABSENT (known not to be there) or LACK (unknown: the want has been
- * noted, try again after model_load's callback). Readers go on after a LACK to note everything they can foresee; the
- * loader merges the wants of all readers and fetches them in one pipelined batch. Nothing is ever guessed.
+ * Reading. Every accessor answers HAVE (known), ABSENT (known not to be there) or LACK (unknown: the want has
+ * been noted, try again after model_load's callback). Readers go on after a LACK to note everything they can
+ * foresee; the loader merges the wants of all readers and fetches them in one pipelined batch. Nothing is
+ * ever guessed.
  *
- * Horizons. An object that lives in memory absorbs every replication row that concerns it from the moment it was made;
- * what lies before that moment is loaded on demand. So rows loaded are always of the past and cannot race with rows
- * absorbed; where a table keeps only the newest row (state, account data), an absorbed row marks the copy stale by
- * raising its generation, and a load that was under way when that happened is thrown away and repeated.
+ * Horizons. An object that lives in memory absorbs every replication row that concerns it from the moment it
+ * was made; what lies before that moment is loaded on demand. So rows loaded are always of the past and
+ * cannot race with rows absorbed; where a table keeps only the newest row (state, account data), an absorbed
+ * row marks the copy stale by raising its generation, and a load that was under way when that happened is
+ * thrown away and repeated.
  *
  * Everything lives on the hub thread. Pointers returned are good until the hub returns to its loop.
  */
@@ -24,7 +26,7 @@
 
 enum have { HAVE, ABSENT, LACK };
 
-/* ---- events ------------------------------------------------------------------------------------------------------ */
+/* ---- events ---- */
 
 enum load_state { LOAD_NONE, LOAD_QUEUED, LOAD_BUSY, LOAD_DONE };
 struct redaction_ref {
@@ -34,37 +36,38 @@ struct redaction_ref {
 /* One event id. Kept while pinned (by rings, state, members) or while its event is in memory. */
 struct evrec {
     struct str id;
-    struct event *ev;           /* NULL unless loaded */
-    uint8_t load;               /* enum load_state of ev and redactions; LOAD_DONE and ev == NULL: not stored, or odd */
-    bool stale;                 /* a row said that it changed: load again before use */
-    bool resolving;             /* guards against redaction cycles */
-    bool pushed;                /* scratch of the loader */
+    struct event *ev; /* NULL unless loaded */
+    uint8_t load;     /* enum load_state of ev and redactions; LOAD_DONE and ev == NULL: not stored, or odd */
+    bool stale;       /* a row said that it changed: load again before use */
+    bool resolving;   /* guards against redaction cycles */
+    bool pushed;      /* scratch of the loader */
     uint32_t pins;
     uint32_t gen;
-    size_t counted_bytes;       /* of ev, in the model's account */
+    size_t counted_bytes; /* of ev, in the model's account */
     VEC(struct redaction_ref) redactions;
     struct list lru;
 };
 
-/* ---- state groups ------------------------------------------------------------------------------------------------- */
+/* ---- state groups ---- */
 
-/* State after an event: immutable. Its own map plus, where prev is set, what prev says for keys it does not hold. */
+/* State after an event: immutable. Its own map plus, where prev is set, what prev says for keys it does not
+ * hold. */
 struct sg {
     int64_t id;
     struct room *room;
     struct sg *prev;
-    struct smap map;        /* "type\0state_key" -> struct sg_entry */
-    uint8_t delta;          /* enum load_state of the delta and edge */
-    bool nonmembers, all;   /* the map holds every non-member key / every key */
+    struct smap map;      /* "type\0state_key" -> struct sg_entry */
+    uint8_t delta;        /* enum load_state of the delta and edge */
+    bool nonmembers, all; /* the map holds every non-member key / every key */
     bool want_nonmembers, want_all;
 };
 struct sg_entry {
-    struct str key;         /* type NUL state_key */
+    struct str key; /* type NUL state_key */
     struct str type, state_key;
-    struct evrec *rec;      /* NULL: known not to be set */
+    struct evrec *rec; /* NULL: known not to be set */
 };
 
-/* ---- rooms -------------------------------------------------------------------------------------------------------- */
+/* ---- rooms ---- */
 
 struct tl_entry {
     int64_t stream, topological;
@@ -101,15 +104,15 @@ struct room {
     struct str room_id;
     struct mpos since_events, since_receipts; /* absorbed completely from here on */
     /* timeline: non-outlier events, ascending by stream ordering. Complete above since_events, or, once
-     * tl_horizon_known, for every stream ordering > tl_horizon. Topologically complete for (topological, stream) >=
-     * (topo_t, topo_s) when topo_known. */
+     * tl_horizon_known, for every stream ordering > tl_horizon. Topologically complete for (topological,
+     * stream) >= (topo_t, topo_s) when topo_known. */
     VEC(struct tl_entry) tl;
     bool tl_horizon_known, topo_known;
     int64_t tl_horizon, topo_t, topo_s;
     uint8_t tl_load, topo_load;
     int64_t tl_want_lo;
     int tl_want_n, topo_want_n;
-    uint32_t topo_gen; /* raised when something was stored at an unknown depth */
+    uint32_t topo_gen;             /* raised when something was stored at an unknown depth */
     VEC(struct last_at *) last_at; /* the few most recently asked for */
     /* timeline gaps, ascending */
     VEC(int64_t) gaps;
@@ -126,7 +129,8 @@ struct room {
     bool summary_valid;
     struct member *summary_first[6]; /* by (join, invite, leave, other), then stream: heroes */
     int summary_first_count;
-    /* receipts: newest per (type, user, thread); complete above since_receipts, or above rc_horizon when known */
+    /* receipts: newest per (type, user, thread); complete above since_receipts, or above rc_horizon when
+     * known */
     VEC(struct receipt) receipts; /* ascending by stream */
     bool rc_horizon_known;
     int64_t rc_horizon, rc_want_lo;
@@ -148,8 +152,9 @@ struct room {
     struct list lru;
 };
 
-/* What relates to one event of a room. Two parts, loaded each when first asked for: the bundle (what servers put into
- * m.relations; children of the same room only) and the relatives (what filters ask for; children of any room). */
+/* What relates to one event of a room. Two parts, loaded each when first asked for: the bundle (what servers
+ * put into m.relations; children of the same room only) and the relatives (what filters ask for; children of
+ * any room). */
 struct relation_child {
     struct str event_id, sender;
 };
@@ -158,9 +163,9 @@ struct relation_count {
     int64_t n;
 };
 struct relation_bundle {
-    VEC(struct relation_child) references;   /* by (topological, stream) */
-    struct str edit;                         /* the newest by the parent's sender, of its type; absent: none */
-    struct relation_child thread_latest;     /* event_id absent: no thread */
+    VEC(struct relation_child) references; /* by (topological, stream) */
+    struct str edit;                       /* the newest by the parent's sender, of its type; absent: none */
+    struct relation_child thread_latest;   /* event_id absent: no thread */
     VEC(struct relation_child) thread_first; /* the oldest five */
     VEC(struct relation_count) thread_senders;
 };
@@ -174,7 +179,7 @@ struct relations {
     uint8_t bundle_load, kinds_load;
     bool bundle_stale, kinds_stale;
     uint32_t gen;
-    struct relation_bundle *bundle; /* NULL: nothing to bundle */
+    struct relation_bundle *bundle;  /* NULL: nothing to bundle */
     VEC(struct relation_kind) kinds; /* distinct */
     size_t bundle_bytes, kinds_bytes;
 };
@@ -187,7 +192,7 @@ struct device_list_row {
     char *mem;
 };
 
-/* ---- users and devices -------------------------------------------------------------------------------------------- */
+/* ---- users and devices ---- */
 
 struct membership_row { /* local_current_membership */
     struct room *room;
@@ -206,7 +211,7 @@ struct own_event { /* a membership event of the user */
     writer_id writer;
 };
 struct account_datum {
-    struct str key;  /* type, or room NUL type */
+    struct str key; /* type, or room NUL type */
     struct str room_id, type;
     struct str content; /* JSON text */
     int64_t stream;
@@ -214,8 +219,8 @@ struct account_datum {
 };
 struct room_tags {
     struct str room_id;
-    struct str content;   /* {"tags":{…}} as JSON text */
-    bool any;             /* at least one tag */
+    struct str content; /* {"tags":{…}} as JSON text */
+    bool any;           /* at least one tag */
     int64_t revision;
     char *mem;
 };
@@ -223,7 +228,7 @@ struct unread_thread {
     struct str thread_id; /* "main" or a root */
     int64_t receipt;      /* r(t): positions at or below are read */
     int64_t notify, highlight, unread;
-    bool summarised;      /* scratch of the loader */
+    bool summarised; /* scratch of the loader */
 };
 struct unread { /* of one user in one room */
     struct str room_id;
@@ -233,7 +238,8 @@ struct unread { /* of one user in one room */
     bool stale;
     uint32_t gen;
     uint32_t redaction_gen;
-    VEC(int64_t) included; /* events above the absorbed position whose push actions the load already counted */
+    VEC(int64_t)
+    included; /* events above the absorbed position whose push actions the load already counted */
     int64_t base;
     VEC(struct unread_thread) threads;
 };
@@ -248,8 +254,8 @@ struct device {
     VEC(struct to_device_msg) td;
     bool td_known;
     int64_t td_lo, td_hi, td_want_lo;
-    int pages;             /* scratch of the loader: rows of this load */
-    int deleting;          /* deletions under way: not to be evicted */
+    int pages;    /* scratch of the loader: rows of this load */
+    int deleting; /* deletions under way: not to be evicted */
     uint8_t td_load;
     int64_t td_deleted_upto; /* rows at or below are deleted, or being deleted; -1: never done here */
     int64_t td_seen_upto;    /* rows may exist up to here */
@@ -273,12 +279,12 @@ struct presence {
 struct user {
     struct str user_id;
     bool local;
-    struct mpos since_events;       /* own membership events absorbed from here on */
+    struct mpos since_events; /* own membership events absorbed from here on */
     uint8_t rooms_load;
     uint32_t rooms_gen;
     bool rooms_stale;
-    struct smap rooms;              /* room_id -> struct membership_row */
-    VEC(struct own_event) own;      /* ascending; complete above since_events or own_horizon */
+    struct smap rooms;         /* room_id -> struct membership_row */
+    VEC(struct own_event) own; /* ascending; complete above since_events or own_horizon */
     bool own_horizon_known;
     int64_t own_horizon, own_want_lo;
     uint8_t own_load;
@@ -287,26 +293,26 @@ struct user {
     uint8_t ad_load;
     uint32_t ad_gen;
     bool ad_stale;
-    int64_t ad_upto;                /* newest stream id loaded */
-    int64_t ad_last;                /* greatest stream id seen in the rows */
-    bool ad_changed;                /* scratch of a sync run */
+    int64_t ad_upto; /* newest stream id loaded */
+    int64_t ad_last; /* greatest stream id seen in the rows */
+    bool ad_changed; /* scratch of a sync run */
     struct smap tags;
     uint8_t tags_load;
     uint32_t tags_gen;
     bool tags_stale;
-    struct blob *push_rules;        /* content of m.push_rules; NULL while nobody needed it lately */
-    int64_t push_rules_stream;      /* newest push_rules_stream row of the user, 0: none */
+    struct blob *push_rules;   /* content of m.push_rules; NULL while nobody needed it lately */
+    int64_t push_rules_stream; /* newest push_rules_stream row of the user, 0: none */
     uint8_t push_rules_load;
     uint32_t push_rules_gen;
     bool push_rules_stale;
-    struct smap ignored;            /* user_id -> itself */
+    struct smap ignored; /* user_id -> itself */
     uint8_t ignored_load;
     uint32_t ignored_gen;
     bool ignored_stale;
-    struct smap unread;             /* room_id -> struct unread */
+    struct smap unread; /* room_id -> struct unread */
     struct smap devices;
-    int64_t td_last;                /* to_device stream: last row of this user, or position at creation */
-    int64_t full_presence_stream;   /* users_to_send_full_presence_to; -1 unknown */
+    int64_t td_last;              /* to_device stream: last row of this user, or position at creation */
+    int64_t full_presence_stream; /* users_to_send_full_presence_to; -1 unknown */
     uint8_t full_presence_load;
     uint32_t full_presence_gen;
     /* device list rows in (dl_lo, floor of the model's ring], when dl_load is done */
@@ -314,18 +320,18 @@ struct user {
     uint8_t dl_load;
     int64_t dl_lo, dl_want_lo, dl_floor;
     /* waiting */
-    struct list waiters;            /* struct sync_waiter.by_user */
+    struct list waiters; /* struct sync_waiter.by_user */
     size_t waiters_count;
-    bool active;                    /* listed in the active vectors of its joined rooms */
-    bool reactivate;                /* scratch of the loader */
-    bool woken;                     /* in the list of users to look at */
+    bool active;     /* listed in the active vectors of its joined rooms */
+    bool reactivate; /* scratch of the loader */
+    bool woken;      /* in the list of users to look at */
     struct list woken_list;
-    uint32_t pins;                  /* requests that are being answered for this user */
+    uint32_t pins; /* requests that are being answered for this user */
     int64_t used_ms;
     struct list lru;
 };
 
-/* ---- the model ----------------------------------------------------------------------------------------------------- */
+/* ---- the model ---- */
 
 struct uv_loop_s;
 struct model;
@@ -338,7 +344,8 @@ struct model_hooks {
     void (*cache_flush)(void *arg);
     void (*feed_state)(void *arg, enum feed_state st);
 };
-int model_start(struct model **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg, const struct model_hooks *hooks, struct err *e) NODISCARD;
+int model_start(struct model **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg,
+                const struct model_hooks *hooks, struct err *e) NODISCARD;
 /* The sink to give to feed_start; then, once the feed has its positions, model_adopt copies them. */
 struct feed_sink model_sink(struct model *m);
 void model_adopt(struct model *m, struct feed *f);
@@ -365,19 +372,23 @@ struct user *model_user_find(struct model *m, struct str user_id); /* NULL if no
 struct device *model_device(struct model *m, struct user *u, struct str device_id);
 struct evrec *model_rec(struct model *m, struct str event_id);
 
-/* Events. model_event: the event as it may be shown by anybody: HAVE with redaction in force, ABSENT when it is not stored,
- * rejected, of an unknown room version, odd, or a withheld redaction (sync-v3 7.6). model_event_raw skips the rules
- * about redactions and rejection: for metadata. */
+/* Events. model_event: the event as it may be shown by anybody: HAVE with redaction in force, ABSENT when it
+ * is not stored, rejected, of an unknown room version, odd, or a withheld redaction (sync-v3 7.6).
+ * model_event_raw skips the rules about redactions and rejection: for metadata. */
 enum have model_event(struct model *m, struct evrec *rec, struct event **out);
 enum have model_event_raw(struct model *m, struct evrec *rec, struct event **out);
 /* The redaction that is in force on ev, itself usable; NULL otherwise. After model_event said HAVE. */
 enum have model_redacted_because(struct model *m, struct event *ev, struct event **out);
 
-/* Timeline. Pages are descending; at most n entries of the room in (lo, hi]; *more says that the range holds further
- * ones. The stream variant is exact about writers; lo NULL is the beginning of the room. */
-enum have model_page_stream(struct model *m, struct room *r, const struct mpos *lo, const struct mpos *hi, size_t n, struct tl_entry *out, size_t *count, bool *more);
-/* By (topological, stream), descending, at or below hi (live position) and, when has_from, at or below (from_t, from_s). */
-enum have model_page_topological(struct model *m, struct room *r, const struct mpos *hi, bool has_from, int64_t from_t, int64_t from_s, size_t n, struct tl_entry *out, size_t *count, bool *more);
+/* Timeline. Pages are descending; at most n entries of the room in (lo, hi]; *more says that the range holds
+ * further ones. The stream variant is exact about writers; lo NULL is the beginning of the room. */
+enum have model_page_stream(struct model *m, struct room *r, const struct mpos *lo, const struct mpos *hi,
+                            size_t n, struct tl_entry *out, size_t *count, bool *more);
+/* By (topological, stream), descending, at or below hi (live position) and, when has_from, at or below
+ * (from_t, from_s). */
+enum have model_page_topological(struct model *m, struct room *r, const struct mpos *hi, bool has_from,
+                                 int64_t from_t, int64_t from_s, size_t n, struct tl_entry *out,
+                                 size_t *count, bool *more);
 /* The newest event at or before a position that is not rejected. */
 enum have model_last_event(struct model *m, struct room *r, const struct mpos *at, struct tl_entry *out);
 /* The newest gap in (lo, hi]; ABSENT: none. */
@@ -387,9 +398,13 @@ bool model_room_changed(const struct room *r, const struct mpos *pos);
 
 /* State groups. */
 struct sg *model_sg(struct model *m, struct room *r, int64_t id);
-enum have model_sg_get(struct model *m, struct sg *g, struct str type, struct str state_key, struct evrec **out);
-/* Completes g for iteration: non-members, or everything. fn is called for each set key. LACK: nothing was called. */
-enum have model_sg_each(struct model *m, struct sg *g, bool members, void (*fn)(void *arg, struct str type, struct str state_key, struct evrec *rec), void *arg);
+enum have model_sg_get(struct model *m, struct sg *g, struct str type, struct str state_key,
+                       struct evrec **out);
+/* Completes g for iteration: non-members, or everything. fn is called for each set key. LACK: nothing was
+ * called. */
+enum have model_sg_each(struct model *m, struct sg *g, bool members,
+                        void (*fn)(void *arg, struct str type, struct str state_key, struct evrec *rec),
+                        void *arg);
 
 /* Current state. HAVE: room->state, members, counts are filled. */
 enum have model_room_state(struct model *m, struct room *r);
@@ -406,40 +421,46 @@ enum have model_relation_kinds(struct model *m, struct room *r, struct str paren
 enum have model_receipts(struct model *m, struct room *r, const struct mpos *lo);
 
 /* Users. HAVE: the fields named are filled and fresh. */
-enum have model_user_rooms(struct model *m, struct user *u);                          /* rooms */
-enum have model_user_own_events(struct model *m, struct user *u, const struct mpos *lo); /* own, complete above lo */
-enum have model_account_data(struct model *m, struct user *u);                        /* account_data, room_account_data */
+enum have model_user_rooms(struct model *m, struct user *u); /* rooms */
+enum have model_user_own_events(struct model *m, struct user *u,
+                                const struct mpos *lo);        /* own, complete above lo */
+enum have model_account_data(struct model *m, struct user *u); /* account_data, room_account_data */
 enum have model_tags(struct model *m, struct user *u);
 enum have model_push_rules_position(struct model *m, struct user *u); /* push_rules_stream */
 enum have model_push_rules(struct model *m, struct user *u);          /* and push_rules */
 enum have model_ignored(struct model *m, struct user *u);
-enum have model_full_presence(struct model *m, struct user *u);                       /* full_presence_stream */
+enum have model_full_presence(struct model *m, struct user *u); /* full_presence_stream */
 bool model_erased(struct model *m, struct str user_id);
 enum have model_unread(struct model *m, struct user *u, struct room *r, struct unread **out);
 /* Undelivered messages in (lo, now]: HAVE when device->td is complete there. */
 enum have model_to_device(struct model *m, struct device *d, int64_t lo);
 /* Acknowledge: rows at or below upto are deleted, batched, in the background. */
 void model_to_device_ack(struct model *m, struct device *d, int64_t upto);
-enum have model_device_keys(struct model *m, struct device *d);                       /* otk_json, fallback_json */
-enum have model_stored_filter(struct model *m, struct user *u, int64_t filter_id, struct filter **out); /* borrowed */
+enum have model_device_keys(struct model *m, struct device *d); /* otk_json, fallback_json */
+enum have model_stored_filter(struct model *m, struct user *u, int64_t filter_id,
+                              struct filter **out); /* borrowed */
 
 /* Presence: by user id; never LACK (rows of online users are loaded at start; others default to offline). */
 const struct presence *model_presence(struct model *m, struct str user_id); /* NULL: default offline */
-/* Users whose presence changed after pos, via fn; false when pos lies before what is remembered (all may have). */
-bool model_presence_changed(struct model *m, int64_t pos, void (*fn)(void *arg, const struct presence *p), void *arg);
+/* Users whose presence changed after pos, via fn; false when pos lies before what is remembered (all may
+ * have). */
+bool model_presence_changed(struct model *m, int64_t pos, void (*fn)(void *arg, const struct presence *p),
+                            void *arg);
 
 /* Every user whose presence is not offline. */
 void model_presence_each(struct model *m, void (*fn)(void *arg, const struct presence *p), void *arg);
 
-/* Device lists: rows in (lo, hi] that may concern u. fn for each changed user with a room (which u need not be in;
- * room_id absent: the user's own row in device_lists_stream or user_signature_stream). LACK notes the want; ABSENT: lo is
- * older than what Synapse keeps (pruned), anybody may have changed. */
-enum have model_device_list_rows(struct model *m, struct user *u, const struct mpos *lo, const struct mpos *hi, void (*fn)(void *arg, const struct device_list_row *row), void *arg);
+/* Device lists: rows in (lo, hi] that may concern u. fn for each changed user with a room (which u need not
+ * be in; room_id absent: the user's own row in device_lists_stream or user_signature_stream). LACK notes the
+ * want; ABSENT: lo is older than what Synapse keeps (pruned), anybody may have changed. */
+enum have model_device_list_rows(struct model *m, struct user *u, const struct mpos *lo,
+                                 const struct mpos *hi,
+                                 void (*fn)(void *arg, const struct device_list_row *row), void *arg);
 
 /* Waiting users (used by sync): makes u's joined rooms wake it; needs model_user_rooms HAVE. */
 void model_user_activate(struct model *m, struct user *u);
 
-void model_user_pin(struct model *m, struct user *u);   /* while a request of u is answered or parked */
+void model_user_pin(struct model *m, struct user *u); /* while a request of u is answered or parked */
 void model_user_unpin(struct model *m, struct user *u);
 
 /* Bookkeeping. */

@@ -17,23 +17,41 @@ struct str {
     size_t n;
 };
 
-#define STR(lit) ((struct str){"" lit, sizeof(lit) - 1})
+#define STR(lit)   ((struct str){"" lit, sizeof(lit) - 1})
 #define STR_ABSENT ((struct str){NULL, 0})
 /* For printf: "%.*s", STR_ARG(s) */
 #define STR_ARG(s) (int)(s).n, (s).p ? (s).p : ""
 
-static inline struct str str_of(const char *z) { return (struct str){z, z ? strlen(z) : 0}; }
-static inline struct str str_n(const char *p, size_t n) { return (struct str){p, n}; }
-static inline bool str_absent(struct str s) { return s.p == NULL; }
-static inline bool str_eq(struct str a, struct str b) { return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0); }
-static inline bool str_starts(struct str s, struct str prefix) { return s.n >= prefix.n && (prefix.n == 0 || memcmp(s.p, prefix.p, prefix.n) == 0); }
-static inline bool str_ends(struct str s, struct str suffix) { return s.n >= suffix.n && (suffix.n == 0 || memcmp(s.p + s.n - suffix.n, suffix.p, suffix.n) == 0); }
+static inline struct str str_of(const char *z)
+{
+    return (struct str){z, z ? strlen(z) : 0};
+}
+static inline struct str str_n(const char *p, size_t n)
+{
+    return (struct str){p, n};
+}
+static inline bool str_absent(struct str s)
+{
+    return s.p == NULL;
+}
+static inline bool str_eq(struct str a, struct str b)
+{
+    return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
+}
+static inline bool str_starts(struct str s, struct str prefix)
+{
+    return s.n >= prefix.n && (prefix.n == 0 || memcmp(s.p, prefix.p, prefix.n) == 0);
+}
+static inline bool str_ends(struct str s, struct str suffix)
+{
+    return s.n >= suffix.n && (suffix.n == 0 || memcmp(s.p + s.n - suffix.n, suffix.p, suffix.n) == 0);
+}
 /* <0, 0, >0 in byte order (the order of Synapse's sorted JSON keys). */
 int str_cmp(struct str a, struct str b);
 /* Index of the first c, or -1. */
 ptrdiff_t str_find(struct str s, char c);
-/* Splits at the first sep: head gets what stands before it, rest what follows. Without a sep head is all of s,
- * rest is absent and the result is false. */
+/* Splits at the first sep: head gets what stands before it, rest what follows. Without a sep head is all of
+ * s, rest is absent and the result is false. */
 bool str_cut(struct str s, char sep, struct str *head, struct str *rest);
 struct str str_trim(struct str s); /* surrounding spaces, tabs, CR, LF */
 /* Strict decimal: optional '-', digits, nothing else, no overflow. 0 or -ERR_PARSE. */

@@ -2,8 +2,8 @@
 /* Copyright the Chappe contributors */
 #ifndef CHAPPE_VERSION_H
 #define CHAPPE_VERSION_H
-/* CHAPPE_VERSION comes from the build (project() in CMakeLists.txt); the other is the Synapse release whose answers
- * are the model. */
+/* CHAPPE_VERSION comes from the build (project() in CMakeLists.txt); the other is the Synapse release whose
+ * answers are the model. */
 #ifndef CHAPPE_VERSION
 #define CHAPPE_VERSION "0.1.0"
 #endif

@@ -5,8 +5,8 @@
 /* What the JSON reader, tree and writer share. */
 #include "chappe/json.h"
 
-/* Decodes one UTF-8 sequence of at most n bytes. Length, or 0 when it is malformed or overlong. Surrogates pass:
- * json_read refuses them in its input, json_write turns them into escapes. */
+/* Decodes one UTF-8 sequence of at most n bytes. Length, or 0 when it is malformed or overlong. Surrogates
+ * pass: json_read refuses them in its input, json_write turns them into escapes. */
 static inline unsigned utf8_decode(const char *s, size_t n, uint32_t *cp)
 {
     const unsigned char *p = (const unsigned char *)s;

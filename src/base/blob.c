@@ -3,10 +3,11 @@
 /*
  * Counted immutable bytes, and ropes: responses as lists of slices of them.
  *
- * Bytes that belong to one response alone (rope_put) are collected in a private chunk, a blob whose tail is still
- * unused. A slice, once handed to another rope, never changes: rope_put only writes behind what slices show, and
- * extends its own copy of the last slice. When a chunk is full a new one is started, each twice the size of the
- * last up to 64 KiB, so that an empty delta costs half a kilobyte and an initial sync few allocations.
+ * Bytes that belong to one response alone (rope_put) are collected in a private chunk, a blob whose tail is
+ * still unused. A slice, once handed to another rope, never changes: rope_put only writes behind what slices
+ * show, and extends its own copy of the last slice. When a chunk is full a new one is started, each twice the
+ * size of the last up to 64 KiB, so that an empty delta costs half a kilobyte and an initial sync few
+ * allocations.
  */
 #include "chappe/blob.h"
 #include <stdio.h>

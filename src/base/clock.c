@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Clocks that tests can move by hand, and a fast random generator per thread (xoshiro256**, Blackman and Vigna),
- * seeded from the kernel on a thread's first draw. It picks jitter, hash secrets and identifiers that only need to
- * be unique; it is not a source of secrets that others must not guess from earlier draws.
+ * Clocks that tests can move by hand, and a fast random generator per thread (xoshiro256**, Blackman and
+ * Vigna), seeded from the kernel on a thread's first draw. It picks jitter, hash secrets and identifiers that
+ * only need to be unique; it is not a source of secrets that others must not guess from earlier draws.
  */
 #include "chappe/clock.h"
 #include "chappe/err.h"

@@ -36,7 +36,8 @@ int err_set(struct err *e, int code, const char *fmt, ...)
 _Noreturn void assert_failed(const char *expr, const char *file, int line)
 {
     char text[512];
-    int n = snprintf(text, sizeof text, "chappe " CHAPPE_VERSION ": assertion failed: %s (%s:%d)\n", expr, file, line);
+    int n = snprintf(text, sizeof text, "chappe " CHAPPE_VERSION ": assertion failed: %s (%s:%d)\n", expr,
+                     file, line);
     if (n > (int)sizeof text - 1)
         n = (int)sizeof text - 1;
     ssize_t done = write(STDERR_FILENO, text, (size_t)n);

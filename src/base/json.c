@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * JSON trees: reading members, building, changing, comparing. Nodes live in an arena and are never freed one by
- * one. Looking up a member walks the list of members: objects of events are small, and whoever needs many lookups
- * in a large one makes a map. Comparing large objects makes one, so that hostile sizes stay linear.
+ * JSON trees: reading members, building, changing, comparing. Nodes live in an arena and are never freed one
+ * by one. Looking up a member walks the list of members: objects of events are small, and whoever needs many
+ * lookups in a large one makes a map. Comparing large objects makes one, so that hostile sizes stay linear.
  */
 #include "base_int.h"
 #include "chappe/map.h"
@@ -183,7 +183,8 @@ static bool object_equal(const struct json *a, const struct json *b)
     bool same = true, linear = b->count <= COMPARE_LINEAR_MAX;
     smap_init(&index);
     if (!linear)
-        json_each(m, b) smap_put(&index, m->key, m);
+        json_each(m, b)
+            smap_put(&index, m->key, m);
     for (const struct json *m = a->child; m && same; m = m->next)
         same = json_equal(m, linear ? json_get(b, m->key) : smap_get(&index, m->key));
     smap_fini(&index);

@@ -3,13 +3,13 @@
 /*
  * The strict JSON reader, with the language that Python's json module accepts (minus NaN and Infinity).
  *
- * The text is copied into the arena once, with a NUL behind it; strings are decoded in place, for an escape is
- * never shorter than what it stands for, and values are slices of the copy. The NUL is no valid JSON byte anywhere,
- * therefore it stops every loop and no loop compares with the end. Containers are kept on a fixed stack, so depth
- * costs no C stack. Numbers get the text that Python would print: integers stand as they are, a float whose text
- * is not already its shortest form is printed anew. Duplicate keys are merged when an object closes: the last
- * value wins, at the place of the first; large objects use a hash table, so that hostile ones stay linear.
- * An event of 800 bytes costs about 2 us.
+ * The text is copied into the arena once, with a NUL behind it; strings are decoded in place, for an escape
+ * is never shorter than what it stands for, and values are slices of the copy. The NUL is no valid JSON byte
+ * anywhere, therefore it stops every loop and no loop compares with the end. Containers are kept on a fixed
+ * stack, so depth costs no C stack. Numbers get the text that Python would print: integers stand as they are,
+ * a float whose text is not already its shortest form is printed anew. Duplicate keys are merged when an
+ * object closes: the last value wins, at the place of the first; large objects use a hash table, so that
+ * hostile ones stay linear. An event of 800 bytes costs about 2 us.
  */
 #include "base_int.h"
 #include "chappe/map.h"
@@ -32,7 +32,10 @@ struct reader {
 
 /* Bytes of a string that stand for themselves; the others stop the fast loop. */
 static const bool plain[256] = {
-    [0x20] = 1, [0x21] = 1, [0x23 ... 0x5b] = 1, [0x5d ... 0x7f] = 1,
+    [0x20] = 1,
+    [0x21] = 1,
+    [0x23 ... 0x5b] = 1,
+    [0x5d ... 0x7f] = 1,
 };
 
 static void skip_blanks(struct reader *rd)
@@ -136,15 +139,17 @@ static void shortest_digits(double v, char out[40])
 {
     int exponent;
     bool power_of_two = frexp(v, &exponent) == 0.5;
-    /* Among normal numbers any two texts of up to 15 digits differ in value, so that a shorter one can only be the
-     * same digits with zeros cut off; subnormal numbers have fewer digits, and all lengths are tried. */
+    /* Among normal numbers any two texts of up to 15 digits differ in value, so that a shorter one can only
+     * be the same digits with zeros cut off; subnormal numbers have fewer digits, and all lengths are tried.
+     */
     for (int digits = v < 0x1p-1022 ? 1 : 15; digits < 17; digits++) {
         snprintf(out, 40, "%.*e", digits - 1, v);
         if (strtod(out, NULL) == v)
             return;
         if (!power_of_two)
             continue;
-        /* Below a power of two doubles lie twice as dense: the nearest text may miss while the next one hits. */
+        /* Below a power of two doubles lie twice as dense: the nearest text may miss while the next one hits.
+         */
         char *last = strchr(out, 'e') - 1;
         if (*last >= '0' && *last < '9') {
             ++*last;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * The JSON writer: the bytes that Python's json.dumps(separators=(",", ":")) gives, ASCII by default, or raw UTF-8
- * (canonical JSON). Runs of bytes that need no escape are copied whole. Bytes that are no UTF-8 at all, which only
- * our own mistakes could bring here, come out as U+FFFD: what we send must always parse. Byte order of UTF-8 is
- * code point order, so sorting by memcmp() is sorting as Python does.
+ * The JSON writer: the bytes that Python's json.dumps(separators=(",", ":")) gives, ASCII by default, or raw
+ * UTF-8 (canonical JSON). Runs of bytes that need no escape are copied whole. Bytes that are no UTF-8 at all,
+ * which only our own mistakes could bring here, come out as U+FFFD: what we send must always parse. Byte
+ * order of UTF-8 is code point order, so sorting by memcmp() is sorting as Python does.
  */
 #include "base_int.h"
 #include <stdlib.h>
@@ -13,7 +13,10 @@ enum { SORT_ON_STACK = 32 };
 
 /* Printable ASCII except the quote and the backslash. */
 static const bool plain[256] = {
-    [0x20] = 1, [0x21] = 1, [0x23 ... 0x5b] = 1, [0x5d ... 0x7e] = 1,
+    [0x20] = 1,
+    [0x21] = 1,
+    [0x23 ... 0x5b] = 1,
+    [0x5d ... 0x7e] = 1,
 };
 
 static void put_u(struct buf *b, uint32_t unit)
@@ -86,7 +89,8 @@ static void write_sorted(struct buf *b, const struct json *obj, int flags)
     size_t n = 0;
     if (obj->count > SORT_ON_STACK)
         v = xmalloc(obj->count * sizeof *v);
-    json_each(m, obj) v[n++] = m;
+    json_each(m, obj)
+        v[n++] = m;
     qsort(v, n, sizeof *v, by_key);
     for (size_t i = 0; i < n; i++)
         write_member(b, v[i], i == 0, flags);

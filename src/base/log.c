@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Log lines: formatted on the stack, cleaned, written with one write(2). A line is at most 4 KiB and says so when
- * it was cut. Everything below the space, DEL and the C1 controls become \xNN, so that nothing a peer sends can
- * forge a line or drive a terminal. Time stamps are local time, as in Synapse.
+ * Log lines: formatted on the stack, cleaned, written with one write(2). A line is at most 4 KiB and says so
+ * when it was cut. Everything below the space, DEL and the C1 controls become \xNN, so that nothing a peer
+ * sends can forge a line or drive a terminal. Time stamps are local time, as in Synapse.
  */
 #include "chappe/log.h"
 #include "chappe/clock.h"

@@ -3,14 +3,15 @@
 /*
  * Hash tables with open addressing and linear probing, a power of two of slots, at most three quarters full.
  *
- * A deletion closes the gap by moving later entries of the same run back (no tombstones: a table that lives for
- * months with a constant number of entries stays as fast as on its first day). The run ends at an empty slot.
- * Iteration uses that: it starts just below some empty slot and goes downwards, around the table. Entries which
- * the deletion of the current one moves come from the part already seen and land in it, so none is missed or seen
- * twice. The cursor packs that empty slot (plus one) in its upper half and the steps done in its lower half.
+ * A deletion closes the gap by moving later entries of the same run back (no tombstones: a table that lives
+ * for months with a constant number of entries stays as fast as on its first day). The run ends at an empty
+ * slot. Iteration uses that: it starts just below some empty slot and goes downwards, around the table.
+ * Entries which the deletion of the current one moves come from the part already seen and land in it, so none
+ * is missed or seen twice. The cursor packs that empty slot (plus one) in its upper half and the steps done
+ * in its lower half.
  *
- * String slots carry 32 bits of the hash: most mismatches are refused without touching the key, growing needs no
- * key at all. Integer keys are mixed with a per-process secret, for some of them are chosen by peers.
+ * String slots carry 32 bits of the hash: most mismatches are refused without touching the key, growing needs
+ * no key at all. Integer keys are mixed with a per-process secret, for some of them are chosen by peers.
  */
 #include "chappe/map.h"
 #include "chappe/clock.h"

@@ -3,11 +3,12 @@
 /*
  * Heap wrappers that end the process on exhaustion, request arenas and bounded growable buffers.
  *
- * An arena is a chain of blocks, newest first; each allocation bumps a cursor in the newest block. Blocks double
- * from 4 KiB up to 1 MiB, and a larger wish gets a block of its own behind the newest one, so that its tail is not
- * lost. Memory is zeroed when handed out, not when a block is made. arena_bytes() counts what callers asked for
- * (rounded to 16); the maximum is checked against that, therefore a limit means the same in both builds.
- * With CHAPPE_ARENA_SEPARATE each allocation is a heap block of its own, and AddressSanitizer sees every overrun.
+ * An arena is a chain of blocks, newest first; each allocation bumps a cursor in the newest block. Blocks
+ * double from 4 KiB up to 1 MiB, and a larger wish gets a block of its own behind the newest one, so that its
+ * tail is not lost. Memory is zeroed when handed out, not when a block is made. arena_bytes() counts what
+ * callers asked for (rounded to 16); the maximum is checked against that, therefore a limit means the same in
+ * both builds. With CHAPPE_ARENA_SEPARATE each allocation is a heap block of its own, and AddressSanitizer
+ * sees every overrun.
  */
 #include "chappe/mem.h"
 #include <stdarg.h>

@@ -3,10 +3,11 @@
 /*
  * Counters, gauges and histograms, one row of tbl/metrics.def each, and their text form.
  *
- * A plain metric is one atomic integer. A labelled one is a small open-addressing table from the label value's
- * text to an integer; a slot is claimed once, by compare-and-swap of its name, and never given back, so readers
- * and writers need no lock. The table is bounded: values past its capacity are added up under "other". Histograms
- * count per bucket and keep their sum in microseconds; buckets become cumulative when they are written.
+ * A plain metric is one atomic integer. A labelled one is a small open-addressing table from the label
+ * value's text to an integer; a slot is claimed once, by compare-and-swap of its name, and never given back,
+ * so readers and writers need no lock. The table is bounded: values past its capacity are added up under
+ * "other". Histograms count per bucket and keep their sum in microseconds; buckets become cumulative when
+ * they are written.
  */
 #include "chappe/metrics.h"
 #include <stdatomic.h>
@@ -19,11 +20,11 @@ static const struct {
     enum kind kind;
     const char *name, *label, *help;
 } rows[METRIC_COUNT] = {
-#define COUNTER(id, name, help) {KIND_COUNTER, name, NULL, help},
-#define GAUGE(id, name, help) {KIND_GAUGE, name, NULL, help},
+#define COUNTER(id, name, help)          {KIND_COUNTER, name, NULL, help},
+#define GAUGE(id, name, help)            {KIND_GAUGE, name, NULL, help},
 #define COUNTER_L(id, name, label, help) {KIND_COUNTER, name, label, help},
-#define GAUGE_L(id, name, label, help) {KIND_GAUGE, name, label, help},
-#define HISTOGRAM(id, name, help) {KIND_HISTOGRAM, name, NULL, help},
+#define GAUGE_L(id, name, label, help)   {KIND_GAUGE, name, label, help},
+#define HISTOGRAM(id, name, help)        {KIND_HISTOGRAM, name, NULL, help},
 #include "chappe/tbl/metrics.def"
 #undef COUNTER
 #undef GAUGE
@@ -37,7 +38,8 @@ struct labelled {
     _Atomic int64_t value;
 };
 
-static _Atomic int64_t values[METRIC_COUNT]; /* of a histogram: observations; of a labelled one: values stored */
+static _Atomic int64_t
+    values[METRIC_COUNT]; /* of a histogram: observations; of a labelled one: values stored */
 static struct labelled labels[METRIC_COUNT][LABELS_MAX];
 static _Atomic int64_t buckets[METRIC_COUNT][BUCKETS];
 static _Atomic int64_t sums_us[METRIC_COUNT];

@@ -4,9 +4,9 @@
  * Slices: searching, strict numbers, constant-time comparison, and the keyed hash of every table.
  *
  * str_hash() is SipHash-1-3 (Aumasson and Bernstein; one compression round per word, three to finish) under a
- * key drawn from the kernel once per process, so that peers who choose user ids, tokens or transaction ids cannot
- * choose collisions. It costs about 10 ns for a Matrix identifier. The key is drawn by a constructor, before
- * threads exist; nothing may depend on the order of hashes.
+ * key drawn from the kernel once per process, so that peers who choose user ids, tokens or transaction ids
+ * cannot choose collisions. It costs about 10 ns for a Matrix identifier. The key is drawn by a constructor,
+ * before threads exist; nothing may depend on the order of hashes.
  */
 #include "chappe/str.h"
 #include "chappe/err.h"

@@ -39,9 +39,9 @@ static void defaults_set(struct config *c)
     c->cache_global_factor = 0.5;
     c->enable_push = true;
 #define OPT_INT(field, deflt, min, max, unit, doc) c->field = (deflt);
-#define OPT_BOOL(field, deflt, doc) c->field = (deflt);
-#define OPT_ENUM(field, deflt, choices, doc) c->field = STR(deflt);
-#define OPT_STR(field, deflt, doc) c->field = STR(deflt);
+#define OPT_BOOL(field, deflt, doc)                c->field = (deflt);
+#define OPT_ENUM(field, deflt, choices, doc)       c->field = STR(deflt);
+#define OPT_STR(field, deflt, doc)                 c->field = STR(deflt);
 #include "chappe/tbl/options.def"
 #undef OPT_INT
 #undef OPT_BOOL

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * What a user has set up: account data, tags, push rules, ignored users, stored filters. Complete copies per user; a
- * replication row marks the part it concerns stale, and the next reader has it refreshed, for all such users at once.
+ * What a user has set up: account data, tags, push rules, ignored users, stored filters. Complete copies per
+ * user; a replication row marks the part it concerns stale, and the next reader has it refreshed, for all
+ * such users at once.
  */
 #include "chappe/json.h"
 #include "model_int.h"
 
-/* ---- a want and a load, the same for every part of a user ---------------------------------------------------------- */
+/* ---- a want and a load, the same for every part of a user ---- */
 
 struct part {
     uint8_t *load;
@@ -36,7 +37,8 @@ static void part_loaded(struct part p, bool ok, uint32_t gen)
 
 #define PART(u, name) ((struct part){&(u)->name##_load, &(u)->name##_gen, &(u)->name##_stale})
 
-static void part_send(struct model *m, struct batch *b, user_vec *queue, struct part (*part)(struct user *), load_done_fn *done, enum pg_stmt stmt, bool with_lo)
+static void part_send(struct model *m, struct batch *b, user_vec *queue, struct part (*part)(struct user *),
+                      load_done_fn *done, enum pg_stmt stmt, bool with_lo)
 {
     size_t n = queue->n;
     if (n == 0)
@@ -64,10 +66,22 @@ static void part_send(struct model *m, struct batch *b, user_vec *queue, struct 
     load_op_send(op, stmt, args);
 }
 
-static struct part part_ad(struct user *u) { return PART(u, ad); }
-static struct part part_tags(struct user *u) { return PART(u, tags); }
-static struct part part_push_rules(struct user *u) { return PART(u, push_rules); }
-static struct part part_ignored(struct user *u) { return PART(u, ignored); }
+static struct part part_ad(struct user *u)
+{
+    return PART(u, ad);
+}
+static struct part part_tags(struct user *u)
+{
+    return PART(u, tags);
+}
+static struct part part_push_rules(struct user *u)
+{
+    return PART(u, push_rules);
+}
+static struct part part_ignored(struct user *u)
+{
+    return PART(u, ignored);
+}
 
 static void part_touch(struct part p)
 {
@@ -75,7 +89,7 @@ static void part_touch(struct part p)
     *p.stale = true;
 }
 
-/* ---- account data -------------------------------------------------------------------------------------------------- */
+/* ---- account data ---- */
 
 enum have model_account_data(struct model *m, struct user *u)
 {
@@ -90,7 +104,8 @@ static void datum_free(struct account_datum *d)
     }
 }
 
-static void datum_put(struct smap *map, struct str room_id, struct str type, struct str content, int64_t stream)
+static void datum_put(struct smap *map, struct str room_id, struct str type, struct str content,
+                      int64_t stream)
 {
     struct account_datum *d = xcalloc(1, sizeof *d);
     char *p = d->mem = xmalloc(room_id.n + 1 + type.n + 1 + content.n + 1);
@@ -111,7 +126,8 @@ static void datum_put(struct smap *map, struct str room_id, struct str type, str
     datum_free(smap_put(map, d->key, d));
 }
 
-/* The content as we send it: re-encoded, since what is stored may hold blanks and raw UTF-8. Absent: not an object. */
+/* The content as we send it: re-encoded, since what is stored may hold blanks and raw UTF-8. Absent: not an
+ * object. */
 static struct str normalise(struct arena *a, struct buf *b, struct str text)
 {
     struct json *v;
@@ -137,7 +153,8 @@ static void on_account_data(struct load_op *op, const struct pg_result *r)
         struct str room_id = pg_str(r, i, 1), content = normalise(a, &b, pg_str(r, i, 3));
         int64_t stream = pg_i64(r, i, 4);
         if (!str_absent(content))
-            datum_put(str_absent(room_id) ? &u->account_data : &u->room_account_data, room_id, pg_str(r, i, 2), content, stream);
+            datum_put(str_absent(room_id) ? &u->account_data : &u->room_account_data, room_id,
+                      pg_str(r, i, 2), content, stream);
         if (stream > u->ad_last)
             u->ad_last = stream;
         arena_reset(a);
@@ -166,7 +183,7 @@ void account_row(struct model *m, struct user *u, struct str type)
         part_touch(part_ignored(u));
 }
 
-/* ---- tags ------------------------------------------------------------------------------------------------------------ */
+/* ---- tags ---- */
 
 enum have model_tags(struct model *m, struct user *u)
 {
@@ -228,7 +245,8 @@ static void on_tags(struct load_op *op, const struct pg_result *r)
             any = true;
         }
         arena_reset(a);
-        bool last = i + 1 == n || !str_eq(user_id, pg_str(r, i + 1, 0)) || !str_eq(room_id, pg_str(r, i + 1, 1));
+        bool last =
+            i + 1 == n || !str_eq(user_id, pg_str(r, i + 1, 0)) || !str_eq(room_id, pg_str(r, i + 1, 1));
         if (!last)
             continue;
         struct user *u = smap_get(&m->users, user_id);
@@ -243,15 +261,15 @@ static void on_tags(struct load_op *op, const struct pg_result *r)
         part_loaded(part_tags(op->targets.v[i]), r != NULL, op->gens.v[i]);
 }
 
-/* ---- push rules ------------------------------------------------------------------------------------------------------ */
+/* ---- push rules ---- */
 
 enum have model_push_rules_position(struct model *m, struct user *u)
 {
     return part_have(m, u, part_push_rules(u), &m->want_push_rules);
 }
 
-/* The content is several KiB a user and wanted once or twice in its life: it is dropped by account_shrink and read
- * again when it is wanted again. */
+/* The content is several KiB a user and wanted once or twice in its life: it is dropped by account_shrink and
+ * read again when it is wanted again. */
 enum have model_push_rules(struct model *m, struct user *u)
 {
     if (u->push_rules_load == LOAD_DONE && !u->push_rules)
@@ -275,7 +293,8 @@ static void push_rules_take(struct model *m, struct user *u, const struct pg_res
             continue;
         switch (pg_i64(r, i, 0)) {
         case 0:
-            vec_push(&rules, ((struct push_rule_row){pg_str(r, i, 2), pg_str(r, i, 5), pg_str(r, i, 6), pg_i64(r, i, 3), pg_i64(r, i, 4)}));
+            vec_push(&rules, ((struct push_rule_row){pg_str(r, i, 2), pg_str(r, i, 5), pg_str(r, i, 6),
+                                                     pg_i64(r, i, 3), pg_i64(r, i, 4)}));
             break;
         case 1:
             vec_push(&enables, ((struct push_rule_enable_row){pg_str(r, i, 2), pg_i64(r, i, 3) != 0}));
@@ -304,7 +323,7 @@ static void on_push_rules(struct load_op *op, const struct pg_result *r)
     }
 }
 
-/* ---- ignored users --------------------------------------------------------------------------------------------------- */
+/* ---- ignored users ---- */
 
 enum have model_ignored(struct model *m, struct user *u)
 {
@@ -341,7 +360,7 @@ static void on_ignored(struct load_op *op, const struct pg_result *r)
         part_loaded(part_ignored(op->targets.v[i]), r != NULL, op->gens.v[i]);
 }
 
-/* ---- presence sent in full once (module API) --------------------------------------------------------------------------- */
+/* ---- presence sent in full once (module API) ---- */
 
 enum have model_full_presence(struct model *m, struct user *u)
 {
@@ -369,7 +388,7 @@ static void on_full_presence(struct load_op *op, const struct pg_result *r)
     }
 }
 
-/* ---- stored filters ---------------------------------------------------------------------------------------------------- */
+/* ---- stored filters ---- */
 
 void filters_fini(struct model *m)
 {
@@ -382,7 +401,8 @@ void filters_fini(struct model *m)
     smap_init(&m->filters);
 }
 
-/* Filters are append-only per user, so a found one never changes; a missing one may appear, so it is not remembered. */
+/* Filters are append-only per user, so a found one never changes; a missing one may appear, so it is not
+ * remembered. */
 enum have model_stored_filter(struct model *m, struct user *u, int64_t filter_id, struct filter **out)
 {
     char key[600];
@@ -424,7 +444,8 @@ static void on_filters(struct load_op *op, const struct pg_result *r)
             if (pg_i64(r, k, 1) != s->id || !str_eq(pg_str(r, k, 0), s->user->user_id))
                 continue;
             struct err e;
-            int flags = (op->m->cfg->msc3874_enabled ? FILTER_MSC3874 : 0) | (op->m->cfg->msc3773_enabled ? FILTER_MSC3773 : 0);
+            int flags = (op->m->cfg->msc3874_enabled ? FILTER_MSC3874 : 0) |
+                        (op->m->cfg->msc3773_enabled ? FILTER_MSC3773 : 0);
             if (filter_parse_with(pg_str(r, k, 2), flags, &s->filter, &e))
                 metric_add_l(M_model_poisoned, "filter", 1);
         }
@@ -455,7 +476,7 @@ static void filters_flush(struct model *m, struct batch *b)
     load_op_send(op, SQL_filters_by_id, args);
 }
 
-/* ---- all of it ----------------------------------------------------------------------------------------------------------- */
+/* ---- all of it ---- */
 
 static struct part part_full_presence(struct user *u)
 {
@@ -469,7 +490,8 @@ void account_flush(struct model *m, struct batch *b)
     part_send(m, b, &m->want_tags, part_tags, on_tags, SQL_tags_of_users, false);
     part_send(m, b, &m->want_push_rules, part_push_rules, on_push_rules, SQL_push_rules_of_users, false);
     part_send(m, b, &m->want_ignored, part_ignored, on_ignored, SQL_ignored_of_users, false);
-    part_send(m, b, &m->want_full_presence, part_full_presence, on_full_presence, SQL_full_presence_of_users, false);
+    part_send(m, b, &m->want_full_presence, part_full_presence, on_full_presence, SQL_full_presence_of_users,
+              false);
     filters_flush(m, b);
 }
 

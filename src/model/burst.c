@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Bursts of the events stream. Rows are ids; what they stand for is read for the whole burst at once: the events with their
- * redactions, the timeline gaps of their rooms, the push actions they caused for anybody. Then the burst is applied in
- * order, the position advances, and who is concerned is woken. While one burst is being fetched the next one fills.
+ * Bursts of the events stream. Rows are ids; what they stand for is read for the whole burst at once: the
+ * events with their redactions, the timeline gaps of their rooms, the push actions they caused for anybody.
+ * Then the burst is applied in order, the position advances, and who is concerned is woken. While one burst
+ * is being fetched the next one fills.
  *
- * Work per event, not per recipient: three statements a burst, however many events and readers. Rooms and users may come
- * into memory while a burst is being read, and they count on seeing all of it: before a burst is applied it is looked at
- * again, and what concerns them is read too. What a burst needs to know of an event it keeps itself (struct burst_event),
- * since the event in memory may be invalidated or evicted meanwhile.
+ * Work per event, not per recipient: three statements a burst, however many events and readers. Rooms and
+ * users may come into memory while a burst is being read, and they count on seeing all of it: before a burst
+ * is applied it is looked at again, and what concerns them is read too. What a burst needs to know of an
+ * event it keeps itself (struct burst_event), since the event in memory may be invalidated or evicted
+ * meanwhile.
  */
 #include "model_int.h"
 
@@ -63,7 +65,7 @@ void burst_add(struct model *m, writer_id w, int64_t token, const struct feed_ro
     vec_push(&b->rows, ((struct burst_row){.position_only = true, .writer = w, .token = token}));
 }
 
-/* ---- apply -------------------------------------------------------------------------------------------------------------- */
+/* ---- apply ---- */
 
 static void apply_member(struct model *m, const struct burst_event *be, struct room *r, struct str user_id)
 {
@@ -104,7 +106,8 @@ static void drop_rooms_of_all(struct model *m, struct str room_id)
 {
     size_t it = 0;
     for (struct user *u; (u = smap_next(&m->users, &it));) {
-        if (u->rooms_load == LOAD_BUSY || smap_get(&u->rooms, room_id)) /* what is being read may be out of date */
+        if (u->rooms_load == LOAD_BUSY ||
+            smap_get(&u->rooms, room_id)) /* what is being read may be out of date */
             user_rooms_drop(m, u);
     }
 }
@@ -157,7 +160,7 @@ static void burst_apply(struct model *m)
     burst_free(&m->fetching);
 }
 
-/* ---- fetch --------------------------------------------------------------------------------------------------------------- */
+/* ---- fetch ---- */
 
 static bool burst_fetch(struct model *m);
 
@@ -190,7 +193,8 @@ static void on_events(struct load_op *op, const struct pg_result *r)
             continue;
         struct burst *b = m->fetching;
         struct burst_event *be = ARENA_NEW(b->arena, struct burst_event);
-        *be = (struct burst_event){rec, rec->ev->stream, rec->ev->topological, rec->ev->writer, rec->ev->outlier, rec->ev->rejected};
+        *be = (struct burst_event){
+            rec, rec->ev->stream, rec->ev->topological, rec->ev->writer, rec->ev->outlier, rec->ev->rejected};
         smap_put(&b->read, arena_str(b->arena, rec->id), be);
     }
     part_done(m, r);
@@ -230,7 +234,8 @@ static bool relevant(struct model *m, const struct feed_row *row)
 {
     if (model_room_find(m, row->ev.room_id) || model_rec_find(m, row->ev.event_id))
         return true;
-    return str_eq(row->ev.type, STR("m.room.member")) && !str_absent(row->ev.state_key) && model_user_find(m, row->ev.state_key);
+    return str_eq(row->ev.type, STR("m.room.member")) && !str_absent(row->ev.state_key) &&
+           model_user_find(m, row->ev.state_key);
 }
 
 /* A member event of somebody in memory brings its room there, before the rest of the burst is looked at. */
@@ -238,13 +243,15 @@ static void make_rooms(struct model *m, const struct burst *b)
 {
     for (size_t i = 0; i < b->rows.n; i++) {
         const struct burst_row *br = &b->rows.v[i];
-        if (!br->position_only && br->row.ev.kind == EV_ROW_EV && str_eq(br->row.ev.type, STR("m.room.member")) &&
-            !str_absent(br->row.ev.state_key) && model_user_find(m, br->row.ev.state_key))
+        if (!br->position_only && br->row.ev.kind == EV_ROW_EV &&
+            str_eq(br->row.ev.type, STR("m.room.member")) && !str_absent(br->row.ev.state_key) &&
+            model_user_find(m, br->row.ev.state_key))
             (void)model_room(m, br->row.ev.room_id);
     }
 }
 
-/* Sends for what somebody here cares for and has not been read yet; false: there is nothing (more) to read. */
+/* Sends for what somebody here cares for and has not been read yet; false: there is nothing (more) to read.
+ */
 static bool burst_fetch(struct model *m)
 {
     struct burst *b = m->fetching;

@@ -3,15 +3,16 @@
 /*
  * Devices: undelivered to-device messages, key counts, and who changed their device list.
  *
- * A to_device row says that some device of a user got something; each device asks for what lies above what it knows. Deletions
- * (a client's token acknowledges) are collected and sent once per loop turn for all devices.
- * Device list rows name a user; the rooms it concerns come from one query per burst, and all readers share them.
+ * A to_device row says that some device of a user got something; each device asks for what lies above what it
+ * knows. Deletions (a client's token acknowledges) are collected and sent once per loop turn for all devices.
+ * Device list rows name a user; the rooms it concerns come from one query per burst, and all readers share
+ * them.
  */
 #include "model_int.h"
 
 enum { TD_PAGE = 100, DL_RING_MAX = 200000 };
 
-/* ---- to-device ------------------------------------------------------------------------------------------------------- */
+/* ---- to-device ---- */
 
 static void td_clear(struct device *d)
 {
@@ -102,7 +103,8 @@ void model_to_device_ack(struct model *m, struct device *d, int64_t upto)
         memmove(d->td.v, d->td.v + gone, (d->td.n - gone) * sizeof d->td.v[0]);
         d->td.n -= gone;
     }
-    /* Once per device in any case (rows from before this process), then only when there may be something to delete. */
+    /* Once per device in any case (rows from before this process), then only when there may be something to
+     * delete. */
     if (d->td_deleted_upto >= 0 && (upto <= d->td_deleted_upto || d->td_seen_upto <= d->td_deleted_upto))
         return;
     if (upto <= 0)
@@ -150,7 +152,7 @@ static void acks_flush(struct model *m)
     load_op_send(op, SQL_to_device_delete, args);
 }
 
-/* ---- key counts ------------------------------------------------------------------------------------------------------ */
+/* ---- key counts ---- */
 
 enum have model_device_keys(struct model *m, struct device *d)
 {
@@ -227,7 +229,7 @@ static void on_keys(struct load_op *op, const struct pg_result *r)
     }
 }
 
-/* ---- device lists ---------------------------------------------------------------------------------------------------- */
+/* ---- device lists ---- */
 
 static void dl_add(struct model *m, const struct device_list_row *src)
 {
@@ -278,7 +280,8 @@ void device_lists_wake(struct model *m)
     for (; m->dl_announced < m->dl_ring.n; m->dl_announced++) {
         const struct device_list_row *row = &m->dl_ring.v[m->dl_announced];
         struct user *u = model_user_find(m, row->is_signature ? row->room_id : row->user_id);
-        struct room *r = row->is_signature || str_absent(row->room_id) ? NULL : model_room_find(m, row->room_id);
+        struct room *r =
+            row->is_signature || str_absent(row->room_id) ? NULL : model_room_find(m, row->room_id);
         if (u)
             model_wake_user(m, u);
         if (r)
@@ -302,7 +305,10 @@ static void on_dl_rooms(struct load_op *op, const struct pg_result *r)
     struct model *m = op->m;
     for (int i = 0; r && i < pg_rows(r); i++) {
         struct str writer = pg_str(r, i, 4);
-        struct device_list_row row = {pg_i64(r, i, 3), str_absent(writer) ? WRITER_NONE : model_writer(m, writer), pg_str(r, i, 1), pg_str(r, i, 2), false, NULL};
+        struct device_list_row row = {
+            pg_i64(r, i, 3), str_absent(writer) ? WRITER_NONE : model_writer(m, writer),
+            pg_str(r, i, 1), pg_str(r, i, 2),
+            false,           NULL};
         dl_add(m, &row);
     }
     dl_part_done(m, r != NULL);
@@ -315,13 +321,19 @@ static void on_dl_signatures(struct load_op *op, const struct pg_result *r)
         struct str writer = pg_str(r, i, 3);
         struct str target = pg_str(r, i, 1);
         /* Signature rows concern one reader: kept with "room" = the signer, which is no room id. */
-        struct device_list_row row = {pg_i64(r, i, 2), str_absent(writer) ? WRITER_NONE : model_writer(m, writer), target, pg_str(r, i, 0), true, NULL};
+        struct device_list_row row = {pg_i64(r, i, 2),
+                                      str_absent(writer) ? WRITER_NONE : model_writer(m, writer),
+                                      target,
+                                      pg_str(r, i, 0),
+                                      true,
+                                      NULL};
         dl_add(m, &row);
     }
     dl_part_done(m, r != NULL);
 }
 
-/* Reads the rooms of what has changed since the last fetch; the stream's position advances when they are in. */
+/* Reads the rooms of what has changed since the last fetch; the stream's position advances when they are in.
+ */
 void device_lists_fetch(struct model *m)
 {
     if (m->dl_pending || !m->dl_again || m->stopping)
@@ -342,7 +354,9 @@ void device_lists_fetch(struct model *m)
     load_op_send(op, SQL_signatures_since, args);
 }
 
-enum have model_device_list_rows(struct model *m, struct user *u, const struct mpos *lo, const struct mpos *hi, void (*fn)(void *arg, const struct device_list_row *row), void *arg)
+enum have model_device_list_rows(struct model *m, struct user *u, const struct mpos *lo,
+                                 const struct mpos *hi,
+                                 void (*fn)(void *arg, const struct device_list_row *row), void *arg)
 {
     if (lo->min < m->dl_pruned)
         return ABSENT;
@@ -368,7 +382,8 @@ enum have model_device_list_rows(struct model *m, struct user *u, const struct m
             break;
         if (!mpos_in_range(lo, hi, row->writer, row->stream))
             continue;
-        if (row->is_signature ? str_eq(row->room_id, u->user_id) : (!str_absent(row->room_id) || str_eq(row->user_id, u->user_id)))
+        if (row->is_signature ? str_eq(row->room_id, u->user_id)
+                              : (!str_absent(row->room_id) || str_eq(row->user_id, u->user_id)))
             fn(arg, row);
     }
     return HAVE;
@@ -391,7 +406,9 @@ static void on_dl_user(struct load_op *op, const struct pg_result *r)
         if (!u)
             continue;
         struct str who = pg_str(r, i, 2), room = pg_str(r, i, 3), writer = pg_str(r, i, 5);
-        struct device_list_row row = {.stream = pg_i64(r, i, 4), .writer = str_absent(writer) ? WRITER_NONE : model_writer(m, writer), .is_signature = pg_i64(r, i, 0) == 2};
+        struct device_list_row row = {.stream = pg_i64(r, i, 4),
+                                      .writer = str_absent(writer) ? WRITER_NONE : model_writer(m, writer),
+                                      .is_signature = pg_i64(r, i, 0) == 2};
         char *p = row.mem = xmalloc(who.n + room.n + 1);
         memcpy(p, who.p, who.n);
         row.user_id = str_n(p, who.n);
@@ -423,7 +440,7 @@ void devices_fini(struct model *m)
     vec_free(&m->dl_ring);
 }
 
-/* ---- loads ----------------------------------------------------------------------------------------------------------- */
+/* ---- loads ---- */
 
 static void devices_send(struct model *m, struct batch *b, struct device **v, size_t n, bool keys)
 {

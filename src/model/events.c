@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Events by id: one record per id, loaded in batches, evicted by least recent use, with the rules that decide whether
- * an event may be shown at all (sync-v3 7.6; Synapse 1.157 storage/databases/main/events_worker.py).
+ * Events by id: one record per id, loaded in batches, evicted by least recent use, with the rules that decide
+ * whether an event may be shown at all (sync-v3 7.6; Synapse 1.157 storage/databases/main/events_worker.py).
  *
- * A record outlives its event while it is pinned: rings, state maps and members refer to records, so an id is stored
- * once however many places mention it.
+ * A record outlives its event while it is pinned: rings, state maps and members refer to records, so an id is
+ * stored once however many places mention it.
  */
 #include "model_int.h"
 
@@ -90,8 +90,8 @@ void evrec_unpin(struct model *m, struct evrec *rec)
 {
     ASSERT(rec->pins > 0);
     rec->pins--;
-    /* Unpinned records without an event go now; those with one go when the event is evicted. Records of ids that a
-     * reader has just mentioned are still unpinned and not loaded: they are swept by model_trim. */
+    /* Unpinned records without an event go now; those with one go when the event is evicted. Records of ids
+     * that a reader has just mentioned are still unpinned and not loaded: they are swept by model_trim. */
     (void)m;
 }
 
@@ -166,7 +166,8 @@ void evrec_take_row(struct model *m, struct evrec *rec, const struct pg_result *
     take_redactions(m, rec, pg_str(r, row, 12));
 }
 
-/* Taken is what was still being waited for: a burst may have brought the event meanwhile, a row may have said that it changed. */
+/* Taken is what was still being waited for: a burst may have brought the event meanwhile, a row may have said
+ * that it changed. */
 static void on_events(struct load_op *op, const struct pg_result *r)
 {
     struct model *m = op->m;

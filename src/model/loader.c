@@ -3,10 +3,11 @@
 /*
  * The loader: wants become statements.
  *
- * Readers queue what they lack (each object knows whether it is queued, so a thousand readers of one room queue it
- * once). At the end of the loop turn the open batch is flushed: every queue becomes one statement over arrays. A batch is
- * done when its statements are; the readers that waited run once it and all earlier batches are done, since what they
- * lacked may have been under way already. Depth of the wants, not their number, decides how many rounds there are.
+ * Readers queue what they lack (each object knows whether it is queued, so a thousand readers of one room
+ * queue it once). At the end of the loop turn the open batch is flushed: every queue becomes one statement
+ * over arrays. A batch is done when its statements are; the readers that waited run once it and all earlier
+ * batches are done, since what they lacked may have been under way already. Depth of the wants, not their
+ * number, decides how many rounds there are.
  */
 #include "model_int.h"
 
@@ -63,7 +64,8 @@ static void loader_flush(struct model *m)
 static void on_prepare(uv_prepare_t *h)
 {
     struct model *m = h->data;
-    /* A flush may answer readers at once (nothing to send) and they may want more: bounded rounds, then the next turn. */
+    /* A flush may answer readers at once (nothing to send) and they may want more: bounded rounds, then the
+     * next turn. */
     for (int i = 0; i < 16 && m->open; i++)
         loader_flush(m);
 }
@@ -77,8 +79,7 @@ void model_load(struct model *m, model_loaded_fn *fn, void *arg)
 void model_load_cancel(struct model *m, const void *arg)
 {
     struct batch *b;
-    list_each(b, &m->batches, struct batch, link)
-    {
+    list_each(b, &m->batches, struct batch, link) {
         size_t n = 0;
         for (size_t i = 0; i < b->waiters.n; i++) {
             if (b->waiters.v[i].arg != arg)

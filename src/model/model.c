@@ -3,9 +3,9 @@
 /*
  * The model's life: its objects, where it stands, who is to be woken, what is forgotten.
  *
- * An object absorbs rows from the moment it is made, so "since_*" is the position at that moment. Eviction drops events
- * by least recent use, then users nobody has asked for in a while, then rooms no user points to; a room that comes back
- * starts with a new since_*, and what lies before it is loaded as for any cold room.
+ * An object absorbs rows from the moment it is made, so "since_*" is the position at that moment. Eviction
+ * drops events by least recent use, then users nobody has asked for in a while, then rooms no user points to;
+ * a room that comes back starts with a new since_*, and what lies before it is loaded as for any cold room.
  */
 #include "model_int.h"
 
@@ -21,7 +21,7 @@ bool model_ready(const struct model *m)
     return m->feed && m->starting == 0;
 }
 
-/* ---- objects -------------------------------------------------------------------------------------------------------------- */
+/* ---- objects ---- */
 
 struct room *model_room_find(struct model *m, struct str room_id)
 {
@@ -152,7 +152,7 @@ writer_id model_writer(struct model *m, struct str name)
     return str_absent(name) ? feed_master() : feed_writer_id(m->feed, name);
 }
 
-/* ---- where we stand -------------------------------------------------------------------------------------------------------- */
+/* ---- where we stand ---- */
 
 static void now_render(struct model *m)
 {
@@ -187,7 +187,7 @@ struct str model_now_text(struct model *m)
     return str_n(m->now_text, m->now_text_n);
 }
 
-/* ---- waking ------------------------------------------------------------------------------------------------------------------ */
+/* ---- waking ---- */
 
 void model_wake_user(struct model *m, struct user *u)
 {
@@ -213,7 +213,7 @@ void model_run_woken(struct model *m)
     }
 }
 
-/* ---- partial state --------------------------------------------------------------------------------------------------------- */
+/* ---- partial state ---- */
 
 static void on_partial(struct load_op *op, const struct pg_result *r)
 {
@@ -263,13 +263,14 @@ static void retry(struct model *m, bool *flag, void (*load)(struct model *m))
     }
 }
 
-/* ---- forgetting -------------------------------------------------------------------------------------------------------------- */
+/* ---- forgetting ---- */
 
 static bool room_idle(const struct room *r, int64_t now)
 {
-    return r->refs == 0 && r->active.n == 0 && r->typing.n == 0 && now - r->used_ms > IDLE_ROOM_MS && r->tl_load == LOAD_NONE &&
-           r->topo_load == LOAD_NONE && r->gaps_load != LOAD_QUEUED && r->gaps_load != LOAD_BUSY && r->state_load != LOAD_QUEUED &&
-           r->state_load != LOAD_BUSY && r->rc_load == LOAD_NONE;
+    return r->refs == 0 && r->active.n == 0 && r->typing.n == 0 && now - r->used_ms > IDLE_ROOM_MS &&
+           r->tl_load == LOAD_NONE && r->topo_load == LOAD_NONE && r->gaps_load != LOAD_QUEUED &&
+           r->gaps_load != LOAD_BUSY && r->state_load != LOAD_QUEUED && r->state_load != LOAD_BUSY &&
+           r->rc_load == LOAD_NONE;
 }
 
 static bool loading(uint8_t load)
@@ -279,9 +280,9 @@ static bool loading(uint8_t load)
 
 static bool user_idle(const struct user *u, int64_t now)
 {
-    if (u->pins || u->woken || now - u->used_ms < IDLE_USER_MS || loading(u->rooms_load) || loading(u->own_load) ||
-        loading(u->ad_load) || loading(u->tags_load) || loading(u->push_rules_load) || loading(u->ignored_load) ||
-        loading(u->full_presence_load) || loading(u->dl_load))
+    if (u->pins || u->woken || now - u->used_ms < IDLE_USER_MS || loading(u->rooms_load) ||
+        loading(u->own_load) || loading(u->ad_load) || loading(u->tags_load) || loading(u->push_rules_load) ||
+        loading(u->ignored_load) || loading(u->full_presence_load) || loading(u->dl_load))
         return false;
     size_t it = 0;
     for (struct device *d; (d = smap_next(&u->devices, &it));) {
@@ -359,14 +360,16 @@ static void on_tick(uv_timer_t *t)
         return;
     }
     metric_set_l(M_model_memory_bytes, "events", (int64_t)m->event_bytes);
-    metric_set_l(M_model_memory_bytes, "event_records", (int64_t)(smap_count(&m->recs) * (sizeof(struct evrec) + 64) + smap_bytes(&m->recs)));
+    metric_set_l(M_model_memory_bytes, "event_records",
+                 (int64_t)(smap_count(&m->recs) * (sizeof(struct evrec) + 64) + smap_bytes(&m->recs)));
     metric_set_l(M_model_memory_bytes, "relations", (int64_t)m->relation_bytes);
     model_trim(m);
 }
 
-/* ---- life -------------------------------------------------------------------------------------------------------------------- */
+/* ---- life ---- */
 
-int model_start(struct model **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg, const struct model_hooks *hooks, struct err *e)
+int model_start(struct model **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg,
+                const struct model_hooks *hooks, struct err *e)
 {
     (void)e;
     struct model *m = xcalloc(1, sizeof *m);

@@ -2,7 +2,8 @@
 /* Copyright the Chappe contributors */
 #ifndef CHAPPE_MODEL_INT_H
 #define CHAPPE_MODEL_INT_H
-/* Private to src/model: the model's own fields, the loader's queues, and what the files of the module ask of each other. */
+/* Private to src/model: the model's own fields, the loader's queues, and what the files of the module ask of
+ * each other. */
 #include "chappe/clock.h"
 #include "chappe/log.h"
 #include "chappe/metrics.h"
@@ -10,12 +11,31 @@
 #include <stdlib.h>
 #include <uv.h>
 
-struct batch_waiter { model_loaded_fn *fn; void *arg; };
-struct gap_row { struct str room_id; int64_t stream; };
-struct action_row { struct str user_id, room_id, thread_id; int64_t stream; bool notif, highlight, unread; };
-struct presence_change { int64_t stream; struct presence *p; };
-struct dl_advance { writer_id w; int64_t token; };
-struct td_ack { struct device *d; int64_t upto; };
+struct batch_waiter {
+    model_loaded_fn *fn;
+    void *arg;
+};
+struct gap_row {
+    struct str room_id;
+    int64_t stream;
+};
+struct action_row {
+    struct str user_id, room_id, thread_id;
+    int64_t stream;
+    bool notif, highlight, unread;
+};
+struct presence_change {
+    int64_t stream;
+    struct presence *p;
+};
+struct dl_advance {
+    writer_id w;
+    int64_t token;
+};
+struct td_ack {
+    struct device *d;
+    int64_t upto;
+};
 
 /* One flush of wants: done when all its statements are; its waiters run once it and all earlier ones are. */
 struct batch {
@@ -73,12 +93,13 @@ struct model {
     uv_timer_t *timer;
     bool stopping;
     int starting; /* start-up loads not yet in */
-    bool retry_presence, retry_erased, retry_partial; /* which of them were refused: sent again with the next tick */
+    bool retry_presence, retry_erased,
+        retry_partial; /* which of them were refused: sent again with the next tick */
 
     struct smap rooms, users, recs;
     struct list room_lru, user_lru, event_lru;
     size_t event_bytes, event_count;
-    struct smap presence; /* user_id -> struct presence */
+    struct smap presence;                     /* user_id -> struct presence */
     VEC(struct presence_change) presence_log; /* ascending; a user may occur more than once */
     int64_t presence_floor;
     int64_t typing_serial;
@@ -87,7 +108,7 @@ struct model {
     struct mpos dl_floor;
     int64_t dl_pruned; /* Synapse pruned rows at or below */
     struct smap filters;
-    struct smap partial; /* rooms with partial state */
+    struct smap partial;   /* rooms with partial state */
     struct smap relations; /* by the parent's event id */
     struct list relation_lru;
     size_t relation_bytes;
@@ -101,10 +122,10 @@ struct model {
     /* bursts of the events stream (with backfill and un_partial_*): one being fetched, one being filled */
     struct burst *filling, *fetching;
     int fetching_outstanding;
-    int64_t dl_received;     /* newest device_lists position received */
+    int64_t dl_received; /* newest device_lists position received */
     int dl_pending;
     bool dl_again, dl_failed;
-    size_t dl_announced; /* rows of dl_ring whose readers have been woken */
+    size_t dl_announced;                /* rows of dl_ring whose readers have been woken */
     VEC(struct dl_advance) dl_advances; /* positions to take once the fetch is in */
     struct list woken;
     bool burst_retry;
@@ -120,7 +141,9 @@ struct model {
     VEC(struct last_at *) want_last;
     VEC(struct sg *) want_sg_delta, want_sg_nonmembers, want_sg_all;
     VEC(struct sg_pair) want_sg_pairs;
-    VEC(struct user *) want_rooms, want_own, want_account_data, want_tags, want_push_rules, want_ignored, want_full_presence, want_dl;
+    VEC(struct user *)
+    want_rooms, want_own, want_account_data, want_tags, want_push_rules, want_ignored, want_full_presence,
+        want_dl;
     VEC(struct unread *) want_unread;
     VEC(struct relations *) want_bundles, want_kinds;
     VEC(struct device *) want_td, want_keys;
@@ -130,14 +153,15 @@ struct model {
 
 /* loader.c */
 struct load_op;
-typedef void load_done_fn(struct load_op *op, const struct pg_result *r); /* r NULL: failed; undo the targets */
+typedef void load_done_fn(struct load_op *op,
+                          const struct pg_result *r); /* r NULL: failed; undo the targets */
 struct load_op {
     struct model *m;
     struct batch *batch;
     load_done_fn *done;
     VEC(void *) targets;
     VEC(uint32_t) gens;
-    struct mpos at;   /* what was absorbed when the statement was sent */
+    struct mpos at; /* what was absorbed when the statement was sent */
     int64_t at_i64;
 };
 struct load_op *load_op_new(struct model *m, struct batch *b, load_done_fn *done);
@@ -183,7 +207,8 @@ void evrec_take_row(struct model *m, struct evrec *rec, const struct pg_result *
 void evrec_take_missing(struct model *m, struct evrec *rec);
 
 /* timeline.c */
-void room_tl_insert(struct model *m, struct room *r, struct evrec *rec, int64_t stream, int64_t topological, writer_id w);
+void room_tl_insert(struct model *m, struct room *r, struct evrec *rec, int64_t stream, int64_t topological,
+                    writer_id w);
 void room_tl_trim(struct model *m, struct room *r, size_t max);
 void room_tl_free(struct model *m, struct room *r);
 void room_topological_stale(struct room *r);
@@ -191,7 +216,8 @@ void room_last_at_clear(struct model *m, struct room *r); /* of what is not bein
 void room_gap_add(struct room *r, int64_t stream);
 
 /* state.c */
-void room_state_apply(struct model *m, struct room *r, struct str type, struct str state_key, struct str event_id);
+void room_state_apply(struct model *m, struct room *r, struct str type, struct str state_key,
+                      struct str event_id);
 void room_state_drop(struct model *m, struct room *r);
 void room_groups_free(struct model *m, struct room *r);
 
@@ -218,7 +244,8 @@ void devices_fini(struct model *m);
 void device_keys_stale(struct model *m, struct str user_id, struct str device_id);
 void filters_fini(struct model *m);
 void user_rooms_drop(struct model *m, struct user *u);
-void user_own_add(struct model *m, struct user *u, struct evrec *rec, struct room *r, int64_t stream, writer_id w);
+void user_own_add(struct model *m, struct user *u, struct evrec *rec, struct room *r, int64_t stream,
+                  writer_id w);
 void user_data_free(struct model *m, struct user *u);
 void unread_free(struct unread *un);
 void unread_apply(struct model *m, const struct burst *b);

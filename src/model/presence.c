@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Presence: the newest state of every user that has one, and a log of recent changes. Loaded whole at start (one row a
- * user), then fed by the presence stream, whose rows are complete.
+ * Presence: the newest state of every user that has one, and a log of recent changes. Loaded whole at start
+ * (one row a user), then fed by the presence stream, whose rows are complete.
  */
 #include "model_int.h"
 
@@ -23,7 +23,9 @@ const struct presence *model_presence(struct model *m, struct str user_id)
     return smap_get(&m->presence, user_id);
 }
 
-static struct presence *presence_put(struct model *m, struct str user_id, struct str state, struct str status_msg, int64_t last_active_ts, bool currently_active, int64_t stream)
+static struct presence *presence_put(struct model *m, struct str user_id, struct str state,
+                                     struct str status_msg, int64_t last_active_ts, bool currently_active,
+                                     int64_t stream)
 {
     struct presence *p = smap_get(&m->presence, user_id);
     if (!p) {
@@ -45,8 +47,8 @@ static struct presence *presence_put(struct model *m, struct str user_id, struct
     return p;
 }
 
-/* Is the change worth waking anybody (Synapse 1.157 handlers/presence.py should_notify)? The writer also streams its
- * internal timer updates. */
+/* Is the change worth waking anybody (Synapse 1.157 handlers/presence.py should_notify)? The writer also
+ * streams its internal timer updates. */
 static bool notifiable(const struct model *m, const struct presence *old, const struct feed_row *row)
 {
     int64_t moved = row->presence.last_active_ts - old->last_active_ts;
@@ -69,7 +71,8 @@ static bool excluded(const struct config *cfg, struct str room_id)
     return false;
 }
 
-/* Wakes those who share a room with the user: through its own rooms when they are in memory, else through everybody's. */
+/* Wakes those who share a room with the user: through its own rooms when they are in memory, else through
+ * everybody's. */
 static void wake_sharing(struct model *m, struct str user_id)
 {
     struct user *u = smap_get(&m->users, user_id);
@@ -102,7 +105,8 @@ static void log_trim(struct model *m)
         return;
     size_t drop = PRESENCE_LOG_MAX / 2;
     m->presence_floor = m->presence_log.v[drop - 1].stream;
-    memmove(m->presence_log.v, m->presence_log.v + drop, (m->presence_log.n - drop) * sizeof m->presence_log.v[0]);
+    memmove(m->presence_log.v, m->presence_log.v + drop,
+            (m->presence_log.n - drop) * sizeof m->presence_log.v[0]);
     m->presence_log.n -= drop;
 }
 
@@ -110,14 +114,16 @@ void presence_row(struct model *m, int64_t token, const struct feed_row *row)
 {
     const struct presence *old = model_presence(m, row->presence.user_id);
     bool wake = !old || notifiable(m, old, row);
-    struct presence *p = presence_put(m, row->presence.user_id, row->presence.state, row->presence.status_msg, row->presence.last_active_ts, row->presence.currently_active, token);
+    struct presence *p = presence_put(m, row->presence.user_id, row->presence.state, row->presence.status_msg,
+                                      row->presence.last_active_ts, row->presence.currently_active, token);
     vec_push(&m->presence_log, ((struct presence_change){token, p}));
     log_trim(m);
     if (wake)
         wake_sharing(m, row->presence.user_id);
 }
 
-bool model_presence_changed(struct model *m, int64_t pos, void (*fn)(void *arg, const struct presence *p), void *arg)
+bool model_presence_changed(struct model *m, int64_t pos, void (*fn)(void *arg, const struct presence *p),
+                            void *arg)
 {
     if (pos < m->presence_floor)
         return false;
@@ -149,7 +155,8 @@ static void on_all(struct load_op *op, const struct pg_result *r)
         const struct presence *known = model_presence(m, pg_str(r, i, 0));
         if (known && known->stream >= pg_i64(r, i, 5))
             continue; /* a live row was faster */
-        presence_put(m, pg_str(r, i, 0), pg_str(r, i, 1), pg_str(r, i, 3), pg_i64(r, i, 2), pg_i64(r, i, 4) != 0, pg_i64(r, i, 5));
+        presence_put(m, pg_str(r, i, 0), pg_str(r, i, 1), pg_str(r, i, 3), pg_i64(r, i, 2),
+                     pg_i64(r, i, 4) != 0, pg_i64(r, i, 5));
     }
     m->starting--;
 }

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Receipts of rooms: the newest row per (type, user, thread), ascending by stream id, absorbed from the receipts
- * stream (whose rows are complete) and extended downwards from receipts_linearized, which keeps the same one row per key.
+ * Receipts of rooms: the newest row per (type, user, thread), ascending by stream id, absorbed from the
+ * receipts stream (whose rows are complete) and extended downwards from receipts_linearized, which keeps the
+ * same one row per key.
  */
 #include "model_int.h"
 
 static bool same_key(const struct receipt *a, const struct receipt *b)
 {
-    return str_eq(a->user_id, b->user_id) && str_eq(a->type, b->type) && str_absent(a->thread_id) == str_absent(b->thread_id) &&
-           str_eq(a->thread_id, b->thread_id);
+    return str_eq(a->user_id, b->user_id) && str_eq(a->type, b->type) &&
+           str_absent(a->thread_id) == str_absent(b->thread_id) && str_eq(a->thread_id, b->thread_id);
 }
 
 static char *pack(char *p, struct str *field, struct str from)
@@ -31,7 +32,8 @@ static int64_t rc_floor(const struct room *r)
 void room_receipt_add(struct model *m, struct room *r, const struct receipt *src)
 {
     (void)m;
-    /* A row of a page of the past is the only one of its key in the table: only what came live can have replaced it. */
+    /* A row of a page of the past is the only one of its key in the table: only what came live can have
+     * replaced it. */
     int64_t floor = r->rc_load == LOAD_BUSY && src->stream <= rc_floor(r) ? rc_floor(r) : INT64_MIN;
     for (size_t i = r->receipts.n; i-- > 0 && r->receipts.v[i].stream > floor;) {
         struct receipt *old = &r->receipts.v[i];
@@ -45,7 +47,8 @@ void room_receipt_add(struct model *m, struct room *r, const struct receipt *src
         break;
     }
     struct receipt rc = *src;
-    char *p = rc.mem = xmalloc(src->type.n + src->user_id.n + src->event_id.n + src->thread_id.n + src->data.n + 1);
+    char *p = rc.mem =
+        xmalloc(src->type.n + src->user_id.n + src->event_id.n + src->thread_id.n + src->data.n + 1);
     p = pack(p, &rc.type, src->type);
     p = pack(p, &rc.user_id, src->user_id);
     p = pack(p, &rc.event_id, src->event_id);

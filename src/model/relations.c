@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * What relates to an event: references, the edit in force, a summary of its thread; and, for filters, who relates to it
- * and how (sync-v3 7.5, 8.2; Synapse 1.157 handlers/relations.py, storage/databases/main/relations.py).
+ * What relates to an event: references, the edit in force, a summary of its thread; and, for filters, who
+ * relates to it and how (sync-v3 7.5, 8.2; Synapse 1.157 handlers/relations.py,
+ * storage/databases/main/relations.py).
  *
- * One entry per event that somebody asked about, found by the event's id and listed by its room. Threads come aggregated
- * (newest, oldest five, count per sender), so a long thread costs as many rows as it has writers; what is specific to a
- * reader (ignored users, participation) is derived from that without another statement.
+ * One entry per event that somebody asked about, found by the event's id and listed by its room. Threads come
+ * aggregated (newest, oldest five, count per sender), so a long thread costs as many rows as it has writers;
+ * what is specific to a reader (ignored users, participation) is derived from that without another statement.
  *
- * A new child, or a child's redaction, makes the entry stale; so do the rows of the caches stream by which Synapse's own
- * workers learn of it. A load that was under way then is thrown away by its generation. Entries are evicted by least
- * recent use within a share of the model's budget.
+ * A new child, or a child's redaction, makes the entry stale; so do the rows of the caches stream by which
+ * Synapse's own workers learn of it. A load that was under way then is thrown away by its generation. Entries
+ * are evicted by least recent use within a share of the model's budget.
  */
 #include "model_int.h"
 
 enum { REFERENCES_MAX = 20000 }; /* more to one event is no conversation; the oldest stay */
 
-/* ---- entries ----------------------------------------------------------------------------------------------------------- */
+/* ---- entries ---- */
 
 static void child_free(struct relation_child *c)
 {
@@ -76,7 +77,8 @@ static void relations_free(struct model *m, struct relations *x)
     free(x);
 }
 
-/* The entry of an event. An id that is suddenly said to be of another room cannot be: ids name one event for good. */
+/* The entry of an event. An id that is suddenly said to be of another room cannot be: ids name one event for
+ * good. */
 static struct relations *relations_of(struct model *m, struct room *r, struct str parent)
 {
     struct relations *x = smap_get(&m->relations, parent);
@@ -123,7 +125,7 @@ void relations_trim(struct model *m, size_t bytes_max)
     }
 }
 
-/* ---- staleness ----------------------------------------------------------------------------------------------------------- */
+/* ---- staleness ---- */
 
 static void mark_stale(struct relations *x)
 {
@@ -164,7 +166,7 @@ void relations_redacted(struct model *m, struct str room_id, struct str target)
         relations_room_stale(m, r);
 }
 
-/* ---- loading ------------------------------------------------------------------------------------------------------------- */
+/* ---- loading ---- */
 
 static enum have want(struct model *m, bool kinds, struct relations *x)
 {
@@ -194,13 +196,15 @@ enum have model_relation_kinds(struct model *m, struct room *r, struct str paren
     return want(m, true, *out);
 }
 
-static struct relation_child child_of(struct model *m, struct relations *x, struct str event_id, struct str sender)
+static struct relation_child child_of(struct model *m, struct relations *x, struct str event_id,
+                                      struct str sender)
 {
     account(m, &x->bundle_bytes, sizeof(struct relation_child) + event_id.n + sender.n + 32);
     return (struct relation_child){str_dup(event_id), str_dup(sender)};
 }
 
-static void take_bundle_row(struct model *m, struct relations *x, int64_t kind, struct str event_id, struct str sender, int64_t n)
+static void take_bundle_row(struct model *m, struct relations *x, int64_t kind, struct str event_id,
+                            struct str sender, int64_t n)
 {
     if (!x->bundle) {
         x->bundle = xcalloc(1, sizeof *x->bundle);

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * What arrives: the feed's sink. For each batch: take what the rows say (or mark what they make stale), advance the position,
- * note who is to be woken; at the end of the burst wake them. The events stream goes through burst.c, because its rows
- * are ids whose events have to be fetched first; device list rows wait for their rooms (devices.c).
+ * What arrives: the feed's sink. For each batch: take what the rows say (or mark what they make stale),
+ * advance the position, note who is to be woken; at the end of the burst wake them. The events stream goes
+ * through burst.c, because its rows are ids whose events have to be fetched first; device list rows wait for
+ * their rooms (devices.c).
  */
 #include "model_int.h"
 
-/* ---- caches ------------------------------------------------------------------------------------------------------------ */
+/* ---- caches ---- */
 
-static void each_user_of(struct model *m, struct str user_id, bool all, void (*fn)(struct model *m, struct user *u))
+static void each_user_of(struct model *m, struct str user_id, bool all,
+                         void (*fn)(struct model *m, struct user *u))
 {
     if (!all) {
         struct user *u = model_user_find(m, user_id);
@@ -22,8 +24,14 @@ static void each_user_of(struct model *m, struct str user_id, bool all, void (*f
         fn(m, u);
 }
 
-static void keys_all_stale(struct model *m, struct user *u) { device_keys_stale(m, u->user_id, STR_ABSENT); }
-static void ignored_stale(struct model *m, struct user *u) { account_row(m, u, STR("m.ignored_user_list")); }
+static void keys_all_stale(struct model *m, struct user *u)
+{
+    device_keys_stale(m, u->user_id, STR_ABSENT);
+}
+static void ignored_stale(struct model *m, struct user *u)
+{
+    account_row(m, u, STR("m.ignored_user_list"));
+}
 static void account_restart(struct model *m, struct user *u)
 {
     u->ad_upto = u->ad_last = 0;
@@ -66,7 +74,8 @@ static void room_forget(struct model *m, struct str room_id)
     }
     it = 0;
     for (struct user *u; (u = smap_next(&m->users, &it));) {
-        if (u->rooms_load == LOAD_BUSY || smap_get(&u->rooms, room_id)) /* what is being read may be out of date */
+        if (u->rooms_load == LOAD_BUSY ||
+            smap_get(&u->rooms, room_id)) /* what is being read may be out of date */
             user_rooms_drop(m, u);
     }
     model_wake_room(m, r);
@@ -78,7 +87,8 @@ static void cache_row(struct model *m, struct str func, const struct str *keys, 
     struct str k0 = n > 0 ? keys[0] : STR_ABSENT, k1 = n > 1 ? keys[1] : STR_ABSENT;
     if (str_absent(k0) && !all)
         return;
-    if (str_eq(func, STR("count_e2e_one_time_keys")) || str_eq(func, STR("get_e2e_unused_fallback_key_types"))) {
+    if (str_eq(func, STR("count_e2e_one_time_keys")) ||
+        str_eq(func, STR("get_e2e_unused_fallback_key_types"))) {
         if (all)
             each_user_of(m, k0, true, keys_all_stale);
         else
@@ -87,7 +97,8 @@ static void cache_row(struct model *m, struct str func, const struct str *keys, 
         erased_reload(m);
     } else if (str_eq(func, STR("ignored_users"))) {
         each_user_of(m, k0, all, ignored_stale);
-    } else if (str_eq(func, STR("get_global_account_data_for_user")) || str_eq(func, STR("get_room_account_data_for_user"))) {
+    } else if (str_eq(func, STR("get_global_account_data_for_user")) ||
+               str_eq(func, STR("get_room_account_data_for_user"))) {
         each_user_of(m, k0, all, account_restart);
     } else if (str_eq(func, STR("get_push_rules_for_user"))) {
         each_user_of(m, k0, all, push_rules_stale);
@@ -122,7 +133,8 @@ static void cache_row(struct model *m, struct str func, const struct str *keys, 
 
 static void flush_caches(struct model *m)
 {
-    log_warning("chappe.model", "cache invalidations were missed: everything that depends on them is read again");
+    log_warning("chappe.model",
+                "cache invalidations were missed: everything that depends on them is read again");
     each_user_of(m, STR_ABSENT, true, keys_all_stale);
     each_user_of(m, STR_ABSENT, true, account_restart);
     each_user_of(m, STR_ABSENT, true, push_rules_stale);
@@ -133,7 +145,7 @@ static void flush_caches(struct model *m)
     partial_reload(m);
 }
 
-/* ---- the other streams ---------------------------------------------------------------------------------------------------- */
+/* ---- the other streams ---- */
 
 static void typing_row(struct model *m, int64_t token, const struct feed_row *row)
 {
@@ -164,7 +176,8 @@ static void receipt_row(struct model *m, writer_id w, int64_t token, const struc
         model_wake_room(m, r);
     }
     struct user *u = model_user_find(m, row->receipt.user_id);
-    if (u && (str_eq(row->receipt.receipt_type, STR("m.read")) || str_eq(row->receipt.receipt_type, STR("m.read.private"))))
+    if (u && (str_eq(row->receipt.receipt_type, STR("m.read")) ||
+              str_eq(row->receipt.receipt_type, STR("m.read.private"))))
         unread_receipt(m, u, row->receipt.room_id);
 }
 
@@ -243,7 +256,8 @@ static void row_take(struct model *m, enum stream s, writer_id w, int64_t token,
     case STREAM_CACHES:
         cache_row(m, row->cache.func, row->cache.keys, row->cache.keys_count, row->cache.all);
         if (m->hooks.cache_row)
-            m->hooks.cache_row(m->hooks.arg, row->cache.func, row->cache.keys, row->cache.keys_count, row->cache.all);
+            m->hooks.cache_row(m->hooks.arg, row->cache.func, row->cache.keys, row->cache.keys_count,
+                               row->cache.all);
         break;
     case STREAM_THREAD_SUBSCRIPTIONS:
     case STREAM_STICKY_EVENTS:
@@ -256,9 +270,10 @@ static void row_take(struct model *m, enum stream s, writer_id w, int64_t token,
     }
 }
 
-/* ---- the sink --------------------------------------------------------------------------------------------------------------- */
+/* ---- the sink ---- */
 
-static void sink_rows(void *arg, enum stream s, writer_id w, int64_t token, const struct feed_row *rows, size_t n)
+static void sink_rows(void *arg, enum stream s, writer_id w, int64_t token, const struct feed_row *rows,
+                      size_t n)
 {
     struct model *m = arg;
     if (s == STREAM_EVENTS) {

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * State: of state groups (immutable, shared by chains) and current (live, fed by the events stream's state rows).
+ * State: of state groups (immutable, shared by chains) and current (live, fed by the events stream's state
+ * rows).
  *
- * A new state group is one delta on a group that is usually in memory: it is linked to it, and a lookup walks the
- * chain. Where the chain ends, the last group holds what has been resolved from the database: single members, all
- * non-members, or everything. So an ordinary message costs nothing here, a state change one small read, and a member
- * looked up once is known for all later groups of the chain.
+ * A new state group is one delta on a group that is usually in memory: it is linked to it, and a lookup walks
+ * the chain. Where the chain ends, the last group holds what has been resolved from the database: single
+ * members, all non-members, or everything. So an ordinary message costs nothing here, a state change one
+ * small read, and a member looked up once is known for all later groups of the chain.
  */
 #include "model_int.h"
 
@@ -40,7 +41,7 @@ static struct str make_key(struct keybuf *kb, struct str type, struct str key)
     return str_n(p, n);
 }
 
-/* ---- state groups ------------------------------------------------------------------------------------------------- */
+/* ---- state groups ---- */
 
 struct sg *model_sg(struct model *m, struct room *r, int64_t id)
 {
@@ -131,7 +132,8 @@ static void want_member(struct model *m, struct sg *g, struct str user_id)
     loader_kick(m);
 }
 
-enum have model_sg_get(struct model *m, struct sg *g, struct str type, struct str state_key, struct evrec **out)
+enum have model_sg_get(struct model *m, struct sg *g, struct str type, struct str state_key,
+                       struct evrec **out)
 {
     *out = NULL;
     bool member = str_eq(type, MEMBER);
@@ -169,7 +171,9 @@ enum have model_sg_get(struct model *m, struct sg *g, struct str type, struct st
     return h;
 }
 
-enum have model_sg_each(struct model *m, struct sg *g, bool members, void (*fn)(void *arg, struct str type, struct str state_key, struct evrec *rec), void *arg)
+enum have model_sg_each(struct model *m, struct sg *g, bool members,
+                        void (*fn)(void *arg, struct str type, struct str state_key, struct evrec *rec),
+                        void *arg)
 {
     for (struct sg *s = g; s; s = s->prev) {
         if (s->delta != LOAD_DONE) {
@@ -208,7 +212,7 @@ enum have model_sg_each(struct model *m, struct sg *g, bool members, void (*fn)(
     return HAVE;
 }
 
-/* ---- loads of state groups ---------------------------------------------------------------------------------------- */
+/* ---- loads of state groups ---- */
 
 /* The statement's targets by group id, for the rows of its result. */
 static void index_targets(struct load_op *op, struct imap *by_id)
@@ -287,7 +291,8 @@ static void on_members(struct load_op *op, const struct pg_result *r)
     imap_fini(&by_id);
 }
 
-static void send_groups(struct model *m, struct batch *b, struct sg **v, size_t n, enum pg_stmt stmt, load_done_fn *done, int64_t flag)
+static void send_groups(struct model *m, struct batch *b, struct sg **v, size_t n, enum pg_stmt stmt,
+                        load_done_fn *done, int64_t flag)
 {
     struct load_op *op = load_op_new(m, b, done);
     op->at_i64 = flag;
@@ -302,7 +307,7 @@ static void send_groups(struct model *m, struct batch *b, struct sg **v, size_t 
     load_op_send(op, stmt, args);
 }
 
-/* ---- current state ------------------------------------------------------------------------------------------------ */
+/* ---- current state ---- */
 
 struct state_entry *room_state_get(const struct room *r, struct str type, struct str state_key)
 {
@@ -340,7 +345,8 @@ static void count_member(struct room *r, enum membership ms, int by)
         r->invited_count += by;
 }
 
-static void member_put(struct model *m, struct room *r, struct str user_id, struct evrec *rec, enum membership ms, int64_t stream)
+static void member_put(struct model *m, struct room *r, struct str user_id, struct evrec *rec,
+                       enum membership ms, int64_t stream)
 {
     struct member *mb = smap_get(&r->members, user_id);
     if (!mb) {
@@ -371,7 +377,8 @@ static void member_del(struct model *m, struct room *r, struct str user_id)
     r->summary_valid = false;
 }
 
-static void state_put(struct model *m, struct room *r, struct str type, struct str state_key, struct evrec *rec)
+static void state_put(struct model *m, struct room *r, struct str type, struct str state_key,
+                      struct evrec *rec)
 {
     struct state_entry *e = room_state_get(r, type, state_key);
     if (!e) {
@@ -420,7 +427,8 @@ void room_state_drop(struct model *m, struct room *r)
 }
 
 /* A state row: one entry of the current state changed. */
-void room_state_apply(struct model *m, struct room *r, struct str type, struct str state_key, struct str event_id)
+void room_state_apply(struct model *m, struct room *r, struct str type, struct str state_key,
+                      struct str event_id)
 {
     r->state_gen++; /* a load under way may have missed it */
     if (r->state_load != LOAD_DONE)
@@ -431,7 +439,8 @@ void room_state_apply(struct model *m, struct room *r, struct str type, struct s
             return;
         }
         struct evrec *rec = model_rec(m, event_id);
-        if (!rec->ev) { /* resolution picked an event that is not in this burst: its membership is not known here */
+        if (!rec->ev) { /* resolution picked an event that is not in this burst: its membership is not known
+                           here */
             room_state_drop(m, r);
             return;
         }
@@ -466,12 +475,16 @@ enum have model_room_state(struct model *m, struct room *r)
 static int summary_class(enum membership ms)
 {
     switch (ms) {
-    case MEMBERSHIP_JOIN: return 0;
-    case MEMBERSHIP_INVITE: return 1;
-    case MEMBERSHIP_LEAVE: return 2;
+    case MEMBERSHIP_JOIN:
+        return 0;
+    case MEMBERSHIP_INVITE:
+        return 1;
+    case MEMBERSHIP_LEAVE:
+        return 2;
     case MEMBERSHIP_NONE:
     case MEMBERSHIP_KNOCK:
-    case MEMBERSHIP_BAN: break;
+    case MEMBERSHIP_BAN:
+        break;
     }
     return 3;
 }
@@ -538,7 +551,8 @@ void state_flush(struct model *m, struct batch *b)
         m->want_sg_delta.n = 0;
     }
     if (m->want_sg_nonmembers.n) {
-        send_groups(m, b, m->want_sg_nonmembers.v, m->want_sg_nonmembers.n, SQL_sg_nonmembers, on_resolved, 0);
+        send_groups(m, b, m->want_sg_nonmembers.v, m->want_sg_nonmembers.n, SQL_sg_nonmembers, on_resolved,
+                    0);
         m->want_sg_nonmembers.n = 0;
     }
     if (m->want_sg_all.n) {

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Timelines: the known non-outlier events of a room, in one vector sorted by stream ordering, with two horizons.
+ * Timelines: the known non-outlier events of a room, in one vector sorted by stream ordering, with two
+ * horizons.
  *
- *   stream:       everything above since_events (absorbed live), or above tl_horizon once a page was loaded, is there
- *   topological:  everything at or above (topo_t, topo_s) is there
+ *   stream:       everything above since_events (absorbed live), or above tl_horizon once a page was loaded,
+ * is there topological:  everything at or above (topo_t, topo_s) is there
  *
- * Entries below a horizon may exist (the other order loaded them) and are not trusted by pages of this order. Pages are
- * read out of the vector; when the horizon is not low enough the want is noted with what is needed.
+ * Entries below a horizon may exist (the other order loaded them) and are not trusted by pages of this order.
+ * Pages are read out of the vector; when the horizon is not low enough the want is noted with what is needed.
  */
 #include "model_int.h"
 
@@ -24,7 +25,8 @@ static size_t tl_lower_bound(const struct room *r, int64_t stream)
     return lo;
 }
 
-void room_tl_insert(struct model *m, struct room *r, struct evrec *rec, int64_t stream, int64_t topological, writer_id w)
+void room_tl_insert(struct model *m, struct room *r, struct evrec *rec, int64_t stream, int64_t topological,
+                    writer_id w)
 {
     (void)m;
     size_t i = tl_lower_bound(r, stream);
@@ -89,7 +91,7 @@ bool model_room_changed(const struct room *r, const struct mpos *pos)
     return !mpos_le(&r->since_events, pos) && !(r->tl_horizon_known && r->tl_horizon <= pos->min);
 }
 
-/* ---- wants ------------------------------------------------------------------------------------------------------- */
+/* ---- wants ---- */
 
 static void want_stream(struct model *m, struct room *r, int64_t lo, int n)
 {
@@ -140,14 +142,16 @@ static int page_size(const struct room *r, size_t needed)
     return (int)(n < LEAST ? LEAST : n > MOST && needed < MOST ? MOST : n);
 }
 
-enum have model_page_stream(struct model *m, struct room *r, const struct mpos *lo, const struct mpos *hi, size_t n, struct tl_entry *out, size_t *count, bool *more)
+enum have model_page_stream(struct model *m, struct room *r, const struct mpos *lo, const struct mpos *hi,
+                            size_t n, struct tl_entry *out, size_t *count, bool *more)
 {
     *count = 0;
     *more = false;
     if (!lo)
         lo = &BEGINNING;
     int64_t floor = stream_floor(r);
-    bool exact_floor = r->tl_horizon_known; /* else rows at or below floor by a writer behind it may be live ones */
+    bool exact_floor =
+        r->tl_horizon_known; /* else rows at or below floor by a writer behind it may be live ones */
     int64_t top = mpos_max(hi);
     for (size_t i = r->tl.n; i-- > 0;) {
         const struct tl_entry *e = &r->tl.v[i];
@@ -186,7 +190,9 @@ static bool topo_le(int64_t t1, int64_t s1, int64_t t2, int64_t s2)
     return t1 < t2 || (t1 == t2 && s1 <= s2);
 }
 
-enum have model_page_topological(struct model *m, struct room *r, const struct mpos *hi, bool has_from, int64_t from_t, int64_t from_s, size_t n, struct tl_entry *out, size_t *count, bool *more)
+enum have model_page_topological(struct model *m, struct room *r, const struct mpos *hi, bool has_from,
+                                 int64_t from_t, int64_t from_s, size_t n, struct tl_entry *out,
+                                 size_t *count, bool *more)
 {
     *count = 0;
     *more = false;
@@ -198,7 +204,8 @@ enum have model_page_topological(struct model *m, struct room *r, const struct m
     size_t k = 0;
     for (size_t i = 0; i < r->tl.n; i++) {
         const struct tl_entry *e = &r->tl.v[i];
-        if (!mpos_covers(hi, e->writer, e->stream) || !topo_le(r->topo_t, r->topo_s, e->topological, e->stream))
+        if (!mpos_covers(hi, e->writer, e->stream) ||
+            !topo_le(r->topo_t, r->topo_s, e->topological, e->stream))
             continue;
         if (has_from && !topo_le(e->topological, e->stream, from_t, from_s))
             continue;
@@ -215,7 +222,7 @@ enum have model_page_topological(struct model *m, struct room *r, const struct m
     return LACK;
 }
 
-/* ---- positions below the horizon: asked for one by one, since the way down to them may be long ----------------------- */
+/* ---- positions below the horizon: asked for one by one, since the way down to them may be long ---- */
 
 enum { LAST_AT_MAX = 16, LAST_ROWS = 8 /* of SQL_last_events */ };
 
@@ -242,7 +249,8 @@ static enum have last_at_get(struct model *m, struct room *r, const struct mpos 
         if (mpos_equal(&r->last_at.v[i]->at, at))
             l = r->last_at.v[i];
     }
-    if (l && l->load == LOAD_DONE && !l->found && l->rows >= LAST_ROWS) { /* behind many events that at does not cover */
+    if (l && l->load == LOAD_DONE && !l->found &&
+        l->rows >= LAST_ROWS) { /* behind many events that at does not cover */
         want_stream(m, r, INT64_MIN, page_size(r, 0));
         return LACK;
     }
@@ -374,7 +382,7 @@ void room_gap_add(struct room *r, int64_t stream)
     r->gaps.v[i] = stream;
 }
 
-/* ---- loads ------------------------------------------------------------------------------------------------------- */
+/* ---- loads ---- */
 
 static void on_stream_pages(struct load_op *op, const struct pg_result *r)
 {
@@ -384,7 +392,8 @@ static void on_stream_pages(struct load_op *op, const struct pg_result *r)
         if (!room || room->tl_load != LOAD_BUSY)
             continue;
         int64_t stream = pg_i64(r, i, 3);
-        room_tl_insert(m, room, model_rec(m, pg_str(r, i, 1)), stream, pg_i64(r, i, 4), model_writer(m, pg_str(r, i, 2)));
+        room_tl_insert(m, room, model_rec(m, pg_str(r, i, 1)), stream, pg_i64(r, i, 4),
+                       model_writer(m, pg_str(r, i, 2)));
         room->tl_want_n--;
         if (stream < room->tl_horizon)
             room->tl_horizon = stream;
@@ -394,7 +403,8 @@ static void on_stream_pages(struct load_op *op, const struct pg_result *r)
         room->tl_load = LOAD_NONE;
         if (!r)
             continue;
-        /* Fewer rows than asked: the range down to lo is all here. Otherwise down to just below the lowest. */
+        /* Fewer rows than asked: the range down to lo is all here. Otherwise down to just below the lowest.
+         */
         if (room->tl_want_n > 0)
             room->tl_horizon = room->tl_want_lo;
         else
@@ -411,7 +421,8 @@ static void on_topological_pages(struct load_op *op, const struct pg_result *r)
         if (!room || room->topo_load != LOAD_BUSY)
             continue;
         int64_t stream = pg_i64(r, i, 3), topo = pg_i64(r, i, 4);
-        room_tl_insert(m, room, model_rec(m, pg_str(r, i, 1)), stream, topo, model_writer(m, pg_str(r, i, 2)));
+        room_tl_insert(m, room, model_rec(m, pg_str(r, i, 1)), stream, topo,
+                       model_writer(m, pg_str(r, i, 2)));
         room->topo_want_n--;
         if (topo_le(topo, stream, room->topo_t, room->topo_s)) {
             room->topo_t = topo;

@@ -3,12 +3,12 @@
 /*
  * Unread and highlight counts (sync-v3 10.5; Synapse 1.157 storage/databases/main/event_push_actions.py).
  *
- * Loaded once per (user, room), for all that are wanted in one statement; then kept true from the push actions of new
- * events, which the burst reads in one query for everybody. A receipt of the user, a redaction in the room, or a change
- * of membership makes the copy stale.
+ * Loaded once per (user, room), for all that are wanted in one statement; then kept true from the push
+ * actions of new events, which the burst reads in one query for everybody. A receipt of the user, a redaction
+ * in the room, or a change of membership makes the copy stale.
  *
- * A load may already count an event whose burst has not been applied yet. It says which ones above the absorbed position it
- * counted (included), and those are not added again.
+ * A load may already count an event whose burst has not been applied yet. It says which ones above the
+ * absorbed position it counted (included), and those are not added again.
  */
 #include "model_int.h"
 
@@ -108,7 +108,8 @@ void unread_apply(struct model *m, const struct burst *b)
 
 static void take_row(struct unread *un, const struct pg_result *r, int i)
 {
-    int64_t v1 = pg_i64(r, i, 4), v2 = pg_i64(r, i, 5), v3 = pg_i64(r, i, 6), v4 = pg_i64(r, i, 7), v5 = pg_i64(r, i, 8);
+    int64_t v1 = pg_i64(r, i, 4), v2 = pg_i64(r, i, 5), v3 = pg_i64(r, i, 6), v4 = pg_i64(r, i, 7),
+            v5 = pg_i64(r, i, 8);
     struct str th = pg_str(r, i, 3);
     switch (pg_i64(r, i, 0)) {
     case 0:

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Users and their rooms: the current membership rows of a user, and its own membership events over a stretch of the
- * stream (which is what decides which rooms an incremental sync mentions, sync-v3 section 5).
+ * Users and their rooms: the current membership rows of a user, and its own membership events over a stretch
+ * of the stream (which is what decides which rooms an incremental sync mentions, sync-v3 section 5).
  */
 #include "model_int.h"
 
@@ -31,7 +31,8 @@ void user_rooms_drop(struct model *m, struct user *u)
     u->rooms_stale = true;
 }
 
-void user_own_add(struct model *m, struct user *u, struct evrec *rec, struct room *r, int64_t stream, writer_id w)
+void user_own_add(struct model *m, struct user *u, struct evrec *rec, struct room *r, int64_t stream,
+                  writer_id w)
 {
     (void)m;
     size_t i = u->own.n;
@@ -183,7 +184,8 @@ static void on_own(struct load_op *op, const struct pg_result *r)
     for (int i = 0; r && i < pg_rows(r); i++) {
         struct user *u = smap_get(&m->users, pg_str(r, i, 0));
         if (u && u->own_load == LOAD_BUSY)
-            user_own_add(m, u, model_rec(m, pg_str(r, i, 2)), model_room(m, pg_str(r, i, 1)), pg_i64(r, i, 4), model_writer(m, pg_str(r, i, 3)));
+            user_own_add(m, u, model_rec(m, pg_str(r, i, 2)), model_room(m, pg_str(r, i, 1)), pg_i64(r, i, 4),
+                         model_writer(m, pg_str(r, i, 3)));
     }
     for (size_t i = 0; i < op->targets.n; i++) {
         struct user *u = op->targets.v[i];

@@ -3,10 +3,10 @@
 /*
  * The worker's life: wiring, start, signals, drain, stop.
  *
- * Start: schema check and positions are synchronous (nothing is served before they are known); then the loop runs, the
- * feed subscribes, and /health turns 200 when the feed is live and the start-up loads are in.
- * Stop (SIGTERM, SIGINT): no new connections, parked polls are answered with nothing new, what is being computed is
- * finished; then, or when drain_ms is over, everything is torn down in the reverse order of dependence.
+ * Start: schema check and positions are synchronous (nothing is served before they are known); then the loop
+ * runs, the feed subscribes, and /health turns 200 when the feed is live and the start-up loads are in. Stop
+ * (SIGTERM, SIGINT): no new connections, parked polls are answered with nothing new, what is being computed
+ * is finished; then, or when drain_ms is over, everything is torn down in the reverse order of dependence.
  */
 #include "chappe/server.h"
 
@@ -69,7 +69,7 @@ static void notify_manager(const char *text)
     close(fd);
 }
 
-/* ---- hooks between modules that do not know each other ------------------------------------------------------------------------ */
+/* ---- hooks between modules that do not know each other ---- */
 
 static void on_wake(void *arg, struct user *u)
 {
@@ -99,18 +99,19 @@ static void on_feed_state(void *arg, enum feed_state st)
         sync_feed_state(s->sync, st);
 }
 
-/* ---- health, drain -------------------------------------------------------------------------------------------------------------- */
+/* ---- health, drain ---- */
 
 static void update_health(struct server *s)
 {
     bool ok = s->life <= LIFE_SERVING && model_ready(s->model) && feed_state(s->feed) == FEED_LIVE;
     if (ok && s->life == LIFE_STARTING) {
         s->life = LIFE_SERVING;
-        log_info("chappe", "serving as %.*s for %.*s, sockets by %s", STR_ARG(s->cfg->worker_name), STR_ARG(s->cfg->server_name), httpd_transport(s->httpd));
+        log_info("chappe", "serving as %.*s for %.*s, sockets by %s", STR_ARG(s->cfg->worker_name),
+                 STR_ARG(s->cfg->server_name), httpd_transport(s->httpd));
         notify_manager("READY=1");
     }
-    /* Once serving, a lost feed or database is shown by metrics and by /ready; polls are held, and taking the worker out of
-     * the balancer would only move the held polls about. */
+    /* Once serving, a lost feed or database is shown by metrics and by /ready; polls are held, and taking the
+     * worker out of the balancer would only move the held polls about. */
     httpd_ready_set(s->httpd, ok && pg_up(s->pg));
     bool show = s->life == LIFE_SERVING;
     if (show != s->healthy) {
@@ -163,7 +164,7 @@ static void on_sighup(uv_signal_t *h, int signum)
     log_info("chappe", "SIGHUP: logs go to standard error, there is nothing to reopen");
 }
 
-/* ---- start and stop ---------------------------------------------------------------------------------------------------------------- */
+/* ---- start and stop ---- */
 
 static void raise_descriptors(void)
 {
@@ -197,7 +198,8 @@ static int server_start(struct server *s, struct err *e)
     if (err)
         return err;
     token_arity_set(schema.token_arity);
-    log_info("chappe", "chappe %s: schema version %d (compat %d), stream tokens have %d fields", CHAPPE_VERSION, schema.version, schema.compat, schema.token_arity);
+    log_info("chappe", "chappe %s: schema version %d (compat %d), stream tokens have %d fields",
+             CHAPPE_VERSION, schema.version, schema.compat, schema.token_arity);
     struct model_hooks hooks = {s, on_wake, on_cache_row, on_cache_flush, on_feed_state};
     if ((err = pg_start(&s->pg, &s->loop, cfg, e)) || (err = httpc_start(&s->httpc, &s->loop, e)) ||
         (err = model_start(&s->model, &s->loop, cfg, s->pg, &hooks, e)))
@@ -225,8 +227,8 @@ static void close_handle(uv_handle_t *h, void *arg)
 
 static void server_stop(struct server *s)
 {
-    /* Requests first, while everything they hold on to is there; then the feed says goodbye (presence), while its
-     * connections are up; then what is still under way for tokens and the database ends. */
+    /* Requests first, while everything they hold on to is there; then the feed says goodbye (presence), while
+     * its connections are up; then what is still under way for tokens and the database ends. */
     if (s->sync)
         sync_stop(&s->sync);
     if (s->feed)

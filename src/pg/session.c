@@ -7,11 +7,12 @@
  * stand after it (libpq: later wins). A peer that vanished without a word is noticed through keepalives and
  * tcp_user_timeout within about a minute, not after the kernel's quarter of an hour.
  *
- * Every statement of ours is an index lookup over a few keys; where statistics are missing or stale the planner may think
- * otherwise and scan a table of a hundred million rows, hence enable_seqscan off (a scan where no index fits stays possible).
- * Settings go out as SET statements, as Synapse does it, because poolers in between refuse startup options. A
- * role's or database's own defaults must not change what our statements mean: isolation, read-only mode and
- * idle timeouts are therefore said explicitly. JIT compilation costs more than any of our statements takes.
+ * Every statement of ours is an index lookup over a few keys; where statistics are missing or stale the
+ * planner may think otherwise and scan a table of a hundred million rows, hence enable_seqscan off (a scan
+ * where no index fits stays possible). Settings go out as SET statements, as Synapse does it, because poolers
+ * in between refuse startup options. A role's or database's own defaults must not change what our statements
+ * mean: isolation, read-only mode and idle timeouts are therefore said explicitly. JIT compilation costs more
+ * than any of our statements takes.
  */
 #include "pg_int.h"
 

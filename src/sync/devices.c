@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * What encryption needs: to-device messages, whose device lists changed, whose keys need no longer be tracked (sync-v3 3.11,
- * 3.12; Synapse 1.157 handlers/sync.py, handlers/device.py).
+ * What encryption needs: to-device messages, whose device lists changed, whose keys need no longer be tracked
+ * (sync-v3 3.11, 3.12; Synapse 1.157 handlers/sync.py, handlers/device.py).
  */
 #include "sync_int.h"
 
@@ -79,7 +79,8 @@ void run_device_lists(struct sync_run *run)
 {
     if (!run->has_since)
         return;
-    enum have h = model_device_list_rows(run->m, run->u, &run->since.device_list, &run->now.device_list, on_row, run);
+    enum have h =
+        model_device_list_rows(run->m, run->u, &run->since.device_list, &run->now.device_list, on_row, run);
     if (h == LACK)
         run->lack = true;
     if (h == ABSENT) { /* older than what is kept: anybody one shares a room with may have changed */

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * From classified rooms to what is sent for each: timeline, state, summary, ephemeral, account data, counts, and the rules
- * by which an entry is dropped (sync-v3 3.4; Synapse 1.157 handlers/sync.py, _generate_room_entry).
+ * From classified rooms to what is sent for each: timeline, state, summary, ephemeral, account data, counts,
+ * and the rules by which an entry is dropped (sync-v3 3.4; Synapse 1.157 handlers/sync.py,
+ * _generate_room_entry).
  */
 #include "sync_int.h"
 
-/* ---- account data of a room ------------------------------------------------------------------------------------------------ */
+/* ---- account data of a room ---- */
 
 static bool account_item_matches(struct sync_run *run, struct str type)
 {
@@ -58,9 +59,10 @@ static bool room_account(struct sync_run *run, struct room_entry *en, bool all, 
     return true;
 }
 
-/* ---- summary ------------------------------------------------------------------------------------------------------------------ */
+/* ---- summary ---- */
 
-static bool state_event_has_name(struct sync_run *run, const struct state_ref *ref, struct str type, bool *has)
+static bool state_event_has_name(struct sync_run *run, const struct state_ref *ref, struct str type,
+                                 bool *has)
 {
     struct evrec *rec;
     struct event *ev;
@@ -117,7 +119,8 @@ static bool add_heroes(struct sync_run *run, struct room_entry *en)
     struct room *r = en->room;
     struct member *pick[6];
     int n = 0;
-    for (int pass = 0; pass < 2 && n == 0; pass++) { /* joined and invited; if there are none, who was there before */
+    for (int pass = 0; pass < 2 && n == 0;
+         pass++) { /* joined and invited; if there are none, who was there before */
         for (int i = 0; i < r->summary_first_count && n < 5; i++) {
             struct member *mb = r->summary_first[i];
             enum membership ms = mb->membership;
@@ -197,7 +200,7 @@ bool entry_summary(struct sync_run *run, struct room_entry *en)
     return alias || add_heroes(run, en);
 }
 
-/* ---- one entry ------------------------------------------------------------------------------------------------------------------ */
+/* ---- one entry ---- */
 
 static void emit(struct sync_run *run, struct room_entry *en)
 {
@@ -247,7 +250,8 @@ static void do_entry(struct sync_run *run, struct room_entry *en)
     emit(run, en);
 }
 
-/* Rooms that are new to the client come last: they empty its lazy-loading cache, from which the others are still served. */
+/* Rooms that are new to the client come last: they empty its lazy-loading cache, from which the others are
+ * still served. */
 void run_entries(struct sync_run *run)
 {
     for (int pass = 0; pass < 2; pass++) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Typing and receipts of a joined room, each as one whole event in JSON, or absent (sync-v3 3.8; Synapse 1.157
- * handlers/typing.py, handlers/receipts.py, storage/databases/main/receipts.py).
+ * Typing and receipts of a joined room, each as one whole event in JSON, or absent (sync-v3 3.8;
+ * Synapse 1.157 handlers/typing.py, handlers/receipts.py, storage/databases/main/receipts.py).
  */
 #include "sync_int.h"
 
@@ -51,12 +51,15 @@ static size_t drop_hidden_threaded(struct sync_run *run, const struct receipt **
         threads |= !str_absent(v[i]->thread_id);
     for (size_t i = 0; threads && i < n; i++) {
         if (str_absent(v[i]->thread_id))
-            smap_put(&unthreaded, arena_printf(run->a, "%.*s %.*s", STR_ARG(v[i]->event_id), STR_ARG(v[i]->user_id)), (void *)(uintptr_t)v[i]);
+            smap_put(&unthreaded,
+                     arena_printf(run->a, "%.*s %.*s", STR_ARG(v[i]->event_id), STR_ARG(v[i]->user_id)),
+                     (void *)(uintptr_t)v[i]);
     }
     size_t k = 0;
     for (size_t i = 0; i < n; i++) {
         bool hidden = threads && !str_absent(v[i]->thread_id) &&
-                      smap_get(&unthreaded, arena_printf(run->a, "%.*s %.*s", STR_ARG(v[i]->event_id), STR_ARG(v[i]->user_id)));
+                      smap_get(&unthreaded, arena_printf(run->a, "%.*s %.*s", STR_ARG(v[i]->event_id),
+                                                         STR_ARG(v[i]->user_id)));
         if (!hidden)
             v[k++] = v[i];
     }
@@ -126,8 +129,10 @@ struct str room_receipts_json(struct sync_run *run, struct room *r)
         return STR_ABSENT;
     qsort(v, n, sizeof *v, by_event_type_user);
     size_t k = 0;
-    for (size_t i = 0; i < n; i++) { /* one per (event, type, user): of several threads the newest, as a later key in Synapse */
-        if (i + 1 < n && str_eq(v[i]->event_id, v[i + 1]->event_id) && str_eq(v[i]->type, v[i + 1]->type) && str_eq(v[i]->user_id, v[i + 1]->user_id))
+    for (size_t i = 0; i < n;
+         i++) { /* one per (event, type, user): of several threads the newest, as a later key in Synapse */
+        if (i + 1 < n && str_eq(v[i]->event_id, v[i + 1]->event_id) && str_eq(v[i]->type, v[i + 1]->type) &&
+            str_eq(v[i]->user_id, v[i + 1]->user_id))
             continue;
         v[k++] = v[i];
     }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Which member events a lazily loading device has been sent lately (sync-v3 4.2): user id -> event id, least recently
- * set first out, the whole forgotten after a while so that a client that lost its store recovers. Losing it is never
- * wrong, only more verbose. A run reads the committed cache; what it would set is committed when its answer goes out.
+ * Which member events a lazily loading device has been sent lately (sync-v3 4.2): user id -> event id, least
+ * recently set first out, the whole forgotten after a while so that a client that lost its store recovers.
+ * Losing it is never wrong, only more verbose. A run reads the committed cache; what it would set is
+ * committed when its answer goes out.
  */
 #include "sync_int.h"
 

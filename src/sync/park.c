@@ -1,13 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Computing, waiting, waking. Every computation starts from the request's own token (never from an intermediate one), so
- * a wake-up that brings nothing for this reader costs one run and loses nothing. When the timeout comes the poll is computed once more: its
- * answer carries a fresh token, and a wake-up that should have come and did not is made good.
+ * Computing, waiting, waking. Every computation starts from the request's own token (never from an
+ * intermediate one), so a wake-up that brings nothing for this reader costs one run and loses nothing. When
+ * the timeout comes the poll is computed once more: its answer carries a fresh token, and a wake-up that
+ * should have come and did not is made good.
  */
 #include "request.h"
 
-enum { CATCH_UP_MS = 10000, AHEAD_MS = 10000, HELD_MS = 30000, LOADING_MS = 5000, SLICE = 64, SCRATCH_FIRST_BYTES = 64 << 10 };
+enum {
+    CATCH_UP_MS = 10000,
+    AHEAD_MS = 10000,
+    HELD_MS = 30000,
+    LOADING_MS = 5000,
+    SLICE = 64,
+    SCRATCH_FIRST_BYTES = 64 << 10
+};
 
 static void arm(struct sync_req *r, int64_t due_ms)
 {
@@ -59,9 +67,10 @@ void req_answer_empty(struct sync_req *r)
     arena_free(&a);
 }
 
-/* ---- bounding a token that is ahead of us (sync-v3 0.4) ------------------------------------------------------------------------ */
+/* ---- bounding a token that is ahead of us (sync-v3 0.4) ---- */
 
-/* quarantined_media is not compared: nothing of it is in a classic sync, and its position is not always announced. */
+/* quarantined_media is not compared: nothing of it is in a classic sync, and its position is not always
+ * announced. */
 static bool is_ahead(struct sync_req *r)
 {
     struct stream_token t;
@@ -77,17 +86,38 @@ static void bound_field(struct stream_token *t, const struct pg_result *res, int
 {
     int64_t max = pg_i64(res, row, 1);
     switch (pg_i64(res, row, 0)) {
-    case TOKEN_ROOM: t->room = mpos_bound(&t->room, max); break;
-    case TOKEN_PRESENCE: t->presence = t->presence > max ? max : t->presence; break;
-    case TOKEN_RECEIPT: t->receipt = mpos_bound(&t->receipt, max); break;
-    case TOKEN_ACCOUNT_DATA: t->account_data = t->account_data > max ? max : t->account_data; break;
-    case TOKEN_PUSH_RULES: t->push_rules = t->push_rules > max ? max : t->push_rules; break;
-    case TOKEN_TO_DEVICE: t->to_device = t->to_device > max ? max : t->to_device; break;
-    case TOKEN_DEVICE_LIST: t->device_list = mpos_bound(&t->device_list, max); break;
-    case TOKEN_UN_PARTIAL_STATED_ROOMS: t->un_partial_stated_rooms = t->un_partial_stated_rooms > max ? max : t->un_partial_stated_rooms; break;
-    case TOKEN_THREAD_SUBSCRIPTIONS: t->thread_subscriptions = t->thread_subscriptions > max ? max : t->thread_subscriptions; break;
-    case TOKEN_STICKY_EVENTS: t->sticky_events = t->sticky_events > max ? max : t->sticky_events; break;
-    default: break;
+    case TOKEN_ROOM:
+        t->room = mpos_bound(&t->room, max);
+        break;
+    case TOKEN_PRESENCE:
+        t->presence = t->presence > max ? max : t->presence;
+        break;
+    case TOKEN_RECEIPT:
+        t->receipt = mpos_bound(&t->receipt, max);
+        break;
+    case TOKEN_ACCOUNT_DATA:
+        t->account_data = t->account_data > max ? max : t->account_data;
+        break;
+    case TOKEN_PUSH_RULES:
+        t->push_rules = t->push_rules > max ? max : t->push_rules;
+        break;
+    case TOKEN_TO_DEVICE:
+        t->to_device = t->to_device > max ? max : t->to_device;
+        break;
+    case TOKEN_DEVICE_LIST:
+        t->device_list = mpos_bound(&t->device_list, max);
+        break;
+    case TOKEN_UN_PARTIAL_STATED_ROOMS:
+        t->un_partial_stated_rooms = t->un_partial_stated_rooms > max ? max : t->un_partial_stated_rooms;
+        break;
+    case TOKEN_THREAD_SUBSCRIPTIONS:
+        t->thread_subscriptions = t->thread_subscriptions > max ? max : t->thread_subscriptions;
+        break;
+    case TOKEN_STICKY_EVENTS:
+        t->sticky_events = t->sticky_events > max ? max : t->sticky_events;
+        break;
+    default:
+        break;
     }
 }
 
@@ -120,7 +150,7 @@ void req_recheck(struct sync_req *r)
         req_admit(r);
 }
 
-/* ---- admission -------------------------------------------------------------------------------------------------------------------- */
+/* ---- admission ---- */
 
 static bool wants_turn(const struct sync_req *r)
 {
@@ -182,7 +212,7 @@ void req_admit(struct sync_req *r)
     req_make_ready(r);
 }
 
-/* ---- computing ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- computing ---- */
 
 static void on_loaded(void *arg, int err)
 {
@@ -253,7 +283,11 @@ void req_compute(struct sync_req *r)
     } else if (res == RUN_BROKEN) {
         req_error(r, 500, "M_UNKNOWN", "Internal server error");
     } else if (res == RUN_DONE || over) {
-        reply(r, &body, r->initial ? "initial" : r->full_state ? "full_state" : res == RUN_EMPTY ? "empty" : "incremental");
+        reply(r, &body,
+              r->initial         ? "initial"
+              : r->full_state    ? "full_state"
+              : res == RUN_EMPTY ? "empty"
+                                 : "incremental");
     } else {
         park(r);
     }
@@ -288,7 +322,7 @@ void req_make_ready(struct sync_req *r)
     }
 }
 
-/* ---- time ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- time ---- */
 
 void req_expire(struct sync_req *r)
 {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * The presence section (sync-v3 3.10; Synapse 1.157 handlers/presence.py, PresenceEventSource): whose state changed since the
- * token, or on an initial sync everybody's who is not offline, among those one shares a room with.
+ * The presence section (sync-v3 3.10; Synapse 1.157 handlers/presence.py, PresenceEventSource): whose state
+ * changed since the token, or on an initial sync everybody's who is not offline, among those one shares a
+ * room with.
  */
 #include "sync_int.h"
 
@@ -58,7 +59,8 @@ static void on_changed(void *arg, const struct presence *p)
 static void put_presence(struct sync_run *run, struct buf *b, struct str user_id)
 {
     const struct presence *p = model_presence(run->m, user_id);
-    buf_put(b, b->n ? STR(",{\"type\":\"m.presence\",\"sender\":") : STR("{\"type\":\"m.presence\",\"sender\":"));
+    buf_put(b, b->n ? STR(",{\"type\":\"m.presence\",\"sender\":")
+                    : STR("{\"type\":\"m.presence\",\"sender\":"));
     json_write_str(b, user_id, 0);
     buf_put(b, STR(",\"content\":{\"presence\":"));
     json_write_str(b, p ? p->state : STR("offline"), 0);
@@ -77,7 +79,8 @@ static void put_presence(struct sync_run *run, struct buf *b, struct str user_id
     buf_put(b, STR("}}"));
 }
 
-/* Those who have just come into view: members of rooms newly joined, users newly joined. Default offline too. */
+/* Those who have just come into view: members of rooms newly joined, users newly joined. Default offline too.
+ */
 static void add_newcomers(struct collect *c)
 {
     struct sync_run *run = c->run;

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Bundled aggregations: what servers tell about an event's references, edit and thread in its unsigned m.relations
- * (sync-v3 7.5; Synapse 1.157 handlers/relations.py), and the filters that ask for events with certain relations.
+ * Bundled aggregations: what servers tell about an event's references, edit and thread in its unsigned
+ * m.relations (sync-v3 7.5; Synapse 1.157 handlers/relations.py), and the filters that ask for events with
+ * certain relations.
  *
- * The model has what is the same for all readers; here the reader's ignored users are taken out, the events that go
- * inside are rendered, and the text is kept with the timeline entry. Events inside are shown as they are: that they may be
- * seen follows from their root, except where an ignored user's newest reply is passed over, as in Synapse.
+ * The model has what is the same for all readers; here the reader's ignored users are taken out, the events
+ * that go inside are rendered, and the text is kept with the timeline entry. Events inside are shown as they
+ * are: that they may be seen follows from their root, except where an ignored user's newest reply is passed
+ * over, as in Synapse.
  */
 #include "sync_int.h"
 
@@ -69,9 +71,10 @@ static void put_edit(struct sync_run *run, const struct relation_bundle *b, stru
     put_inner(run, ev, STR_ABSENT, out);
 }
 
-/* The event to show for a thread; NULL: none, or not known yet. Where the newest reply is an ignored user's, Synapse
- * looks among the oldest five replies for the newest that may be shown. */
-static struct event *thread_event(struct sync_run *run, struct room *room, const struct relation_bundle *b, struct event **shown)
+/* The event to show for a thread; NULL: none, or not known yet. Where the newest reply is an ignored user's,
+ * Synapse looks among the oldest five replies for the newest that may be shown. */
+static struct event *thread_event(struct sync_run *run, struct room *room, const struct relation_bundle *b,
+                                  struct event **shown)
 {
     struct event *ev;
     if (!run_have(run, model_event(run->m, model_rec(run->m, b->thread_latest.event_id), &ev)))
@@ -86,14 +89,17 @@ static struct event *thread_event(struct sync_run *run, struct room *room, const
         return NULL;
     struct tl_ev t = {.e.rec = model_rec(run->m, b->thread_first.v[i - 1].event_id)};
     size_t n = 1;
-    if (!run_have(run, model_event(run->m, t.e.rec, &t.ev)) || !visibility_filter(run, room, &t, &n) || n == 0)
+    if (!run_have(run, model_event(run->m, t.e.rec, &t.ev)) || !visibility_filter(run, room, &t, &n) ||
+        n == 0)
         return NULL;
     *shown = t.pruned ? t.pruned : t.ev;
     return t.ev;
 }
 
-/* Of an event's references and edit, the members that are there; an edit would tell what a redaction took away. */
-static void put_simple(struct sync_run *run, const struct relation_bundle *b, const struct event *ev, struct rope *out)
+/* Of an event's references and edit, the members that are there; an edit would tell what a redaction took
+ * away. */
+static void put_simple(struct sync_run *run, const struct relation_bundle *b, const struct event *ev,
+                       struct rope *out)
 {
     put_references(run, b, out);
     if (!ev->redacted)
@@ -111,7 +117,8 @@ static struct str relations_of_latest(struct sync_run *run, struct room *room, c
     return finish(run, &out);
 }
 
-static void put_thread(struct sync_run *run, struct room *room, const struct relation_bundle *b, const struct event *root, struct rope *out)
+static void put_thread(struct sync_run *run, struct room *room, const struct relation_bundle *b,
+                       const struct event *root, struct rope *out)
 {
     struct event *shown;
     if (str_absent(b->thread_latest.event_id))
@@ -129,7 +136,8 @@ static void put_thread(struct sync_run *run, struct room *room, const struct rel
     }
     put_key(out, STR("\"m.thread\":{\"count\":"));
     rope_put_i64(out, count);
-    rope_put(out, participated ? STR(",\"current_user_participated\":true") : STR(",\"current_user_participated\":false"));
+    rope_put(out, participated ? STR(",\"current_user_participated\":true")
+                               : STR(",\"current_user_participated\":false"));
     rope_put(out, STR(",\"latest_event\":"));
     put_inner(run, shown, inner, out);
     rope_put(out, STR("}"));
@@ -138,7 +146,8 @@ static void put_thread(struct sync_run *run, struct room *room, const struct rel
 static struct str bundle_of(struct sync_run *run, struct room *room, const struct tl_ev *t)
 {
     const struct event *ev = t->pruned ? t->pruned : t->ev;
-    if (!str_absent(ev->state_key) || str_eq(ev->rel_type, STR("m.annotation")) || str_eq(ev->rel_type, STR("m.replace")))
+    if (!str_absent(ev->state_key) || str_eq(ev->rel_type, STR("m.annotation")) ||
+        str_eq(ev->rel_type, STR("m.replace")))
         return STR_ABSENT;
     struct relations *x;
     struct rope out;
@@ -159,7 +168,7 @@ void entry_relations(struct sync_run *run, struct room_entry *en)
         en->timeline[i].relations = bundle_of(run, en->room, &en->timeline[i]);
 }
 
-/* ---- filters --------------------------------------------------------------------------------------------------------------- */
+/* ---- filters ---- */
 
 static bool listed(struct str s, const struct str *list, size_t n)
 {
@@ -170,7 +179,8 @@ static bool listed(struct str s, const struct str *list, size_t n)
     return n == 0;
 }
 
-enum have run_related_matches(struct sync_run *run, const struct filter_section *s, struct room *room, const struct event *ev)
+enum have run_related_matches(struct sync_run *run, const struct filter_section *s, struct room *room,
+                              const struct event *ev)
 {
     struct relations *x;
     if (!s->has_related)

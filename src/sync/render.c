@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * From a finished run to bytes. Events are shared slices of their one encoding (design D4); what differs per reader is put
- * between them. Everything an event needs for its rendering is asked for once before (run_event_extra), so that a run
- * never finds out half-way through writing that something is lacking.
+ * From a finished run to bytes. Events are shared slices of their one encoding (design D4); what differs per
+ * reader is put between them. Everything an event needs for its rendering is asked for once before
+ * (run_event_extra), so that a run never finds out half-way through writing that something is lacking.
  */
 #include "sync_int.h"
 
@@ -30,7 +30,8 @@ static bool own_transaction(const struct sync_run *run, const struct event *ev)
         return false;
     if (!str_absent(ev->txn_device_id))
         return run->d && str_eq(ev->txn_device_id, run->d->device_id);
-    return (ev->txn_token_id && ev->txn_token_id == run->rq->token_id) || run->rq->is_guest || run->rq->is_app_service;
+    return (ev->txn_token_id && ev->txn_token_id == run->rq->token_id) || run->rq->is_guest ||
+           run->rq->is_app_service;
 }
 
 static bool redacted_because(struct sync_run *run, struct event *ev, struct event_extra *x)
@@ -71,7 +72,8 @@ static bool previous_content(struct sync_run *run, struct event *ev, struct even
     return h != LACK;
 }
 
-bool run_event_extra(struct sync_run *run, struct event *ev, bool timeline, struct str membership, struct event_extra *x)
+bool run_event_extra(struct sync_run *run, struct event *ev, bool timeline, struct str membership,
+                     struct event_extra *x)
 {
     *x = (struct event_extra){.now_ms = run->wall_ms, .membership = membership};
     if (own_transaction(run, ev))
@@ -88,13 +90,15 @@ bool run_event_extra(struct sync_run *run, struct event *ev, bool timeline, stru
     return ok;
 }
 
-void render_event(struct sync_run *run, struct event *ev, bool timeline, bool fields, struct str membership, struct str relations, struct rope *out)
+void render_event(struct sync_run *run, struct event *ev, bool timeline, bool fields, struct str membership,
+                  struct str relations, struct rope *out)
 {
     struct event_extra x;
     run_event_extra(run, ev, timeline, membership, &x);
     x.relations = relations;
     if (run->f->rare)
-        event_render_general(ev, &x, run->f->federation_format, fields ? run->f->event_fields : NULL, fields ? run->f->event_fields_count : 0, out);
+        event_render_general(ev, &x, run->f->federation_format, fields ? run->f->event_fields : NULL,
+                             fields ? run->f->event_fields_count : 0, out);
     else
         event_render(ev, &x, out);
 }
@@ -115,7 +119,7 @@ void render_events_prepare(struct sync_run *run)
         run_event_extra(run, s->ev, false, STR_ABSENT, &x);
 }
 
-/* ---- rooms ------------------------------------------------------------------------------------------------------------------ */
+/* ---- rooms ---- */
 
 static void put_timeline(struct sync_run *run, const struct room_entry *en, struct rope *out)
 {
@@ -268,7 +272,8 @@ static void put_stripped(struct sync_run *run, const struct stripped_entry *s, b
     rope_put(out, STR("]}}"));
 }
 
-static void put_section(struct sync_run *run, struct rope *out, const char *name, enum entry_type type, bool *first)
+static void put_section(struct sync_run *run, struct rope *out, const char *name, enum entry_type type,
+                        bool *first)
 {
     rope_put(out, *first ? STR("\"") : STR(",\""));
     *first = false;
@@ -293,7 +298,8 @@ static void put_section(struct sync_run *run, struct rope *out, const char *name
     rope_put(out, STR("}"));
 }
 
-static void put_stripped_section(struct sync_run *run, struct rope *out, const struct stripped_entry *list, bool knock, bool *first)
+static void put_stripped_section(struct sync_run *run, struct rope *out, const struct stripped_entry *list,
+                                 bool knock, bool *first)
 {
     rope_put(out, *first ? STR("") : STR(","));
     *first = false;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * From arrival to admission: authentication, then the parameters in Synapse's order of evaluation (sync-v3 1.2: the first
- * failure wins), the filter, presence, and the checks that come last.
+ * From arrival to admission: authentication, then the parameters in Synapse's order of evaluation
+ * (sync-v3 1.2: the first failure wins), the filter, presence, and the checks that come last.
  */
 #include "request.h"
 
@@ -35,7 +35,8 @@ void req_finish(struct sync_req *r)
     struct sync *s = r->s;
     wheel_cancel(&s->wheel, &r->timer);
     auth_watch_del(&r->watch);
-    if (r->state == REQ_BLOCKING || (r->state == REQ_AUTH && s->stopping)) /* a walk: only where something may be pending */
+    if (r->state == REQ_BLOCKING ||
+        (r->state == REQ_AUTH && s->stopping)) /* a walk: only where something may be pending */
         auth_cancel(s->auth, r);
     if (r->sequences)
         r->sequences->r = NULL; /* its answer finds nobody */
@@ -84,7 +85,7 @@ static void req_auth_error(struct sync_req *r, const struct auth_error *e)
     req_finish(r);
 }
 
-/* ---- parameters ------------------------------------------------------------------------------------------------------------ */
+/* ---- parameters ---- */
 
 static bool is_ascii(struct str s)
 {
@@ -139,8 +140,10 @@ static bool parse_parameters(struct sync_req *r)
     }
     struct str p = http_query(r->http, STR("set_presence"));
     r->presence_state = str_absent(p) ? STR("online") : p;
-    if (!str_eq(r->presence_state, STR("online")) && !str_eq(r->presence_state, STR("offline")) && !str_eq(r->presence_state, STR("unavailable"))) {
-        req_error(r, 400, "M_INVALID_PARAM", "Query parameter 'set_presence' must be one of ['online', 'offline', 'unavailable']");
+    if (!str_eq(r->presence_state, STR("online")) && !str_eq(r->presence_state, STR("offline")) &&
+        !str_eq(r->presence_state, STR("unavailable"))) {
+        req_error(r, 400, "M_INVALID_PARAM",
+                  "Query parameter 'set_presence' must be one of ['online', 'offline', 'unavailable']");
         return false;
     }
     r->filter_text = http_query(r->http, STR("filter"));
@@ -151,13 +154,14 @@ static bool parse_parameters(struct sync_req *r)
     struct str full = http_query(r->http, STR("full_state"));
     r->full_state = str_eq(full, STR("true"));
     if (!str_absent(full) && !r->full_state && !str_eq(full, STR("false"))) {
-        req_error(r, 400, "M_INVALID_PARAM", "Boolean query parameter 'full_state' must be one of ['true', 'false']");
+        req_error(r, 400, "M_INVALID_PARAM",
+                  "Boolean query parameter 'full_state' must be one of ['true', 'false']");
         return false;
     }
     return true;
 }
 
-/* ---- after the filter --------------------------------------------------------------------------------------------------------- */
+/* ---- after the filter ---- */
 
 bool req_parse_since(struct sync_req *r, struct stream_token *t)
 {
@@ -223,7 +227,8 @@ void presence_buckets_sweep(struct sync *s)
 static void affect_presence(struct sync_req *r)
 {
     struct sync *s = r->s;
-    if (!s->cfg->presence.tracked || str_eq(r->presence_state, STR("offline")) || !presence_allowed(s, r->u->user_id))
+    if (!s->cfg->presence.tracked || str_eq(r->presence_state, STR("offline")) ||
+        !presence_allowed(s, r->u->user_id))
         return;
     r->presence = true;
     feed_presence_start(s->feed, r->u->user_id, r->d ? r->d->device_id : STR_ABSENT, r->presence_state);
@@ -259,7 +264,7 @@ static void filter_known(struct sync_req *r)
     auth_check_blocking(r->s->auth, r->rq, on_blocking, r);
 }
 
-/* ---- the filter ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the filter ---- */
 
 static void resolve_stored(struct sync_req *r);
 
@@ -321,7 +326,7 @@ static void resolve_filter(struct sync_req *r)
     resolve_stored(r);
 }
 
-/* ---- arrival ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- arrival ---- */
 
 static void on_gone(struct http_req *http)
 {
@@ -370,7 +375,8 @@ static void on_auth(void *arg, struct requester *rq, const struct auth_error *e)
 void req_begin(struct sync *s, struct http_req *http)
 {
     if (http_query_has(http, STR("from"))) {
-        http_reply_error(&http, 400, "M_UNKNOWN", "'from' is not a valid query parameter. Did you mean 'since'?");
+        http_reply_error(&http, 400, "M_UNKNOWN",
+                         "'from' is not a valid query parameter. Did you mean 'since'?");
         return;
     }
     struct sync_req *r = xcalloc(1, sizeof *r);

@@ -30,14 +30,14 @@ struct sync_req {
     struct device *d;
     struct filter *f;
     enum req_state state;
-    struct str since_text;  /* empty: initial; in the request's arena */
+    struct str since_text; /* empty: initial; in the request's arena */
     struct str filter_text;
     int64_t filter_id;
     int64_t timeout_ms, deadline_ms, started_ms;
     bool full_state, initial, admitted, presence, bounded, acked, loading;
     struct str presence_state;
-    struct list by_state;   /* in the list of its state */
-    struct list by_user;    /* u->waiters, while parked */
+    struct list by_state; /* in the list of its state */
+    struct list by_user;  /* u->waiters, while parked */
     struct wheel_timer timer;
     struct auth_watch watch;
     struct sequences_call *sequences; /* under way */
@@ -59,7 +59,7 @@ struct sync {
     size_t initial_running;
     bool live, draining, stopping;
     struct wheel wheel;
-    uv_idle_t *idle;     /* runs while REQ_READY is not empty */
+    uv_idle_t *idle; /* runs while REQ_READY is not empty */
     uv_timer_t *tick;
     bool idle_running;
     struct arena *scratch;
@@ -69,9 +69,10 @@ struct sync {
 /* request.c */
 void req_set_state(struct sync_req *r, enum req_state st);
 void req_error(struct sync_req *r, int status, const char *errcode, const char *error);
-void req_finish(struct sync_req *r); /* releases everything but the http request, which must have been replied to */
-/* A callback of something asynchronous has come back (r->loading): false when the request has ended meanwhile and is
- * now released. */
+void req_finish(
+    struct sync_req *r); /* releases everything but the http request, which must have been replied to */
+/* A callback of something asynchronous has come back (r->loading): false when the request has ended meanwhile
+ * and is now released. */
 bool req_returned(struct sync_req *r);
 void presence_buckets_sweep(struct sync *s);
 void req_begin(struct sync *s, struct http_req *http);

@@ -3,9 +3,9 @@
 /*
  * Which rooms appear (sync-v3 section 5; Synapse 1.157 handlers/sync.py, _generate_sync_entry_for_rooms).
  *
- * Initial: every current membership. Incremental: the user's own membership events in the window say which rooms were
- * joined, left, invited to, knocked on; every other joined room gets an entry that is dropped again when nothing
- * happened in it.
+ * Initial: every current membership. Incremental: the user's own membership events in the window say which
+ * rooms were joined, left, invited to, knocked on; every other joined room gets an entry that is dropped
+ * again when nothing happened in it.
  */
 #include "sync_int.h"
 
@@ -62,7 +62,7 @@ static void add_invite(struct sync_run *run, struct room *room, struct evrec *re
         add_stripped(run, room, rec, false);
 }
 
-/* ---- initial ------------------------------------------------------------------------------------------------------------ */
+/* ---- initial ---- */
 
 static void classify_initial(struct sync_run *run)
 {
@@ -100,7 +100,7 @@ static void classify_initial(struct sync_run *run)
     }
 }
 
-/* ---- incremental --------------------------------------------------------------------------------------------------------- */
+/* ---- incremental ---- */
 
 struct own {
     struct own_event *e;
@@ -142,7 +142,8 @@ static void add_archived(struct sync_run *run, struct room *room, const struct o
     en->out_of_band = leave->ev->out_of_band_membership;
     if (en->out_of_band) {
         en->events = ARENA_NEW(run->a, struct tl_entry);
-        en->events[0] = (struct tl_entry){leave->e->stream, leave->ev->topological, leave->e->writer, leave->e->rec};
+        en->events[0] =
+            (struct tl_entry){leave->e->stream, leave->ev->topological, leave->e->writer, leave->e->rec};
         en->events_count = 1;
     } else {
         en->events_none = true;
@@ -243,11 +244,13 @@ static void joined_entry(struct sync_run *run, struct room *room)
         bool more;
         run->broken |= want < -1 || run->f->timeline_limit_fractional;
         v = ARENA_ARRAY(run->a, struct tl_entry, limit + 1);
-        if (limit && !run_have(run, model_page_stream(run->m, room, &run->since.room, &run->now.room, limit, v, &n, &more)))
+        if (limit && !run_have(run, model_page_stream(run->m, room, &run->since.room, &run->now.room, limit,
+                                                      v, &n, &more)))
             return;
     }
     /* The common case by far: nothing here for this reader. Cheap to say before an entry is made. */
-    bool ephemeral = run->ephemeral_done && (room->typing_serial > run_since_typing(run) || room->last_receipt > run->since.receipt.min ||
+    bool ephemeral = run->ephemeral_done && (room->typing_serial > run_since_typing(run) ||
+                                             room->last_receipt > run->since.receipt.min ||
                                              !mpos_le(&room->since_receipts, &run->since.receipt));
     if (n == 0 && !newly && !run->full_state && !ephemeral && !run->u->ad_changed)
         return;
@@ -314,7 +317,8 @@ void run_rooms(struct sync_run *run)
     collect_joined(run);
     if (run->ahead)
         return;
-    run->ephemeral_done = !filter_blocks_all_rooms(run->f) && !filter_blocks_section(&run->f->ephemeral, true);
+    run->ephemeral_done =
+        !filter_blocks_all_rooms(run->f) && !filter_blocks_section(&run->f->ephemeral, true);
     if (!run->has_since) {
         classify_initial(run);
         return;

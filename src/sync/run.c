@@ -44,7 +44,7 @@ bool user_set_has(const struct user_set *s, struct str id)
     return smap_get(&s->map, id) != NULL;
 }
 
-/* ---- global account data -------------------------------------------------------------------------------------------------- */
+/* ---- global account data ---- */
 
 static bool account_matches(struct sync_run *run, struct str type)
 {
@@ -81,10 +81,12 @@ static void run_account_data(struct sync_run *run)
     struct buf b;
     buf_init(&b, 64 << 20);
     size_t it = 0;
-    for (struct account_datum *d; (all || u->ad_last > run->since.account_data) && (d = smap_next(&u->account_data, &it));) {
+    for (struct account_datum *d;
+         (all || u->ad_last > run->since.account_data) && (d = smap_next(&u->account_data, &it));) {
         if (run_account_deleted(run, all, d->content))
             continue;
-        if ((all || d->stream > run->since.account_data) && !str_eq(d->type, STR("m.push_rules")) && account_matches(run, d->type))
+        if ((all || d->stream > run->since.account_data) && !str_eq(d->type, STR("m.push_rules")) &&
+            account_matches(run, d->type))
             put_datum(&b, d->type, d->content);
     }
     if (rules && u->push_rules && account_matches(run, STR("m.push_rules")))
@@ -94,7 +96,7 @@ static void run_account_data(struct sync_run *run)
     buf_fini(&b);
 }
 
-/* ---- the envelope ------------------------------------------------------------------------------------------------------------ */
+/* ---- the envelope ---- */
 
 static void put_user_list(struct sync_run *run, struct rope *out, const struct user_set *s)
 {
@@ -123,9 +125,10 @@ static void put_to_device(struct sync_run *run, struct rope *out)
 static void put_keys(struct sync_run *run, struct rope *out)
 {
     if (run->d && (!run->d->otk_json || !run->d->fallback_json))
-        return; /* not known (an empty answer while the database is away): saying "none" would make clients upload keys */
-    /* Of a device whose keys have not been looked at (a held poll that ends) nothing is said: an empty count would make
-     * its client upload keys anew. */
+        return; /* not known (an empty answer while the database is away): saying "none" would make clients
+                   upload keys */
+    /* Of a device whose keys have not been looked at (a held poll that ends) nothing is said: an empty count
+     * would make its client upload keys anew. */
     if (run->d && !run->d->otk_json)
         return;
     rope_put(out, STR(",\"device_one_time_keys_count\":"));
@@ -217,8 +220,8 @@ void sync_run_fini(struct sync_run *run)
 
 static bool nonempty(const struct sync_run *run)
 {
-    return !str_absent(run->account_events) || !str_absent(run->presence_events) || run->to_device_count || run->changed.v.n || run->left.v.n ||
-           run->emitted || run->invites || run->knocks;
+    return !str_absent(run->account_events) || !str_absent(run->presence_events) || run->to_device_count ||
+           run->changed.v.n || run->left.v.n || run->emitted || run->invites || run->knocks;
 }
 
 enum run_result sync_run(struct sync_run *run, struct rope *out, struct stream_token *next)

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * The state section: what a client must know besides the timeline (sync-v3 section 4; Synapse 1.157 handlers/sync.py,
- * compute_state_delta). Sets of event ids from up to three positions are combined; in the ordinary case, a timeline
- * that goes on where the client stands, the answer is known to be empty without looking at any state.
+ * The state section: what a client must know besides the timeline (sync-v3 section 4; Synapse 1.157
+ * handlers/sync.py, compute_state_delta). Sets of event ids from up to three positions are combined; in the
+ * ordinary case, a timeline that goes on where the client stands, the answer is known to be empty without
+ * looking at any state.
  */
 #include "sync_int.h"
 
 static const struct str MEMBER = {"m.room.member", 13};
 
-bool state_ref_after(struct sync_run *run, struct room *room, struct event *ev, struct evrec *rec, struct state_ref *out)
+bool state_ref_after(struct sync_run *run, struct room *room, struct event *ev, struct evrec *rec,
+                     struct state_ref *out)
 {
     *out = (struct state_ref){.none = ev->state_group == 0, .last = ev, .last_rec = rec};
     if (!out->none)
@@ -39,10 +41,12 @@ bool state_ref_at(struct sync_run *run, struct room *room, const struct mpos *at
 /* A state event's own key is what it says, even where state resolution left it out of its group. */
 static bool is_own_key(const struct state_ref *ref, struct str type, struct str key)
 {
-    return ref->last && !str_absent(ref->last->state_key) && !ref->last->rejected && str_eq(ref->last->type, type) && str_eq(ref->last->state_key, key);
+    return ref->last && !str_absent(ref->last->state_key) && !ref->last->rejected &&
+           str_eq(ref->last->type, type) && str_eq(ref->last->state_key, key);
 }
 
-enum have state_ref_get(struct sync_run *run, const struct state_ref *ref, struct str type, struct str key, struct evrec **out)
+enum have state_ref_get(struct sync_run *run, const struct state_ref *ref, struct str type, struct str key,
+                        struct evrec **out)
 {
     *out = NULL;
     if (is_own_key(ref, type, key)) {
@@ -54,7 +58,8 @@ enum have state_ref_get(struct sync_run *run, const struct state_ref *ref, struc
     return model_sg_get(run->m, ref->g, type, key, out);
 }
 
-enum have run_member_event(struct sync_run *run, struct evrec *rec, struct str user_id, struct room *room, enum membership *ms)
+enum have run_member_event(struct sync_run *run, struct evrec *rec, struct str user_id, struct room *room,
+                           enum membership *ms)
 {
     if (room->state_load == LOAD_DONE) {
         struct member *mb = room_member_get(room, user_id);
@@ -71,11 +76,11 @@ enum have run_member_event(struct sync_run *run, struct evrec *rec, struct str u
     return h;
 }
 
-/* ---- sets of event ids ----------------------------------------------------------------------------------------------------- */
+/* ---- sets of event ids ---- */
 
 struct id_set {
     struct sync_run *run;
-    struct smap by_id;  /* event id -> struct state_item */
+    struct smap by_id; /* event id -> struct state_item */
     bool members_only;
 };
 
@@ -158,17 +163,18 @@ static bool set_fill_members(struct id_set *s, const struct state_ref *ref, cons
     return ok;
 }
 
-/* ---- the two ways ------------------------------------------------------------------------------------------------------------ */
+/* ---- the two ways ---- */
 
 struct wanted {
     struct room_entry *en;
     bool lazy;
-    struct user_set members;   /* senders of the timeline whose membership is not in it already */
-    struct id_set contains;    /* state events of the timeline, last per key */
+    struct user_set members; /* senders of the timeline whose membership is not in it already */
+    struct id_set contains;  /* state events of the timeline, last per key */
     struct id_set result;
 };
 
-static bool combine(struct wanted *w, const struct state_ref *start, const struct state_ref *end, const struct state_ref *prev, const struct state_filter *f, const struct state_filter *g)
+static bool combine(struct wanted *w, const struct state_ref *start, const struct state_ref *end,
+                    const struct state_ref *prev, const struct state_filter *f, const struct state_filter *g)
 {
     struct sync_run *run = w->result.run;
     struct id_set s_start, s_end, s_prev;
@@ -257,7 +263,8 @@ static bool incremental(struct wanted *w)
         if (!w->lazy || w->members.v.n == 0 || en->timeline_count == 0)
             return true;
         struct state_ref start;
-        return state_ref_after(run, en->room, en->timeline[0].ev, en->timeline[0].e.rec, &start) && set_fill_members(&w->result, &start, &w->members);
+        return state_ref_after(run, en->room, en->timeline[0].ev, en->timeline[0].e.rec, &start) &&
+               set_fill_members(&w->result, &start, &w->members);
     }
     struct state_filter f = {!w->lazy, &w->members}, everything = {true, NULL};
     struct state_ref start, end, prev;
@@ -268,7 +275,7 @@ static bool incremental(struct wanted *w)
     return combine(w, &start, &end, &prev, &f, en->limited ? &everything : &f);
 }
 
-/* ---- the section --------------------------------------------------------------------------------------------------------------- */
+/* ---- the section ---- */
 
 static void scan_timeline(struct wanted *w)
 {
@@ -285,7 +292,8 @@ static void scan_timeline(struct wanted *w)
             continue;
         if (str_eq(t->ev->type, MEMBER))
             smap_put(&own, t->ev->state_key, t->ev);
-        struct str key = arena_printf(w->result.run->a, "%.*s/%.*s", STR_ARG(t->ev->type), STR_ARG(t->ev->state_key));
+        struct str key =
+            arena_printf(w->result.run->a, "%.*s/%.*s", STR_ARG(t->ev->type), STR_ARG(t->ev->state_key));
         struct tl_ev *old = smap_put(&by_key, key, en->timeline + i);
         if (old)
             smap_del(&w->contains.by_id, old->e.rec->id);
@@ -330,7 +338,8 @@ static bool load_items(struct wanted *w)
     size_t it = 0;
     for (struct state_item *x; (x = smap_next(&w->result.by_id, &it));) {
         enum have h = model_event(run->m, x->rec, &x->ev);
-        if (h == HAVE && (str_eq(x->ev->type, STR("m.room.aliases")) || !filter_match_event(run->f, &run->f->state, x->ev)))
+        if (h == HAVE && (str_eq(x->ev->type, STR("m.room.aliases")) ||
+                          !filter_match_event(run->f, &run->f->state, x->ev)))
             h = ABSENT;
         if (h == HAVE)
             h = run_related_matches(run, &run->f->state, en->room, x->ev);

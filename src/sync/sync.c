@@ -32,12 +32,10 @@ void sync_wake(void *arg, struct user *u)
 {
     struct sync *s = arg;
     struct sync_req *r;
-    list_each(r, &u->waiters, struct sync_req, by_user)
-    {
+    list_each(r, &u->waiters, struct sync_req, by_user) {
         req_make_ready(r);
     }
-    list_each(r, &s->states[REQ_AHEAD], struct sync_req, by_state)
-    {
+    list_each(r, &s->states[REQ_AHEAD], struct sync_req, by_state) {
         if (r->u == u)
             req_make_ready(r);
     }
@@ -107,7 +105,8 @@ void sync_drain(struct sync *s)
     each_of_state(s, REQ_CATCH_UP, req_expire);
 }
 
-int sync_start(struct sync **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg, struct feed *feed, struct model *m, struct auth *a, struct err *e)
+int sync_start(struct sync **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg,
+               struct feed *feed, struct model *m, struct auth *a, struct err *e)
 {
     (void)e;
     struct sync *s = xcalloc(1, sizeof *s);
@@ -147,7 +146,8 @@ static void drop(struct sync_req *r)
     req_finish(r);
 }
 
-/* Everything a request holds on to (feed, auth, pg, model) is still there; none of them calls back afterwards. */
+/* Everything a request holds on to (feed, auth, pg, model) is still there; none of them calls back
+ * afterwards. */
 void sync_stop(struct sync **sp)
 {
     struct sync *s = *sp;

@@ -5,10 +5,11 @@
 /*
  * Private to src/sync: one run of the computation, and what its files ask of each other.
  *
- * A run is a pure function of the model and the request (design D3): it notes what it lacks and goes on; when it lacked
- * anything its result is thrown away and it is run again after the loads. Everything it builds lives in its arena; events
- * and rooms are borrowed from the model, which does not move while a run is under way. Side effects (acknowledging to-device
- * messages, the lazy-loading cache) are collected and committed only by a run that lacked nothing.
+ * A run is a pure function of the model and the request (design D3): it notes what it lacks and goes on; when
+ * it lacked anything its result is thrown away and it is run again after the loads. Everything it builds
+ * lives in its arena; events and rooms are borrowed from the model, which does not move while a run is under
+ * way. Side effects (acknowledging to-device messages, the lazy-loading cache) are collected and committed
+ * only by a run that lacked nothing.
  */
 #include "chappe/auth.h"
 #include "chappe/clock.h"
@@ -23,14 +24,14 @@
 struct tl_ev {
     struct tl_entry e;
     struct event *ev;
-    struct event *pruned;      /* the erased-sender form, shown instead; freed with the run */
-    struct str membership;     /* of the reader, at the event */
-    struct str relations;      /* m.relations as JSON text; absent: none */
+    struct event *pruned;  /* the erased-sender form, shown instead; freed with the run */
+    struct str membership; /* of the reader, at the event */
+    struct str relations;  /* m.relations as JSON text; absent: none */
 };
 struct state_item {
     struct str type, key;
     struct evrec *rec;
-    struct event *ev;          /* once loaded and filtered */
+    struct event *ev; /* once loaded and filtered */
     struct state_item *next;
 };
 /* State at a position: after the last event at or before it. none: there is no such event. */
@@ -46,8 +47,8 @@ struct room_entry {
     struct room *room;
     enum entry_type type;
     bool newly_joined, full_state, out_of_band;
-    bool events_none;                /* not known: load the timeline from upto */
-    struct tl_entry *events;         /* ascending */
+    bool events_none;        /* not known: load the timeline from upto */
+    struct tl_entry *events; /* ascending */
     size_t events_count;
     bool has_since;
     struct stream_token since, upto, end;
@@ -55,16 +56,16 @@ struct room_entry {
     struct tl_ev *timeline;
     size_t timeline_count;
     bool limited;
-    bool bundle;                     /* with m.relations */
+    bool bundle; /* with m.relations */
     struct stream_token prev_batch;
-    struct state_item *state;        /* loaded and filtered */
+    struct state_item *state; /* loaded and filtered */
     size_t state_count;
     bool summary_null, summary_given, summary_heroes;
     int64_t joined_count, invited_count;
     struct str *heroes;
     size_t heroes_count;
-    struct str typing, receipts;     /* whole events as JSON text; absent: none */
-    struct str account_events;       /* members of the events array */
+    struct str typing, receipts; /* whole events as JSON text; absent: none */
+    struct str account_events;   /* members of the events array */
     struct unread *unread;
     struct room_entry *next;
 };
@@ -122,8 +123,8 @@ struct sync_run {
 
 /* run.c */
 enum run_result { RUN_LACK, RUN_EMPTY, RUN_DONE, RUN_BROKEN };
-/* One run. RUN_LACK: model_load, then again (or, run.ahead, when the feed has moved). Otherwise the response body is in out
- * and *next is its next_batch. */
+/* One run. RUN_LACK: model_load, then again (or, run.ahead, when the feed has moved). Otherwise the response
+ * body is in out and *next is its next_batch. */
 enum run_result sync_run(struct sync_run *run, struct rope *out, struct stream_token *next);
 void sync_run_fini(struct sync_run *run);
 /* An answer with nothing in it: next_batch and key counts (which must be in memory). */
@@ -140,7 +141,10 @@ static inline int64_t run_since_typing(const struct sync_run *run)
 {
     return run->has_since && run->since.typing <= run->now.typing ? run->since.typing : 0;
 }
-static inline const struct mpos *run_since_room(const struct sync_run *run) { return &run->since.room; }
+static inline const struct mpos *run_since_room(const struct sync_run *run)
+{
+    return &run->since.room;
+}
 
 /* MSC3391: empty content means that the type was deleted; who starts from nothing need not hear of it. */
 bool run_account_deleted(const struct sync_run *run, bool all, struct str content);
@@ -157,7 +161,7 @@ bool run_is_joined(const struct sync_run *run, struct str room_id);
 bool run_shares_room(struct sync_run *run, struct str user_id); /* with any joined room; may lack */
 
 /* timeline.c */
-size_t run_timeline_limit(const struct sync_run *run); /* never negative, and bounded */
+size_t run_timeline_limit(const struct sync_run *run);                 /* never negative, and bounded */
 bool entry_load_timeline(struct sync_run *run, struct room_entry *en); /* false: lacks */
 
 /* visibility.c: drops what the reader may not see, in place; false: lacks */
@@ -165,15 +169,20 @@ bool visibility_filter(struct sync_run *run, struct room *room, struct tl_ev *v,
 
 /* state.c */
 bool state_ref_at(struct sync_run *run, struct room *room, const struct mpos *at, struct state_ref *out);
-bool state_ref_after(struct sync_run *run, struct room *room, struct event *ev, struct evrec *rec, struct state_ref *out);
-enum have state_ref_get(struct sync_run *run, const struct state_ref *ref, struct str type, struct str key, struct evrec **out);
+bool state_ref_after(struct sync_run *run, struct room *room, struct event *ev, struct evrec *rec,
+                     struct state_ref *out);
+enum have state_ref_get(struct sync_run *run, const struct state_ref *ref, struct str type, struct str key,
+                        struct evrec **out);
 bool entry_load_state(struct sync_run *run, struct room_entry *en);
-enum have run_member_event(struct sync_run *run, struct evrec *rec, struct str user_id, struct room *room, enum membership *ms);
+enum have run_member_event(struct sync_run *run, struct evrec *rec, struct str user_id, struct room *room,
+                           enum membership *ms);
 
 /* relations.c */
-void entry_relations(struct sync_run *run, struct room_entry *en); /* fills relations of the timeline; may lack */
+void entry_relations(struct sync_run *run,
+                     struct room_entry *en); /* fills relations of the timeline; may lack */
 /* related_by_senders, related_by_rel_types of a filter: ABSENT: ev has no such relation. */
-enum have run_related_matches(struct sync_run *run, const struct filter_section *s, struct room *room, const struct event *ev);
+enum have run_related_matches(struct sync_run *run, const struct filter_section *s, struct room *room,
+                              const struct event *ev);
 
 /* entry.c */
 void run_entries(struct sync_run *run); /* from entries to emitted */
@@ -196,10 +205,12 @@ void ll_set(struct sync_run *run, struct str user_id, struct str event_id);
 void ll_commit(struct sync_run *run);
 
 /* render.c */
-bool run_event_extra(struct sync_run *run, struct event *ev, bool timeline, struct str membership, struct event_extra *x); /* false: lacks */
+bool run_event_extra(struct sync_run *run, struct event *ev, bool timeline, struct str membership,
+                     struct event_extra *x); /* false: lacks */
 void render_events_prepare(struct sync_run *run);
 void render_rooms(struct sync_run *run, struct rope *out);
-void render_event(struct sync_run *run, struct event *ev, bool timeline, bool fields, struct str membership, struct str relations, struct rope *out);
+void render_event(struct sync_run *run, struct event *ev, bool timeline, bool fields, struct str membership,
+                  struct str relations, struct rope *out);
 struct str render_token(struct sync_run *run, const struct stream_token *t);
 void rope_json_str(struct sync_run *run, struct rope *out, struct str s);
 #endif

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * The timeline of one entry: which events, limited or not, and where to go on from backwards (sync-v3 3.5; Synapse 1.157
- * handlers/sync.py, _load_filtered_recents).
+ * The timeline of one entry: which events, limited or not, and where to go on from backwards (sync-v3 3.5;
+ * Synapse 1.157 handlers/sync.py, _load_filtered_recents).
  */
 #include "sync_int.h"
 
 enum { REFILLS_MAX = 5, LIMIT_MAX = 10000 };
 
 /* Loads events for entries and applies the timeline filter and visibility. Order is kept. false: lacks. */
-static bool load_filtered(struct sync_run *run, struct room *room, const struct tl_entry *e, size_t n, bool reverse, struct tl_ev **out, size_t *count)
+static bool load_filtered(struct sync_run *run, struct room *room, const struct tl_entry *e, size_t n,
+                          bool reverse, struct tl_ev **out, size_t *count)
 {
     struct tl_ev *v = ARENA_ARRAY(run->a, struct tl_ev, n + 1);
     size_t k = 0;
@@ -19,7 +20,9 @@ static bool load_filtered(struct sync_run *run, struct room *room, const struct 
         struct event *ev;
         enum have h = model_event(run->m, te->rec, &ev);
         if (h == HAVE)
-            h = filter_match_event(run->f, &run->f->timeline, ev) ? run_related_matches(run, &run->f->timeline, room, ev) : ABSENT;
+            h = filter_match_event(run->f, &run->f->timeline, ev)
+                    ? run_related_matches(run, &run->f->timeline, room, ev)
+                    : ABSENT;
         lack |= h == LACK;
         if (h == HAVE)
             v[k++] = (struct tl_ev){.e = *te, .ev = ev};
@@ -36,16 +39,18 @@ static bool load_filtered(struct sync_run *run, struct room *room, const struct 
 struct page_cursor {
     bool topological;
     bool has_since;
-    struct mpos since, end;  /* stream order: (since, end] */
-    bool has_from;           /* topological: at or below (t, s) */
+    struct mpos since, end; /* stream order: (since, end] */
+    bool has_from;          /* topological: at or below (t, s) */
     int64_t from_t, from_s;
 };
 
-static bool next_page(struct sync_run *run, struct room *room, struct page_cursor *c, size_t n, struct tl_entry *v, size_t *count, bool *more)
+static bool next_page(struct sync_run *run, struct room *room, struct page_cursor *c, size_t n,
+                      struct tl_entry *v, size_t *count, bool *more)
 {
     enum have h;
     if (c->topological)
-        h = model_page_topological(run->m, room, &c->end, c->has_from, c->from_t, c->from_s, n, v, count, more);
+        h = model_page_topological(run->m, room, &c->end, c->has_from, c->from_t, c->from_s, n, v, count,
+                                   more);
     else
         h = model_page_stream(run->m, room, c->has_since ? &c->since : NULL, &c->end, n, v, count, more);
     if (!run_have(run, h))
@@ -63,7 +68,8 @@ static bool next_page(struct sync_run *run, struct room *room, struct page_curso
     return true;
 }
 
-static void put(struct room_entry *en, struct tl_ev *v, size_t n, bool limited, const struct stream_token *prev)
+static void put(struct room_entry *en, struct tl_ev *v, size_t n, bool limited,
+                const struct stream_token *prev)
 {
     en->timeline = v;
     en->timeline_count = n;
@@ -81,7 +87,8 @@ bool entry_load_timeline(struct sync_run *run, struct room_entry *en)
 {
     struct room *room = en->room;
     size_t limit = run_timeline_limit(run);
-    bool odd_limit = run->f->timeline_limit < 0 || run->f->timeline_limit_fractional; /* fails when a page is needed */
+    bool odd_limit =
+        run->f->timeline_limit < 0 || run->f->timeline_limit_fractional; /* fails when a page is needed */
     struct stream_token upto = en->upto;
     bool events_none = en->events_none;
     bool limited = events_none || en->newly_joined || run->f->timeline_limit < 0 || limit < en->events_count;
@@ -90,8 +97,8 @@ bool entry_load_timeline(struct sync_run *run, struct room_entry *en)
     enum have h = model_gap(run->m, room, en->has_since ? en->since.room.min : 0, &run->now.room, &gap);
     if (h == LACK)
         run->lack = true;
-    /* A gap after one has left says nothing about what one may still see: only up to the leave. Synapse resets upto to
-     * now here, which can show events from after the leave (decision: the safe side). */
+    /* A gap after one has left says nothing about what one may still see: only up to the leave. Synapse
+     * resets upto to now here, which can show events from after the leave (decision: the safe side). */
     bool gapped = h == HAVE && (en->type == ENTRY_JOINED || mpos_covers(&en->end.room, WRITER_NONE, gap));
     if (gapped) {
         events_none = limited = true;
@@ -133,7 +140,8 @@ bool entry_load_timeline(struct sync_run *run, struct room_entry *en)
         size_t got;
         struct tl_ev *loaded;
         size_t k;
-        if (!next_page(run, room, &c, load_limit, page, &got, &more) || !load_filtered(run, room, page, got, true, &loaded, &k))
+        if (!next_page(run, room, &c, load_limit, page, &got, &more) ||
+            !load_filtered(run, room, page, got, true, &loaded, &k))
             return false;
         struct tl_ev *all = ARENA_ARRAY(run->a, struct tl_ev, k + n + 1);
         if (k)
@@ -146,7 +154,9 @@ bool entry_load_timeline(struct sync_run *run, struct room_entry *en)
     limited = more;
     if (n > limit) {
         limited = true;
-        size_t drop = limit ? n - limit : en->events_none || !en->events_count ? n : 0; /* limit 0: sync-v3 3.5 quirk */
+        size_t drop = limit                                  ? n - limit
+                      : en->events_none || !en->events_count ? n
+                                                             : 0; /* limit 0: sync-v3 3.5 quirk */
         recents += drop;
         n -= drop;
         prev.room = n ? mpos_of(recents[0].e.stream - 1) : prev.room;

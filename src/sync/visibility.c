@@ -2,8 +2,8 @@
 /* Copyright the Chappe contributors */
 /*
  * May this reader see this event? The security boundary (sync-v3 section 6; Synapse 1.157 visibility.py,
- * filter_events_for_client). Decided from the state after the event, from the reader's membership in it, from what the
- * reader ignores and who was erased. What cannot be decided from memory is wanted, never guessed.
+ * filter_events_for_client). Decided from the state after the event, from the reader's membership in it, from
+ * what the reader ignores and who was erased. What cannot be decided from memory is wanted, never guessed.
  */
 #include "sync_int.h"
 
@@ -30,7 +30,8 @@ static enum have replaced(struct sync_run *run, const struct event *ev, struct e
 }
 
 /* Effective history visibility at ev. false: lacks. */
-static bool history_at(struct sync_run *run, const struct state_ref *after, struct event *ev, enum history *out)
+static bool history_at(struct sync_run *run, const struct state_ref *after, struct event *ev,
+                       enum history *out)
 {
     struct evrec *rec;
     struct event *hv, *before;
@@ -63,18 +64,24 @@ static bool history_at(struct sync_run *run, const struct state_ref *after, stru
 static int joinedness(enum membership ms)
 {
     switch (ms) {
-    case MEMBERSHIP_JOIN: return 0;
-    case MEMBERSHIP_INVITE: return 1;
-    case MEMBERSHIP_KNOCK: return 2;
-    case MEMBERSHIP_BAN: return 4;
+    case MEMBERSHIP_JOIN:
+        return 0;
+    case MEMBERSHIP_INVITE:
+        return 1;
+    case MEMBERSHIP_KNOCK:
+        return 2;
+    case MEMBERSHIP_BAN:
+        return 4;
     case MEMBERSHIP_NONE:
-    case MEMBERSHIP_LEAVE: break;
+    case MEMBERSHIP_LEAVE:
+        break;
     }
     return 3;
 }
 
 /* Membership of the reader in the state after ev, or none. */
-static bool membership_after(struct sync_run *run, struct room *room, const struct state_ref *after, enum membership *ms)
+static bool membership_after(struct sync_run *run, struct room *room, const struct state_ref *after,
+                             enum membership *ms)
 {
     struct evrec *rec;
     *ms = MEMBERSHIP_NONE;
@@ -92,7 +99,8 @@ struct verdict {
 };
 
 /* Rules 5 to 8 with the membership known. own: ev is the reader's own member event. */
-static void decide_membership(struct sync_run *run, struct event *ev, enum history hv, enum membership effective, bool always, struct verdict *v)
+static void decide_membership(struct sync_run *run, struct event *ev, enum history hv,
+                              enum membership effective, bool always, struct verdict *v)
 {
     bool erased = model_erased(run->m, ev->sender);
     if (!erased && (hv == HISTORY_SHARED || hv == HISTORY_WORLD_READABLE)) {
@@ -100,7 +108,8 @@ static void decide_membership(struct sync_run *run, struct event *ev, enum histo
         return;
     }
     bool joined = effective == MEMBERSHIP_JOIN;
-    bool allowed = always || joined || (hv == HISTORY_INVITED && effective == MEMBERSHIP_INVITE) || hv == HISTORY_SHARED || hv == HISTORY_WORLD_READABLE;
+    bool allowed = always || joined || (hv == HISTORY_INVITED && effective == MEMBERSHIP_INVITE) ||
+                   hv == HISTORY_SHARED || hv == HISTORY_WORLD_READABLE;
     v->show = allowed;
     v->prune = allowed && erased && !joined;
 }
@@ -127,7 +136,8 @@ static struct verdict judge(struct sync_run *run, struct room *room, struct tl_e
     bool state = !str_absent(ev->state_key);
     bool own = state && str_eq(ev->type, STR("m.room.member")) && str_eq(ev->state_key, run->u->user_id);
     /* 1, 2: never shown, whatever the membership */
-    if (ev->soft_failed || str_eq(ev->type, STR("org.matrix.dummy_event")) || str_eq(ev->type, STR("m.room.aliases")))
+    if (ev->soft_failed || str_eq(ev->type, STR("org.matrix.dummy_event")) ||
+        str_eq(ev->type, STR("m.room.aliases")))
         return v;
     if (!state && smap_get(&run->u->ignored, ev->sender))
         return v;
@@ -143,7 +153,8 @@ static struct verdict judge(struct sync_run *run, struct room *room, struct tl_e
     struct state_ref after;
     enum history hv;
     enum membership ms;
-    if (!state_ref_after(run, room, ev, t->e.rec, &after) || !history_at(run, &after, ev, &hv) || !membership_after(run, room, &after, &ms)) {
+    if (!state_ref_after(run, room, ev, t->e.rec, &after) || !history_at(run, &after, ev, &hv) ||
+        !membership_after(run, room, &after, &ms)) {
         v.lack = true;
         return v;
     }
@@ -164,7 +175,8 @@ static struct verdict judge(struct sync_run *run, struct room *room, struct tl_e
             enum membership prev = h == HAVE ? before->membership : MEMBERSHIP_LEAVE;
             effective = joinedness(prev) < joinedness(ev->membership) ? prev : ev->membership;
             /* one may always see that one has left, or an invite was taken back */
-            always = ev->membership == MEMBERSHIP_LEAVE && (prev == MEMBERSHIP_JOIN || prev == MEMBERSHIP_INVITE);
+            always =
+                ev->membership == MEMBERSHIP_LEAVE && (prev == MEMBERSHIP_JOIN || prev == MEMBERSHIP_INVITE);
             if (always)
                 effective = MEMBERSHIP_LEAVE;
         }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * JSON: whatever is accepted is written, sorted or not, ASCII or UTF-8, and read again as the same tree; a second
- * writing gives the same bytes.
+ * JSON: whatever is accepted is written, sorted or not, ASCII or UTF-8, and read again as the same tree; a
+ * second writing gives the same bytes.
  */
 #include "chappe/json.h"
 #include <stdlib.h>

@@ -19,11 +19,11 @@ int run_json_tests(void);
 int run_json_number_tests(void);
 
 /* Compares a slice with a literal and shows both. */
-#define assert_str(s, literal)                                                                            \
-    do {                                                                                                  \
-        struct str got_ = (s);                                                                            \
-        struct str want_ = str_of(literal);                                                               \
-        if (!str_eq(got_, want_))                                                                         \
-            fail_msg("got \"%.*s\", want \"%.*s\"", STR_ARG(got_), STR_ARG(want_));                       \
+#define assert_str(s, literal)                                                      \
+    do {                                                                            \
+        struct str got_ = (s);                                                      \
+        struct str want_ = str_of(literal);                                         \
+        if (!str_eq(got_, want_))                                                   \
+            fail_msg("got \"%.*s\", want \"%.*s\"", STR_ARG(got_), STR_ARG(want_)); \
     } while (0)
 #endif

@@ -67,7 +67,9 @@ static void test_log_lines(void **state)
         {"two\nlines\r", "two\\x0alines\\x0d"},
         {"\x1b[31mred\x7f", "\\x1b[31mred\\x7f"},
         {"caf\xc3\xa9", "caf\xc3\xa9"},
-        {"\xc2\x9b" "31m", "\\xc2\\x9b31m"},
+        {"\xc2\x9b"
+         "31m",
+         "\\xc2\\x9b31m"},
         {"", ""},
     };
     setenv("TZ", "Europe/Berlin", 1);
@@ -93,7 +95,8 @@ static void test_log_lines(void **state)
     log_level = LOG_INFO;
 
     char big[10000];
-    for (int fill = 0; fill < 2; fill++) { /* long lines are cut and say so, also when each byte becomes four */
+    for (int fill = 0; fill < 2;
+         fill++) { /* long lines are cut and say so, also when each byte becomes four */
         memset(big, fill ? '\n' : 'x', sizeof big - 1);
         big[sizeof big - 1] = 0;
         log_error("chappe.test", "%s", big);

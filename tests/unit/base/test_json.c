@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Reading, writing and changing JSON trees. Texts are parsed from heap blocks of their exact size, whole and at
- * every prefix: under AddressSanitizer that shows the first byte read past the end.
+ * Reading, writing and changing JSON trees. Texts are parsed from heap blocks of their exact size, whole and
+ * at every prefix: under AddressSanitizer that shows the first byte read past the end.
  */
 #include "chappe/json.h"
 #include "test_base.h"
@@ -47,7 +47,8 @@ static const struct {
     {STR("\"caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80\""), STR("\"caf\\u00e9 \\u20ac \\ud83d\\ude00\""),
      STR("\"caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80\"")},
     {STR("\"\\uD83D\\uDE00\""), STR("\"\\ud83d\\ude00\""), STR("\"\xf0\x9f\x98\x80\"")},
-    {STR("\"\\udbff\\udfff\\uffff\""), STR("\"\\udbff\\udfff\\uffff\""), STR("\"\xf4\x8f\xbf\xbf\xef\xbf\xbf\"")},
+    {STR("\"\\udbff\\udfff\\uffff\""), STR("\"\\udbff\\udfff\\uffff\""),
+     STR("\"\xf4\x8f\xbf\xbf\xef\xbf\xbf\"")},
     /* Lone surrogates stay what they were. */
     {STR("\"\\ud800\""), STR("\"\\ud800\""), STR_ABSENT},
     {STR("\"\\ud800x\\udc00\\ud800\\n\""), STR("\"\\ud800x\\udc00\\ud800\\n\""), STR_ABSENT},
@@ -85,17 +86,65 @@ static void test_bad_input(void **state)
 {
     (void)state;
     static const struct str bad[] = {
-        STR(""), STR(" "), STR("nul"), STR("nullx"), STR("True"), STR("NaN"), STR("Infinity"), STR("-Infinity"),
-        STR("[1,]"), STR("[,1]"), STR("[1 2]"), STR("[1}"), STR("{\"a\":1]"), STR("{\"a\"}"), STR("{\"a\":}"),
-        STR("{\"a\":1,}"), STR("{a:1}"), STR("{1:1}"), STR("{\"a\":1 \"b\":2}"), STR("{,}"), STR("]"), STR("}"),
-        STR("[]]"), STR("{}{}"), STR("[] x"), STR("'a'"), STR("\"a"), STR("\"\\\""), STR("\"\\x\""), STR("\"\\u\""),
-        STR("\"\\u12\""), STR("\"\\u12G4\""), STR("\"\\ud800\\u\""), STR("\"a\nb\""), STR("\"\t\""), STR("\"\0\""),
-        STR("null\0"), STR("[1]\0"), STR("\0"), STR("\xef\xbb\xbf{}"), STR("// c\n1"), STR("\"\\\0\""),
+        STR(""),
+        STR(" "),
+        STR("nul"),
+        STR("nullx"),
+        STR("True"),
+        STR("NaN"),
+        STR("Infinity"),
+        STR("-Infinity"),
+        STR("[1,]"),
+        STR("[,1]"),
+        STR("[1 2]"),
+        STR("[1}"),
+        STR("{\"a\":1]"),
+        STR("{\"a\"}"),
+        STR("{\"a\":}"),
+        STR("{\"a\":1,}"),
+        STR("{a:1}"),
+        STR("{1:1}"),
+        STR("{\"a\":1 \"b\":2}"),
+        STR("{,}"),
+        STR("]"),
+        STR("}"),
+        STR("[]]"),
+        STR("{}{}"),
+        STR("[] x"),
+        STR("'a'"),
+        STR("\"a"),
+        STR("\"\\\""),
+        STR("\"\\x\""),
+        STR("\"\\u\""),
+        STR("\"\\u12\""),
+        STR("\"\\u12G4\""),
+        STR("\"\\ud800\\u\""),
+        STR("\"a\nb\""),
+        STR("\"\t\""),
+        STR("\"\0\""),
+        STR("null\0"),
+        STR("[1]\0"),
+        STR("\0"),
+        STR("\xef\xbb\xbf{}"),
+        STR("// c\n1"),
+        STR("\"\\\0\""),
         /* UTF-8: stray continuation, cut, overlong, surrogate, too large */
-        STR("\"\x80\""), STR("\"\xc3\""), STR("\"\xc3\x28\""), STR("\"\xc0\x80\""), STR("\"\xc1\xbf\""),
-        STR("\"\xe0\x80\x80\""), STR("\"\xe0\x9f\xbf\""), STR("\"\xe2\x82\""), STR("\"\xed\xa0\x80\""),
-        STR("\"\xed\xbf\xbf\""), STR("\"\xf0\x80\x80\x80\""), STR("\"\xf0\x9f\x98\""), STR("\"\xf4\x90\x80\x80\""),
-        STR("\"\xf5\x80\x80\x80\""), STR("\"\xff\""), STR("{\"\xff\":1}"),
+        STR("\"\x80\""),
+        STR("\"\xc3\""),
+        STR("\"\xc3\x28\""),
+        STR("\"\xc0\x80\""),
+        STR("\"\xc1\xbf\""),
+        STR("\"\xe0\x80\x80\""),
+        STR("\"\xe0\x9f\xbf\""),
+        STR("\"\xe2\x82\""),
+        STR("\"\xed\xa0\x80\""),
+        STR("\"\xed\xbf\xbf\""),
+        STR("\"\xf0\x80\x80\x80\""),
+        STR("\"\xf0\x9f\x98\""),
+        STR("\"\xf4\x90\x80\x80\""),
+        STR("\"\xf5\x80\x80\x80\""),
+        STR("\"\xff\""),
+        STR("{\"\xff\":1}"),
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct arena *a = arena_new(1 << 20);
@@ -106,10 +155,11 @@ static void test_bad_input(void **state)
     }
 }
 
-static const char event[] =
-    "{\"auth_events\":[\"$a\",\"$b\"],\"content\":{\"body\":\"h\xc3\xa9 \\\"\\ud83d\\ude00\\\" \\ud800\",\"n\":-1.5e3,"
-    "\"m.relates_to\":{\"rel_type\":\"m.thread\",\"event_id\":\"$t\"}},\"depth\":123,\"unsigned\":{\"age\":null,"
-    "\"x\":[true,false,[],{}]}}";
+static const char event[] = "{\"auth_events\":[\"$a\",\"$b\"],\"content\":{\"body\":\"h\xc3\xa9 "
+                            "\\\"\\ud83d\\ude00\\\" \\ud800\",\"n\":-1.5e3,"
+                            "\"m.relates_to\":{\"rel_type\":\"m.thread\",\"event_id\":\"$t\"}},\"depth\":123,"
+                            "\"unsigned\":{\"age\":null,"
+                            "\"x\":[true,false,[],{}]}}";
 
 static void test_every_prefix(void **state)
 {
@@ -180,14 +230,16 @@ static void test_readers(void **state)
     int64_t n = 5;
     assert_int_equal(parse(a, str_of(event), &v), 0);
     assert_str(json_str(json_path(v, "content.m")), "");
-    assert_str(json_get_str(json_get(v, STR("content")), STR("body")), "h\xc3\xa9 \"\xf0\x9f\x98\x80\" \xed\xa0\x80");
+    assert_str(json_get_str(json_get(v, STR("content")), STR("body")),
+               "h\xc3\xa9 \"\xf0\x9f\x98\x80\" \xed\xa0\x80");
     assert_true(json_int(json_path(v, "depth"), &n) && n == 123);
     assert_false(json_int(json_path(v, "content.n"), &n) || json_int(json_path(v, "content.body"), &n));
     assert_int_equal(n, 123);
     assert_true(json_is_object(json_path(v, "unsigned")) && json_is_array(json_path(v, "unsigned.x")));
     assert_true(json_is_true(json_path(v, "unsigned.x")->child));
     assert_int_equal(json_path(v, "unsigned.x")->count, 4);
-    static const char *const missing[] = {"", "x", "content.", ".content", "content.body.x", "depth.x", "unsigned.x.y"};
+    static const char *const missing[] = {"",        "x",           "content.", ".content", "content.body.x",
+                                          "depth.x", "unsigned.x.y"};
     for (size_t i = 0; i < sizeof missing / sizeof *missing; i++)
         assert_null(json_path(v, missing[i]));
     assert_null(json_get(NULL, STR("a")));
@@ -195,8 +247,10 @@ static void test_readers(void **state)
     assert_true(str_absent(json_str(NULL)) && str_absent(json_get_str(NULL, STR("a"))));
     assert_false(json_int(NULL, &n) || json_is_true(NULL) || json_is_object(NULL) || json_is_array(NULL));
     int seen = 0;
-    json_each(m, (struct json *)NULL) seen++;
-    json_each(m, json_path(v, "auth_events")) seen++;
+    json_each(m, (struct json *)NULL)
+        seen++;
+    json_each(m, json_path(v, "auth_events"))
+        seen++;
     assert_int_equal(seen, 2);
     arena_free(&a);
 }
@@ -338,10 +392,11 @@ static void test_writer_limits(void **state)
 int run_json_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trips),   cmocka_unit_test(test_bad_input), cmocka_unit_test(test_every_prefix),
-        cmocka_unit_test(test_arena_maximum), cmocka_unit_test(test_depth),     cmocka_unit_test(test_readers),
-        cmocka_unit_test(test_changes),       cmocka_unit_test(test_equality),  cmocka_unit_test(test_large_objects),
-        cmocka_unit_test(test_writer_limits),
+        cmocka_unit_test(test_round_trips),   cmocka_unit_test(test_bad_input),
+        cmocka_unit_test(test_every_prefix),  cmocka_unit_test(test_arena_maximum),
+        cmocka_unit_test(test_depth),         cmocka_unit_test(test_readers),
+        cmocka_unit_test(test_changes),       cmocka_unit_test(test_equality),
+        cmocka_unit_test(test_large_objects), cmocka_unit_test(test_writer_limits),
     };
     return cmocka_run_group_tests_name("json", tests, NULL, NULL);
 }

@@ -220,8 +220,7 @@ static void test_list(void **state)
     }
     int expect = 0;
     struct node *n;
-    list_each(n, &head, struct node, link)
-    {
+    list_each(n, &head, struct node, link) {
         assert_int_equal(n->id, expect++);
         if (n->id % 2)
             list_del(&n->link);
@@ -229,8 +228,7 @@ static void test_list(void **state)
     assert_int_equal(expect, 5);
     list_del(&nodes[1].link); /* detached already */
     expect = 0;
-    list_each(n, &head, struct node, link)
-    {
+    list_each(n, &head, struct node, link) {
         assert_int_equal(n->id, expect);
         expect += 2;
     }

@@ -171,8 +171,9 @@ static void test_vec_and_copies(void **state)
 int run_mem_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_arena_limits), cmocka_unit_test(test_arena_random), cmocka_unit_test(test_arena_text),
-        cmocka_unit_test(test_buf_maximum),  cmocka_unit_test(test_buf_content),  cmocka_unit_test(test_vec_and_copies),
+        cmocka_unit_test(test_arena_limits), cmocka_unit_test(test_arena_random),
+        cmocka_unit_test(test_arena_text),   cmocka_unit_test(test_buf_maximum),
+        cmocka_unit_test(test_buf_content),  cmocka_unit_test(test_vec_and_copies),
     };
     return cmocka_run_group_tests_name("mem", tests, NULL, NULL);
 }

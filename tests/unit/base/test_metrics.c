@@ -86,7 +86,8 @@ static void test_exposition(void **state)
     metrics_write(&b);
     assert_false(b.failed);
     struct str s = buf_str(&b);
-    assert_has(s, "# TYPE chappe_pg_connections gauge\nchappe_pg_connections{server_name=\"example.org\"} 7\n");
+    assert_has(s,
+               "# TYPE chappe_pg_connections gauge\nchappe_pg_connections{server_name=\"example.org\"} 7\n");
     assert_has(s, "\nchappe_http_responses_total{server_name=\"example.org\",code=\"200\"} 5\n");
     assert_has(s, "code=\"a\\\"b\\\\c\\n\"} 1\n");
     assert_has(s, "# TYPE chappe_sync_initial_seconds histogram\n");

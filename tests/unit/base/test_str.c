@@ -13,8 +13,10 @@ static void test_compare(void **state)
         const char *a, *b;
         int sign;
     } cases[] = {
-        {"", "", 0},       {"a", "", 1},     {"", "a", -1},          {"a", "a", 0},
-        {"a", "b", -1},    {"ab", "a", 1},   {"a", "ab", -1},        {"Z", "a", -1},
+        {"", "", 0},           {"a", "", 1},
+        {"", "a", -1},         {"a", "a", 0},
+        {"a", "b", -1},        {"ab", "a", 1},
+        {"a", "ab", -1},       {"Z", "a", -1},
         {"a", "\xc3\xa9", -1}, {"\xef\xbf\xbd", "\xf0\x9f\x98\x80", -1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

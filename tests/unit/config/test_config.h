@@ -12,13 +12,13 @@
 #include "config_int.h"
 
 /* The least that loads; BASE_LINES lines. */
-#define BASE                                                                                              \
-    "server_name: example.com\n"                                                                          \
-    "worker_app: synapse.app.generic_worker\n"                                                            \
-    "worker_name: sync1\n"                                                                                \
-    "redis: {enabled: true}\n"                                                                            \
+#define BASE                                                                                                 \
+    "server_name: example.com\n"                                                                             \
+    "worker_app: synapse.app.generic_worker\n"                                                               \
+    "worker_name: sync1\n"                                                                                   \
+    "redis: {enabled: true}\n"                                                                               \
     "instance_map: {main: {host: localhost, port: 9093}, w2: {host: h2, port: 9094}, w3: {path: /run/w3}}\n" \
-    "database: {name: psycopg2, args: {database: synapse, user: synapse}}\n"                              \
+    "database: {name: psycopg2, args: {database: synapse, user: synapse}}\n"                                 \
     "worker_listeners: [{type: http, port: 8083, resources: [{names: [client]}]}]\n"
 enum { BASE_LINES = 7 };
 

@@ -23,8 +23,7 @@ static void cache(struct world *w, const char *func, const char *k0, const char 
                                      .all = !k0}});
 }
 
-/* ---- a row while a load is under way: what was read is not believed
- * -------------------------------------------------------- */
+/* ---- a row while a load is under way: what was read is not believed ---- */
 
 static void test_state_row_while_state_loads(void **state)
 {
@@ -154,8 +153,7 @@ static void test_tags_push_rules_ignored(void **state)
     assert_null(smap_get(&u->ignored, S("@evil:y")));
 }
 
-/* ---- unread counts
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- unread counts ---- */
 
 static int64_t notify(struct world *w, struct user *u, struct room *r, const char *thread, int64_t *highlight)
 {
@@ -240,9 +238,7 @@ static void test_unread_while_loading(void **state)
     assert_int_equal(notify(w, u, r, "main", &hl), 1);
 }
 
-/* ---- devices
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- devices ---- */
 
 static void inbox(struct world *w, int64_t from, int64_t to)
 {
@@ -411,8 +407,7 @@ static void test_device_lists_lagging_writer(void **state)
     assert_non_null(strstr(changed(w, u, 100), "@c:x/!r:x@105 "));
 }
 
-/* ---- presence, erased, filters, caches
- * ---------------------------------------------------------------------------------------- */
+/* ---- presence, erased, filters, caches ---- */
 
 static struct feed_row pres(const char *user, const char *st, int64_t active_ts, bool active)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * What relates to an event: loading, staleness in every order of rows and answers, memory. The loader here only
- * remembers the statement; the test answers it, so that rows can arrive in between.
+ * What relates to an event: loading, staleness in every order of rows and answers, memory. The loader here
+ * only remembers the statement; the test answers it, so that rows can arrive in between.
  */
 #include "model_int.h"
 
@@ -137,9 +137,9 @@ static int teardown(void **state)
 }
 
 static const struct row ALL[] = {
-    {0, "$p", "$r1", "@a:x", 1}, {0, "$p", "$r2", "@b:x", 2}, {1, "$p", "$e", "@a:x", 0},   {2, "$p", "$t3", "@b:x", 0},
-    {3, "$p", "$t1", "@a:x", 1}, {3, "$p", "$t2", "@b:x", 2}, {3, "$p", "$t3", "@b:x", 3}, {4, "$p", NULL, "@a:x", 1},
-    {4, "$p", NULL, "@b:x", 2},
+    {0, "$p", "$r1", "@a:x", 1}, {0, "$p", "$r2", "@b:x", 2}, {1, "$p", "$e", "@a:x", 0},
+    {2, "$p", "$t3", "@b:x", 0}, {3, "$p", "$t1", "@a:x", 1}, {3, "$p", "$t2", "@b:x", 2},
+    {3, "$p", "$t3", "@b:x", 3}, {4, "$p", NULL, "@a:x", 1},  {4, "$p", NULL, "@b:x", 2},
 };
 enum { ALL_N = sizeof ALL / sizeof *ALL };
 
@@ -213,7 +213,9 @@ static void test_failed_load_is_repeated(void **state)
 static void test_kinds(void **state)
 {
     (void)state;
-    static const struct row rows[] = {{0, "$p", "m.annotation", "@a:x", 0}, {0, "$p", "m.thread", "@b:x", 0}, {0, "$?", "m.thread", "@b:x", 0}};
+    static const struct row rows[] = {{0, "$p", "m.annotation", "@a:x", 0},
+                                      {0, "$p", "m.thread", "@b:x", 0},
+                                      {0, "$?", "m.thread", "@b:x", 0}};
     struct relations *x;
     assert_int_equal(model_relation_kinds(&w.m, w.room, STR("$p"), &x), LACK);
     relations_flush(&w.m, NULL);

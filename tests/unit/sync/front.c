@@ -6,9 +6,7 @@
 static struct front *the_front;
 static int64_t now_ms;
 
-/* ---- http
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- http ---- */
 
 struct str http_query(struct http_req *req, struct str name)
 {
@@ -68,9 +66,7 @@ void http_drop(struct http_req **req)
     *req = NULL;
 }
 
-/* ---- auth
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- auth ---- */
 
 static struct requester *requester_make(void)
 {
@@ -199,9 +195,7 @@ void front_revoke(struct front *f)
     }
 }
 
-/* ---- clients
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- clients ---- */
 
 static void on_wake(void *arg, struct user *u)
 {
@@ -311,9 +305,7 @@ const char *next_batch(struct world *w)
     return arena_str(w->text, model_now_text(w->m)).p;
 }
 
-/* ---- one computation
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- one computation ---- */
 
 const char *compute(struct world *w, const char *user, const char *device, const char *filter,
                     const struct stream_token *since, enum run_result *res, struct stream_token *next)

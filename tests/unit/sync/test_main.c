@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
+/* Runs the groups of sync tests one after the other, on a clock that stands still between them. */
 #include "front.h"
 
 int main(void)

@@ -81,8 +81,7 @@ static void test_parameters(void **state)
     assert_int_equal(c->status, 401);
 }
 
-/* ---- every state, and what can happen in it
- * ------------------------------------------------------------------------------- */
+/* ---- every state, and what can happen in it ---- */
 
 /* Brings one request into the state. */
 static struct client *reach(struct front *f, enum req_state st)

@@ -17,10 +17,10 @@ struct mpos mp(const char *text);
 const char *mp_text(const struct mpos *p);
 /* Deterministic pseudo-random numbers. */
 uint64_t rnd(void);
-#define assert_mpos(p, text)                                                                              \
-    do {                                                                                                  \
-        struct mpos mp_ = (p);                                                                            \
-        assert_string_equal(mp_text(&mp_), text);                                                         \
+#define assert_mpos(p, text)                      \
+    do {                                          \
+        struct mpos mp_ = (p);                    \
+        assert_string_equal(mp_text(&mp_), text); \
     } while (0)
 
 int run_mpos(void);
