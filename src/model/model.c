@@ -9,7 +9,7 @@
  */
 #include "model_int.h"
 
-enum { TICK_MS = 1000, IDLE_USER_MS = 30 * 60 * 1000, IDLE_ROOM_MS = 10 * 60 * 1000 };
+enum { TICK_MS = 1000, IDLE_USER_MS = 30 * 60 * 1000, IDLE_ROOM_MS = 10 * 60 * 1000, GROUPS_MAX = 2000 };
 
 const struct config *model_config(const struct model *m)
 {

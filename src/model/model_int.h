@@ -219,7 +219,7 @@ void room_gap_add(struct room *r, int64_t stream);
 void room_state_apply(struct model *m, struct room *r, struct str type, struct str state_key,
                       struct str event_id);
 void room_state_drop(struct model *m, struct room *r);
-void room_groups_free(struct model *m, struct room *r);
+void room_groups_free(struct model *m, struct room *r); /* all of them; they may be wanted again */
 
 /* receipts.c */
 void room_receipt_add(struct model *m, struct room *r, const struct receipt *src);

@@ -95,6 +95,7 @@ void room_groups_free(struct model *m, struct room *r)
         free(g);
     }
     imap_fini(&r->groups);
+    imap_init(&r->groups);
 }
 
 static void want_delta(struct model *m, struct sg *g)

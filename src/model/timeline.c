@@ -242,7 +242,7 @@ void room_last_at_clear(struct model *m, struct room *r)
     r->last_at.n = k;
 }
 
-static enum have last_at_get(struct model *m, struct room *r, const struct mpos *at, struct tl_entry *out)
+static enum have last_at_exactly(struct model *m, struct room *r, const struct mpos *at, struct tl_entry *out)
 {
     struct last_at *l = NULL;
     for (size_t i = 0; i < r->last_at.n && !l; i++) {
@@ -272,6 +272,20 @@ static enum have last_at_get(struct model *m, struct room *r, const struct mpos 
         loader_kick(m);
     }
     return LACK;
+}
+
+/* The newest event at or before at, which lies below the horizon. First for the horizon itself: in a quiet
+ * room that one read answers every position between the event and the horizon, so a thousand polls with
+ * different tokens share it. */
+static enum have last_at_get(struct model *m, struct room *r, const struct mpos *at, struct tl_entry *out)
+{
+    struct mpos floor = r->tl_horizon_known ? mpos_of(r->tl_horizon) : r->since_events;
+    if (!mpos_le(at, &floor))
+        return last_at_exactly(m, r, at, out);
+    enum have h = last_at_exactly(m, r, &floor, out);
+    if (h != HAVE || mpos_covers(at, out->writer, out->stream))
+        return h;
+    return last_at_exactly(m, r, at, out);
 }
 
 static void on_last(struct load_op *op, const struct pg_result *r)

@@ -299,9 +299,20 @@ void req_compute(struct sync_req *r)
         s->scratch = a;
 }
 
+void req_admit_queued(struct sync *s)
+{
+    while (!list_empty(&s->states[REQ_QUEUED]) && s->initial_running < (size_t)s->cfg->initial_syncs_max) {
+        struct sync_req *r = container_of(s->states[REQ_QUEUED].next, struct sync_req, by_state);
+        req_admit(r);
+        if (!list_empty(&s->states[REQ_QUEUED]) && s->states[REQ_QUEUED].next == &r->by_state)
+            break;
+    }
+}
+
 static void on_idle(uv_idle_t *h)
 {
     struct sync *s = h->data;
+    req_admit_queued(s);
     for (int i = 0; i < SLICE && !list_empty(&s->states[REQ_READY]); i++) {
         struct sync_req *r = container_of(s->states[REQ_READY].next, struct sync_req, by_state);
         req_compute(r);
@@ -312,14 +323,19 @@ static void on_idle(uv_idle_t *h)
     }
 }
 
+void req_turn(struct sync *s)
+{
+    if (s->idle_running || s->stopping)
+        return;
+    uv_idle_start(s->idle, on_idle);
+    s->idle_running = true;
+}
+
 void req_make_ready(struct sync_req *r)
 {
     struct sync *s = r->s;
     req_set_state(r, REQ_READY);
-    if (!s->idle_running) {
-        uv_idle_start(s->idle, on_idle);
-        s->idle_running = true;
-    }
+    req_turn(s);
 }
 
 /* ---- time ---- */

@@ -41,8 +41,11 @@ void req_finish(struct sync_req *r)
     if (r->sequences)
         r->sequences->r = NULL; /* its answer finds nobody */
     r->sequences = NULL;
-    if (r->admitted)
+    if (r->admitted) {
         s->initial_running--;
+        if (s->counts[REQ_QUEUED])
+            req_turn(s);
+    }
     r->admitted = false;
     if (r->presence)
         feed_presence_end(s->feed, r->u->user_id, r->d ? r->d->device_id : STR_ABSENT);

@@ -83,6 +83,8 @@ void req_admit(struct sync_req *r);
 void req_recheck(struct sync_req *r); /* of a request whose token is ahead */
 void req_compute(struct sync_req *r);
 void req_make_ready(struct sync_req *r);
+void req_turn(struct sync *s); /* work for the next turn of the loop: ready requests, or a free place */
+void req_admit_queued(struct sync *s);
 void req_expire(struct sync_req *r);       /* its timer has run out */
 void req_answer_empty(struct sync_req *r); /* nothing new, at its own token */
 bool req_parse_since(struct sync_req *r, struct stream_token *t);

@@ -67,16 +67,6 @@ static void on_timer(void *arg, struct wheel_timer *t)
     req_expire(container_of(t, struct sync_req, timer));
 }
 
-static void admit_queued(struct sync *s)
-{
-    while (!list_empty(&s->states[REQ_QUEUED]) && s->initial_running < (size_t)s->cfg->initial_syncs_max) {
-        struct sync_req *r = container_of(s->states[REQ_QUEUED].next, struct sync_req, by_state);
-        req_admit(r);
-        if (!list_empty(&s->states[REQ_QUEUED]) && s->states[REQ_QUEUED].next == &r->by_state)
-            break;
-    }
-}
-
 static void on_tick(uv_timer_t *t)
 {
     struct sync *s = t->data;
@@ -87,7 +77,7 @@ static void on_tick(uv_timer_t *t)
         each_of_state(s, REQ_CATCH_UP, req_recheck);
         each_of_state(s, REQ_AHEAD, req_make_ready);
     }
-    admit_queued(s);
+    req_admit_queued(s);
     presence_buckets_sweep(s);
 }
 
