@@ -86,7 +86,7 @@ static void classify_initial(struct sync_run *run)
         case MEMBERSHIP_LEAVE:
             if (str_eq(row->sender, run->u->user_id) && !run->f->include_leave)
                 break;
-            /* fall through */
+            __attribute__((fallthrough));
         case MEMBERSHIP_BAN: {
             struct room_entry *en = add_entry(run, row->room, ENTRY_ARCHIVED);
             en->full_state = en->events_none = true;
