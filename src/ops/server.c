@@ -269,6 +269,7 @@ int server_run(const struct config *cfg)
         uv_signal_init(&s.loop, &s.sighup);
         uv_signal_start(&s.sighup, on_sighup, SIGHUP);
         uv_run(&s.loop, UV_RUN_DEFAULT);
+        uv_timer_stop(&s.tick); /* due again while we tear down what it looks at */
         log_info("chappe", "stopping");
     }
     server_stop(&s);
