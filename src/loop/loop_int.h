@@ -99,7 +99,8 @@ void transport_accept_failed(struct transport *t, int system_errno);
 void slot_release(struct slot *s);
 void listener_release(struct listener *l);
 void slot_ready(struct slot *s);
-/* Accounting around what the kernel takes. True if the limit was passed. */
+/* Accounting around what the kernel takes: the reader does not take x at once. True if the limit was passed.
+ */
 bool tx_begin(struct slot *s, struct tx *x);
 void tx_progress(struct slot *s, struct tx *x, size_t n);
 /* Takes the oldest send off and tells the owner. */

@@ -257,14 +257,12 @@ static void send_queue(struct slot *s)
     struct tx_uring *x = (struct tx_uring *)s->tx;
     if (!x || s->send_busy)
         return;
-    if (tx_begin(s, &x->tx)) {
-        slot_sent(s, -ERR_LIMIT);
-        return;
-    }
+    /* The first attempts take what fits and return: only a reader that keeps us waiting counts as one. */
+    int flags = MSG_NOSIGNAL | (x->tx.counted ? 0 : MSG_DONTWAIT);
     x->msg.msg_iov = x->iov;
     x->msg.msg_iovlen = (size_t)rope_iov(&x->tx.rope, x->tx.sent, x->iov, TX_IOV);
     struct io_uring_sqe *sqe = sqe_get(t);
-    io_uring_prep_sendmsg(sqe, s->fd, &x->msg, MSG_NOSIGNAL);
+    io_uring_prep_sendmsg(sqe, s->fd, &x->msg, (unsigned)flags);
     io_uring_sqe_set_data64(sqe, tag_of(OP_SEND, s->gen, s->index));
     s->send_busy = true;
     s->ops++;
@@ -307,6 +305,8 @@ static void done_send(struct transport_uring *t, struct slot *s, int res)
         tx_progress(s, x, (size_t)res);
     if (res < 0 && res != -EINTR && res != -EAGAIN && res != -ENOBUFS && res != -ENOMEM)
         slot_sent(s, -ERR_CLOSED);
+    else if (res == -EAGAIN && tx_begin(s, x))
+        slot_sent(s, -ERR_LIMIT);
     else if (x->sent < x->rope.bytes)
         slot_ready(s);
     else
