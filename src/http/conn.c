@@ -252,7 +252,7 @@ void conn_accepted(struct front *f, uint64_t id, struct conn *c, int tag, const 
     c->id = id;
     c->listener = (uint16_t)tag;
     keep_address(c, peer);
-    if (atomic_fetch_add(&f->h->connections, 1) >= f->h->cfg->connections_max) {
+    if (atomic_fetch_add(&f->h->connections, 1) >= f->h->connections_max) {
         atomic_fetch_sub(&f->h->connections, 1);
         conn_close(c, CLOSE_connections_max);
         return;

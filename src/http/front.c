@@ -233,6 +233,7 @@ void front_mail(void *arg, struct mail *m)
         front_drain(f);
         break;
     case MAIL_STOP:
+        uv_sem_wait(&f->stop_posted); /* the sender may still be about to wake a mailbox that goes now */
         front_close(f);
         break;
     case MAIL_REQUEST:

@@ -192,6 +192,7 @@ struct front {
     struct blob *prefix; /* head of a 200 JSON keep-alive response up to Content-Length */
     bool draining;
     struct mail drain_mail, stop_mail;
+    uv_sem_t stop_posted; /* with a thread: mailbox_post() of stop_mail has returned */
 };
 int front_open(struct front *f, struct err *e) NODISCARD;
 void front_close(struct front *f);
@@ -218,8 +219,8 @@ struct listen_set {
 /* Opens every listener of cfg for so many fronts. */
 int listen_open(struct listen_set *s, const struct config *cfg, size_t fronts, int *ports,
                 struct err *e) NODISCARD;
-void listen_close(struct listen_set *s); /* those not handed on (fd >= 0) */
-void listen_unlink(const struct config *cfg);
+/* Closes those not handed on (fd >= 0), and removes the names of the UNIX sockets that were bound. */
+void listen_close(struct listen_set *s, const struct config *cfg);
 
 /* ---- server.c ---- */
 
@@ -237,6 +238,7 @@ struct httpd {
     struct listen_set set;
     struct front *fronts;
     size_t fronts_count;
+    int64_t connections_max; /* cfg's, or what descriptors allow */
     bool threaded;
     struct mailbox *mail; /* to the hub, when threaded */
     enum transport_kind kind;

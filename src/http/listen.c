@@ -162,7 +162,9 @@ static bool unix_alive(const struct sockaddr_un *sa)
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return true;
-    bool alive = connect(fd, (const struct sockaddr *)sa, sizeof *sa) == 0 || errno == EAGAIN;
+    /* Only a refusal means that nobody is there: a full backlog or missing rights do not. */
+    bool alive = connect(fd, (const struct sockaddr *)sa, sizeof *sa) == 0 ||
+                 (errno != ECONNREFUSED && errno != ENOENT);
     close(fd);
     return alive;
 }
@@ -184,14 +186,15 @@ static int open_unix(struct listen_set *s, const struct config_listener *l, size
         unlink(sa.sun_path);
     }
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof sa) != 0 ||
-        chmod(sa.sun_path, (mode_t)l->mode & 07777) != 0 || listen(fd, BACKLOG) != 0) {
+    if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof sa) != 0) {
         int saved = errno;
         if (fd >= 0)
             close(fd);
         return err_set(e, ERR_IO, "cannot listen on %s: %s", sa.sun_path, strerror(saved));
     }
-    add(s, fd, listener, 0);
+    add(s, fd, listener, 0); /* from here on the name is ours to remove */
+    if (chmod(sa.sun_path, (mode_t)l->mode & 07777) != 0 || listen(fd, BACKLOG) != 0)
+        return err_set(e, ERR_IO, "cannot listen on %s: %s", sa.sun_path, strerror(errno));
     for (size_t k = 1; k < (l->metrics ? 1 : fronts); k++) {
         int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
         if (copy < 0)
@@ -222,24 +225,20 @@ int listen_open(struct listen_set *s, const struct config *cfg, size_t fronts, i
     return 0;
 }
 
-void listen_close(struct listen_set *s)
+void listen_close(struct listen_set *s, const struct config *cfg)
 {
     for (size_t i = 0; i < s->fds.n; i++) {
         if (s->fds.v[i].fd >= 0)
             close(s->fds.v[i].fd);
     }
-    vec_free(&s->fds);
-}
-
-void listen_unlink(const struct config *cfg)
-{
-    for (size_t i = 0; i < cfg->listeners_count; i++) {
-        const struct config_listener *l = &cfg->listeners[i];
+    for (size_t i = 0; i < s->fds.n; i++) {
+        const struct config_listener *l = &cfg->listeners[s->fds.v[i].listener];
         struct sockaddr_un sa = {.sun_family = AF_UNIX};
-        if (str_absent(l->path) || l->path.n >= sizeof sa.sun_path)
+        if (str_absent(l->path) || s->fds.v[i].front != 0)
             continue;
         memcpy(sa.sun_path, l->path.p, l->path.n);
         if (!unix_alive(&sa)) /* a successor may have taken the name over */
             unlink(sa.sun_path);
     }
+    vec_free(&s->fds);
 }

@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 /* ---- crossing ---- */
 
@@ -136,6 +137,7 @@ static int fronts_start(struct httpd *h, size_t *running, struct err *e)
         f->loop = &f->own_loop;
         ASSERT(uv_loop_init(f->loop) == 0);
         f->mail = mailbox_new(f->loop, front_mail, f);
+        ASSERT(uv_sem_init(&f->stop_posted, 0) == 0);
         ASSERT(uv_thread_create(&f->thread, front_thread, f) == 0);
         (*running)++;
         uv_sem_wait(&h->started);
@@ -154,15 +156,16 @@ static void fronts_stop(struct httpd *h, size_t running, bool last_failed)
         if (!(last_failed && i == running - 1)) { /* the failed one has closed itself */
             f->stop_mail.kind = MAIL_STOP;
             mailbox_post(f->mail, &f->stop_mail);
+            uv_sem_post(&f->stop_posted);
         }
         uv_thread_join(&f->thread);
+        uv_sem_destroy(&f->stop_posted);
     }
 }
 
 static void httpd_free(struct httpd *h)
 {
-    listen_close(&h->set);
-    listen_unlink(h->cfg);
+    listen_close(&h->set, h->cfg);
     mailbox_free(&h->mail);
     free(h->listeners);
     free(h->fronts);
@@ -186,6 +189,26 @@ static void name_listeners(struct httpd *h, const int *ports)
     }
 }
 
+enum { DESCRIPTORS_KEPT = 128 };
+
+/* Clients may not take every descriptor of the process: PostgreSQL, Redis and peers want theirs back after a
+ * loss, while all clients are still there. */
+static int64_t connections_max(const struct config *cfg)
+{
+    struct rlimit rl;
+    if (getrlimit(RLIMIT_NOFILE, &rl) != 0 || rl.rlim_cur == RLIM_INFINITY)
+        return cfg->connections_max;
+    int64_t all = rl.rlim_cur < INT64_MAX ? (int64_t)rl.rlim_cur : INT64_MAX;
+    int64_t keep = DESCRIPTORS_KEPT + 2 * cfg->pg_connections;
+    int64_t max = all - (keep < all / 2 ? keep : all / 2);
+    if (max >= cfg->connections_max)
+        return cfg->connections_max;
+    log_warning("chappe.http",
+                "connections_max is %lld, but with %lld descriptors (RLIMIT_NOFILE) it is %lld",
+                (long long)cfg->connections_max, (long long)all, (long long)max);
+    return max;
+}
+
 int httpd_start(struct httpd **out, struct uv_loop_s *loop, const struct config *cfg,
                 const struct httpd_routes *routes, struct err *e)
 {
@@ -195,6 +218,7 @@ int httpd_start(struct httpd **out, struct uv_loop_s *loop, const struct config 
     h->cfg = cfg;
     h->routes = *routes;
     h->loop = loop;
+    h->connections_max = connections_max(cfg);
     h->threaded = cfg->front_threads > 0;
     h->fronts_count = h->threaded ? (size_t)cfg->front_threads : 1;
     h->fronts = xcalloc(h->fronts_count, sizeof *h->fronts);
