@@ -19,7 +19,8 @@
 
 enum { SECRET_FILE_MAX = 65536 };
 
-PRINTF_LIKE(4, 0) static void message(char *out, size_t size, const struct yaml *n, const char *fmt, va_list ap)
+PRINTF_LIKE(4, 0)
+static void message(char *out, size_t size, const struct yaml *n, const char *fmt, va_list ap)
 {
     int at = n ? snprintf(out, size, "%s:%d: ", n->file, n->line) : 0;
 
