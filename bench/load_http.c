@@ -226,5 +226,9 @@ char *json_string_after(const char *body, size_t len, const char *key)
     const char *close = memchr(p, '"', (size_t)(end - p));
     if (close == NULL || memchr(p, '\\', (size_t)(close - p)) != NULL)
         return NULL;
-    return need(strndup(p, (size_t)(close - p)));
+    size_t found = (size_t)(close - p);
+    char *copy = need(malloc(found + 1));
+    memcpy(copy, p, found);
+    copy[found] = 0;
+    return copy;
 }
