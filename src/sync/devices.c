@@ -20,7 +20,9 @@ static bool left_from_join(struct sync_run *run, const struct event *ev)
     return h == HAVE && before->membership == MEMBERSHIP_JOIN;
 }
 
-static void member_seen(struct sync_run *run, const struct event *ev)
+/* In one room: who joined and left in it has left, who left and joined has joined. */
+static void member_seen(struct sync_run *run, const struct event *ev, struct user_set *joined,
+                        struct user_set *left)
 {
     if (str_absent(ev->state_key) || !str_eq(ev->type, STR("m.room.member")))
         return;
@@ -28,32 +30,44 @@ static void member_seen(struct sync_run *run, const struct event *ev)
     case MEMBERSHIP_JOIN:
     case MEMBERSHIP_INVITE:
     case MEMBERSHIP_KNOCK:
-        user_set_add(&run->newly_joined_users, ev->state_key);
-        user_set_del(&run->newly_left_users, ev->state_key);
+        user_set_add(joined, ev->state_key);
+        user_set_del(left, ev->state_key);
         break;
     case MEMBERSHIP_NONE:
     case MEMBERSHIP_LEAVE:
     case MEMBERSHIP_BAN:
         if (left_from_join(run, ev))
-            user_set_add(&run->newly_left_users, ev->state_key);
-        user_set_del(&run->newly_joined_users, ev->state_key);
+            user_set_add(left, ev->state_key);
+        user_set_del(joined, ev->state_key);
         break;
     }
 }
 
-/* Derived from the response itself, as in Synapse: state, then timeline, of the joined rooms in it. */
+/* Derived from the response itself, as in Synapse: state, then timeline, of the joined rooms in it. Synapse lets whatever
+ * room happens to come last decide for all; here who joined any room has joined, or its keys could stay unknown. */
 void run_user_changes(struct sync_run *run)
 {
     if (!run->has_since)
         return;
+    struct user_set joined, left;
     for (const struct room_entry *en = run->emitted; en; en = en->next) {
         if (en->type != ENTRY_JOINED)
             continue;
+        user_set_init(&joined);
+        user_set_init(&left);
         for (const struct state_item *x = en->state; x; x = x->next)
-            member_seen(run, x->ev);
+            member_seen(run, x->ev, &joined, &left);
         for (size_t i = 0; i < en->timeline_count; i++)
-            member_seen(run, en->timeline[i].ev);
+            member_seen(run, en->timeline[i].ev, &joined, &left);
+        for (size_t i = 0; i < joined.v.n; i++)
+            user_set_add(&run->newly_joined_users, joined.v.v[i]);
+        for (size_t i = 0; i < left.v.n; i++)
+            user_set_add(&run->newly_left_users, left.v.v[i]);
+        user_set_fini(&joined);
+        user_set_fini(&left);
     }
+    for (size_t i = 0; i < run->newly_joined_users.v.n; i++)
+        user_set_del(&run->newly_left_users, run->newly_joined_users.v.v[i]);
 }
 
 static void on_row(void *arg, const struct device_list_row *row)

@@ -173,6 +173,32 @@ struct wanted {
     struct id_set result;
 };
 
+static struct str state_key_of(struct sync_run *run, struct str type, struct str key)
+{
+    return arena_printf(run->a, "%.*s%c%.*s", STR_ARG(type), 0, STR_ARG(key));
+}
+
+/* Both ends of a timeline may say something of a key, when what lies between was filtered away or the history
+ * forks. A client applies state in the order in which it comes: only what s holds already counts then. */
+static void add_other_keys(struct id_set *s, const struct id_set *from)
+{
+    size_t it = 0;
+    struct smap keys;
+    smap_init(&keys);
+    for (struct state_item *x; (x = smap_next(&from->by_id, &it));) {
+        if (smap_get(&s->by_id, x->rec->id))
+            continue;
+        size_t old = 0;
+        if (smap_count(&keys) == 0) {
+            for (struct state_item *y; (y = smap_next(&s->by_id, &old));)
+                smap_put(&keys, state_key_of(s->run, y->type, y->key), y);
+        }
+        if (!smap_get(&keys, state_key_of(s->run, x->type, x->key)))
+            set_add(s, x->type, x->key, x->rec);
+    }
+    smap_fini(&keys);
+}
+
 static bool combine(struct wanted *w, const struct state_ref *start, const struct state_ref *end,
                     const struct state_ref *prev, const struct state_filter *f, const struct state_filter *g)
 {
@@ -193,14 +219,14 @@ static bool combine(struct wanted *w, const struct state_ref *start, const struc
                     smap_del(&s_prev.by_id, x->rec->id);
             }
         }
+        set_remove(&s_end, &s_prev);
+        set_remove(&s_end, &w->contains);
+        set_remove(&s_start, &s_prev);
+        set_remove(&s_start, &w->contains);
         it = 0;
         for (struct state_item *x; (x = smap_next(&s_end.by_id, &it));)
             set_add(&w->result, x->type, x->key, x->rec);
-        it = 0;
-        for (struct state_item *x; (x = smap_next(&s_start.by_id, &it));)
-            set_add(&w->result, x->type, x->key, x->rec);
-        set_remove(&w->result, &s_prev);
-        set_remove(&w->result, &w->contains);
+        add_other_keys(&w->result, &s_start);
     }
     smap_fini(&s_start.by_id);
     smap_fini(&s_end.by_id);
@@ -292,8 +318,7 @@ static void scan_timeline(struct wanted *w)
             continue;
         if (str_eq(t->ev->type, MEMBER))
             smap_put(&own, t->ev->state_key, t->ev);
-        struct str key =
-            arena_printf(w->result.run->a, "%.*s/%.*s", STR_ARG(t->ev->type), STR_ARG(t->ev->state_key));
+        struct str key = state_key_of(w->result.run, t->ev->type, t->ev->state_key);
         struct tl_ev *old = smap_put(&by_key, key, en->timeline + i);
         if (old)
             smap_del(&w->contains.by_id, old->e.rec->id);

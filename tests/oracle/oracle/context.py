@@ -27,7 +27,7 @@ from support.world import World
 from stack.matrix import Client, Reply
 
 from oracle.differ import Difference, differences
-from oracle.normal import normalise, token
+from oracle.normal import level_choices, normalise, token
 
 Json = dict[str, Any]
 
@@ -81,6 +81,7 @@ class Context:
         self.reference_url, self.subject_url = reference, subject
         self.turn = 0
         self.steps = 0
+        self.choices = False  # the scenario asks what Synapse leaves to chance (level_choices)
         self._observer = world.device(world.new_user("observer"), url=world.main)
 
     # -- making things ---------------------------------------------------------------------------
@@ -193,7 +194,10 @@ class Context:
                 {"status": subject.status, "headers": _headers(subject)},
             )
         )
-        return found + list(differences(normalise(reference.body), normalise(subject.body)))
+        bodies = normalise(reference.body), normalise(subject.body)
+        if self.choices and all(isinstance(body, dict) for body in bodies):
+            level_choices(*bodies)
+        return found + list(differences(*bodies))
 
     def _judge(
         self, step: str, query: Json, reference: Reply, subject: Reply, found: list[Difference]
