@@ -96,13 +96,12 @@ static struct event *thread_event(struct sync_run *run, struct room *room, const
     return t.ev;
 }
 
-/* Of an event's references and edit, the members that are there; an edit would tell what a redaction took
- * away. */
-static void put_simple(struct sync_run *run, const struct relation_bundle *b, const struct event *ev,
-                       struct rope *out)
+/* Of an event's references and edit, the members that are there; an edit would tell what a redaction, or the erasure of
+ * its sender, took away. */
+static void put_simple(struct sync_run *run, const struct relation_bundle *b, bool pruned, struct rope *out)
 {
     put_references(run, b, out);
-    if (!ev->redacted)
+    if (!pruned)
         put_edit(run, b, out);
 }
 
@@ -113,7 +112,7 @@ static struct str relations_of_latest(struct sync_run *run, struct room *room, c
     if (!run_have(run, model_relations(run->m, room, ev->event_id, &x)) || !x->bundle)
         return STR_ABSENT;
     rope_init(&out);
-    put_simple(run, x->bundle, ev, &out);
+    put_simple(run, x->bundle, ev->redacted, &out);
     return finish(run, &out);
 }
 
@@ -154,7 +153,7 @@ static struct str bundle_of(struct sync_run *run, struct room *room, const struc
     if (!run_have(run, model_relations(run->m, room, ev->event_id, &x)) || !x->bundle)
         return STR_ABSENT;
     rope_init(&out);
-    put_simple(run, x->bundle, t->ev, &out);
+    put_simple(run, x->bundle, t->pruned || t->ev->redacted, &out);
     if (str_absent(ev->rel_type)) /* threads start at events that relate to nothing */
         put_thread(run, room, x->bundle, ev, &out);
     return finish(run, &out);

@@ -120,7 +120,8 @@ struct state_filter {
 static bool set_fill(struct id_set *s, const struct state_ref *ref, const struct state_filter *f)
 {
     struct sync_run *run = s->run;
-    if (ref->last && !str_absent(ref->last->state_key) && !ref->last->rejected)
+    if (ref->last && !str_absent(ref->last->state_key) && !ref->last->rejected &&
+        (f->all || !str_eq(ref->last->type, MEMBER) || user_set_has(f->members, ref->last->state_key)))
         set_add(s, ref->last->type, ref->last->state_key, ref->last_rec);
     if (ref->none)
         return true;

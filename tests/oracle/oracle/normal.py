@@ -103,12 +103,14 @@ def level_choices(reference: Json, subject: Json) -> None:
 
     Where the two ends of a timeline disagree on a key and no event between them is shown, Synapse
     sends one of both. Where one's membership changed in several rooms, the room that happens to be
-    the last decides whether that user's devices changed. Only for scenarios that ask for such things.
+    the last decides whether that user's devices changed. Whether one took part in a thread is kept in
+    a cache that nothing invalidates. Only for scenarios that ask for such things.
     """
     for section in ("join", "leave"):
         there = subject.get("rooms", {}).get(section, {})
         for room_id, room in reference.get("rooms", {}).get(section, {}).items():
             _level_state(room.get("state", {}), there.get(room_id, {}).get("state", {}))
+            _level_threads(room, there.get(room_id, {}))
     seen: dict[str, set[str]] = {}
     for body in (reference, subject):
         for room_id, room in body.get("rooms", {}).get("join", {}).items():
@@ -140,3 +142,16 @@ def _level_state(reference: Json, subject: Json) -> None:
                 event.update({"type": key[0], "state_key": key[1], "<one of two>": True})
     for side in (reference, subject):
         _sort_events(side)
+
+
+def _level_threads(reference: Json, subject: Json) -> None:
+    sides = [
+        {event.get("event_id"): event for event in room.get("timeline", {}).get("events", [])}
+        for room in (reference, subject)
+    ]
+    for event_id in sides[0].keys() & sides[1].keys():
+        threads = [
+            side[event_id].get("unsigned", {}).get("m.relations", {}).get("m.thread", {}) for side in sides
+        ]
+        if threads[0].get("current_user_participated") is False and threads[1].get("current_user_participated"):
+            threads[0]["current_user_participated"] = True
