@@ -147,6 +147,7 @@ struct room {
     struct list relations;  /* struct relations.in_room */
     bool touched;           /* scratch: in the burst being applied */
     bool partial;           /* partial state (faster joins) */
+    int64_t un_partial;     /* un_partial_stated_room position at which it ceased to be; 0: never was */
     uint32_t refs;          /* rows of users that point here: not to be evicted */
     int64_t used_ms;
     struct list lru;

@@ -28,6 +28,12 @@ struct room *model_room_find(struct model *m, struct str room_id)
     return smap_get(&m->rooms, room_id);
 }
 
+static void room_partial_take(struct room *r, const struct partial_room *p)
+{
+    r->partial = p && p->now;
+    r->un_partial = p ? p->ceased : 0;
+}
+
 struct room *model_room(struct model *m, struct str room_id)
 {
     struct room *r = smap_get(&m->rooms, room_id);
@@ -43,7 +49,7 @@ struct room *model_room(struct model *m, struct str room_id)
     list_init(&r->relations);
     list_push(&m->room_lru, &r->lru);
     smap_put(&m->rooms, r->room_id, r);
-    r->partial = smap_get(&m->partial, room_id) != NULL;
+    room_partial_take(r, smap_get(&m->partial, room_id));
     r->used_ms = clock_mono_ms();
     return r;
 }
@@ -215,6 +221,20 @@ void model_run_woken(struct model *m)
 
 /* ---- partial state ---- */
 
+static struct partial_room *partial_of(struct model *m, struct str room_id)
+{
+    struct partial_room *p = smap_get(&m->partial, room_id);
+    if (p)
+        return p;
+    p = xcalloc(1, sizeof *p + room_id.n + 1);
+    memcpy(p + 1, room_id.p, room_id.n);
+    p->room_id = str_n((char *)(p + 1), room_id.n);
+    smap_put(&m->partial, p->room_id, p);
+    return p;
+}
+
+/* What was read is no older than what is known: positions only grow. Readers may see a room that was hidden.
+ */
 static void on_partial(struct load_op *op, const struct pg_result *r)
 {
     struct model *m = op->m;
@@ -224,23 +244,37 @@ static void on_partial(struct load_op *op, const struct pg_result *r)
     }
     m->starting--;
     size_t it = 0;
-    for (struct str *s; (s = smap_next(&m->partial, &it));) {
-        struct room *room = model_room_find(m, *s);
-        if (room)
-            room->partial = false;
-        free(s);
-    }
-    smap_fini(&m->partial);
-    smap_init(&m->partial);
+    for (struct partial_room *p; (p = smap_next(&m->partial, &it));)
+        p->now = false;
     for (int i = 0; i < pg_rows(r); i++) {
-        struct str id = pg_str(r, i, 0);
-        struct str *s = xmalloc(sizeof *s + id.n + 1);
-        memcpy(s + 1, id.p, id.n);
-        *s = str_n((char *)(s + 1), id.n);
-        free(smap_put(&m->partial, *s, s));
-        struct room *room = model_room_find(m, id);
-        if (room)
-            room->partial = true;
+        struct partial_room *p = partial_of(m, pg_str(r, i, 0));
+        int64_t ceased = pg_i64(r, i, 1);
+        p->now |= ceased == 0;
+        p->ceased = ceased > p->ceased ? ceased : p->ceased;
+    }
+    it = 0;
+    for (struct partial_room *p; (p = smap_next(&m->partial, &it));) {
+        struct room *room = model_room_find(m, p->room_id);
+        if (!room)
+            continue;
+        bool shown = room->partial && !p->now;
+        room_partial_take(room, p);
+        if (shown)
+            model_wake_room(m, room);
+    }
+    model_run_woken(m);
+}
+
+/* A row says so: who waits need not wait for the table to be read again. */
+void partial_ceased(struct model *m, struct str room_id, int64_t stream)
+{
+    struct partial_room *p = partial_of(m, room_id);
+    struct room *room = model_room_find(m, room_id);
+    p->now = false;
+    p->ceased = stream > p->ceased ? stream : p->ceased;
+    if (room) {
+        room_partial_take(room, p);
+        model_wake_room(m, room);
     }
 }
 
@@ -450,8 +484,8 @@ void model_stop(struct model **mp)
     filters_fini(m);
     smap_fini(&m->filters);
     it = 0;
-    for (struct str *s; (s = smap_next(&m->partial, &it));)
-        free(s);
+    for (struct partial_room *p; (p = smap_next(&m->partial, &it));)
+        free(p);
     smap_fini(&m->partial);
     smap_fini(&m->rooms);
     smap_fini(&m->users);

@@ -24,6 +24,11 @@ struct action_row {
     int64_t stream;
     bool notif, highlight, unread;
 };
+struct partial_room {
+    struct str room_id;
+    bool now;       /* partial still */
+    int64_t ceased; /* newest un_partial_stated_room position, 0: none */
+};
 struct presence_change {
     int64_t stream;
     struct presence *p;
@@ -108,7 +113,7 @@ struct model {
     struct mpos dl_floor;
     int64_t dl_pruned; /* Synapse pruned rows at or below */
     struct smap filters;
-    struct smap partial;   /* rooms with partial state */
+    struct smap partial;   /* rooms with partial state, or that had it: struct partial_room */
     struct smap relations; /* by the parent's event id */
     struct list relation_lru;
     size_t relation_bytes;
@@ -189,6 +194,7 @@ void model_run_woken(struct model *m);
 struct room *model_room_find(struct model *m, struct str room_id);
 writer_id model_writer(struct model *m, struct str name); /* NULL name: master for events */
 void partial_reload(struct model *m);
+void partial_ceased(struct model *m, struct str room_id, int64_t stream);
 void model_room_free(struct model *m, struct room *r);
 void model_user_free(struct model *m, struct user *u);
 struct str state_key_of(struct arena *a, struct str type, struct str key);

@@ -249,9 +249,8 @@ static void row_take(struct model *m, enum stream s, writer_id w, int64_t token,
             evrec_stale(m, rec);
         break;
     case STREAM_UN_PARTIAL_STATED_ROOM:
-        partial_reload(m);
-        if ((r = model_room_find(m, row->room.room_id)))
-            model_wake_room(m, r);
+        partial_ceased(m, row->room.room_id, token);
+        partial_reload(m); /* what is being read now may be older */
         break;
     case STREAM_CACHES:
         cache_row(m, row->cache.func, row->cache.keys, row->cache.keys_count, row->cache.all);

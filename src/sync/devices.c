@@ -43,8 +43,9 @@ static void member_seen(struct sync_run *run, const struct event *ev, struct use
     }
 }
 
-/* Derived from the response itself, as in Synapse: state, then timeline, of the joined rooms in it. Synapse lets whatever
- * room happens to come last decide for all; here who joined any room has joined, or its keys could stay unknown. */
+/* Derived from the response itself, as in Synapse: state, then timeline, of the joined rooms in it. Synapse
+ * lets whatever room happens to come last decide for all; here who joined any room has joined, or its keys
+ * could stay unknown. */
 void run_user_changes(struct sync_run *run)
 {
     if (!run->has_since)

@@ -77,14 +77,21 @@ static bool state_event_has_name(struct sync_run *run, const struct state_ref *r
     return h != LACK;
 }
 
-static bool in_sections(const struct room_entry *en, const struct evrec *rec)
+static bool is_member_event(const struct event *ev)
+{
+    return !str_absent(ev->state_key) && str_eq(ev->type, STR("m.room.member"));
+}
+
+/* Is there a member event of this user, whichever? */
+static bool in_sections(const struct room_entry *en, struct str user_id)
 {
     for (const struct state_item *x = en->state; x; x = x->next) {
-        if (x->rec == rec)
+        if (is_member_event(x->ev) && str_eq(x->ev->state_key, user_id))
             return true;
     }
     for (size_t i = 0; i < en->timeline_count; i++) {
-        if (en->timeline[i].e.rec == rec)
+        const struct event *ev = en->timeline[i].ev;
+        if (is_member_event(ev) && str_eq(ev->state_key, user_id))
             return true;
     }
     return false;
@@ -93,7 +100,9 @@ static bool in_sections(const struct room_entry *en, const struct evrec *rec)
 /* A lazily loading client gets the member events of the heroes. */
 static bool add_hero_event(struct sync_run *run, struct room_entry *en, struct member *mb)
 {
-    if (in_sections(en, mb->rec) || (run->d && str_eq(ll_get(run, mb->user_id), mb->rec->id)))
+    if (en->type == ENTRY_ARCHIVED && !mpos_covers(&en->end.room, WRITER_NONE, mb->stream))
+        return true; /* came after one has left */
+    if (in_sections(en, mb->user_id) || (run->d && str_eq(ll_get(run, mb->user_id), mb->rec->id)))
         return true;
     struct state_item *x = ARENA_NEW(run->a, struct state_item);
     x->type = STR("m.room.member");
@@ -138,11 +147,6 @@ static bool add_heroes(struct sync_run *run, struct room_entry *en)
         ok &= add_hero_event(run, en, pick[i]);
     }
     return ok;
-}
-
-static bool is_member_event(const struct event *ev)
-{
-    return !str_absent(ev->state_key) && str_eq(ev->type, STR("m.room.member"));
 }
 
 static bool summary_wanted(const struct sync_run *run, const struct room_entry *en)

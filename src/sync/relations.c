@@ -96,8 +96,8 @@ static struct event *thread_event(struct sync_run *run, struct room *room, const
     return t.ev;
 }
 
-/* Of an event's references and edit, the members that are there; an edit would tell what a redaction, or the erasure of
- * its sender, took away. */
+/* Of an event's references and edit, the members that are there; an edit would tell what a redaction, or the
+ * erasure of its sender, took away. */
 static void put_simple(struct sync_run *run, const struct relation_bundle *b, bool pruned, struct rope *out)
 {
     put_references(run, b, out);

@@ -304,6 +304,18 @@ static void collect_joined(struct sync_run *run)
     }
 }
 
+/* Rooms whose state is whole since the token: a client that does not load members lazily has not been shown
+ * them. */
+static void force_newly_joined(struct sync_run *run)
+{
+    for (size_t i = 0; i < run->joined_count && !run->f->lazy_load_members; i++) {
+        const struct room *r = run->joined[i];
+        if (r->un_partial > run->since.un_partial_stated_rooms &&
+            r->un_partial <= run->now.un_partial_stated_rooms)
+            user_set_add(&run->newly_joined_rooms, r->room_id);
+    }
+}
+
 void run_rooms(struct sync_run *run)
 {
     struct user *u = run->u;
@@ -324,6 +336,7 @@ void run_rooms(struct sync_run *run)
         return;
     }
     u->ad_changed = account_changed(run);
+    force_newly_joined(run);
     classify_own_events(run);
     for (size_t i = 0; i < run->joined_count; i++)
         joined_entry(run, run->joined[i]);

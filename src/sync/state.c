@@ -35,7 +35,9 @@ bool state_ref_at(struct sync_run *run, struct room *room, const struct mpos *at
     }
     if (h == ABSENT)
         return true;
-    return state_ref_after(run, room, ev, e.rec, out);
+    bool ok = state_ref_after(run, room, ev, e.rec, out);
+    out->at = true;
+    return ok;
 }
 
 /* A state event's own key is what it says, even where state resolution left it out of its group. */
@@ -121,7 +123,8 @@ static bool set_fill(struct id_set *s, const struct state_ref *ref, const struct
 {
     struct sync_run *run = s->run;
     if (ref->last && !str_absent(ref->last->state_key) && !ref->last->rejected &&
-        (f->all || !str_eq(ref->last->type, MEMBER) || user_set_has(f->members, ref->last->state_key)))
+        (ref->at || f->all || !str_eq(ref->last->type, MEMBER) ||
+         user_set_has(f->members, ref->last->state_key)))
         set_add(s, ref->last->type, ref->last->state_key, ref->last_rec);
     if (ref->none)
         return true;

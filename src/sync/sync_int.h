@@ -37,6 +37,8 @@ struct state_item {
 /* State at a position: after the last event at or before it. none: there is no such event. */
 struct state_ref {
     bool none;
+    bool at; /* by position: the last event is part of it even if it is of a member nobody asked for, as in
+                Synapse */
     struct sg *g;
     struct event *last;
     struct evrec *last_rec;

@@ -104,12 +104,15 @@ def level_choices(reference: Json, subject: Json) -> None:
     Where the two ends of a timeline disagree on a key and no event between them is shown, Synapse
     sends one of both. Where one's membership changed in several rooms, the room that happens to be
     the last decides whether that user's devices changed. Whether one took part in a thread is kept in
-    a cache that nothing invalidates. Only for scenarios that ask for such things.
+    a cache that nothing invalidates. And the heroes that a lazily loading client gets for a room it
+    has left are today's, which we do not show. Only for scenarios that ask for such things.
     """
     for section in ("join", "leave"):
         there = subject.get("rooms", {}).get(section, {})
         for room_id, room in reference.get("rooms", {}).get(section, {}).items():
             _level_state(room.get("state", {}), there.get(room_id, {}).get("state", {}))
+            if section == "leave":
+                _level_heroes(room, there.get(room_id, {}))
             _level_threads(room, there.get(room_id, {}))
     seen: dict[str, set[str]] = {}
     for body in (reference, subject):
@@ -155,3 +158,15 @@ def _level_threads(reference: Json, subject: Json) -> None:
         ]
         if threads[0].get("current_user_participated") is False and threads[1].get("current_user_participated"):
             threads[0]["current_user_participated"] = True
+
+
+def _level_heroes(reference: Json, subject: Json) -> None:
+    sides = [room.get("state", {}) for room in (reference, subject)]
+    ids = [{event.get("event_id") for event in side.get("events", [])} for side in sides]
+    for side in sides:
+        if "events" in side:
+            side["events"] = [
+                event
+                for event in side["events"]
+                if event["type"] != "m.room.member" or event.get("event_id") in ids[0] & ids[1]
+            ]

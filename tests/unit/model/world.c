@@ -573,7 +573,7 @@ static void query(struct world *w, enum pg_stmt s, struct pg_args *a, struct pg_
         break;
     case SQL_partial_rooms:
         for (size_t i = 0; i < w->partial.n; i++)
-            row_add(r, "s", w->partial.v[i].a);
+            row_add(r, "si", w->partial.v[i].a, w->partial.v[i].n);
         break;
     case SQL_sequences:
         for (size_t i = 0; i < w->sequences.n; i++)
