@@ -13,12 +13,12 @@ import contextlib
 import http.client
 import threading
 import time
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 from stack.matrix import Client, MatrixError
 from support.world import World
 
-POLL_MS = 8000
+POLL_MS = 5000
 _TROUBLE = (OSError, http.client.HTTPException, MatrixError, ValueError, KeyError)
 
 
@@ -29,7 +29,7 @@ class CountingDevice(threading.Thread):
         super().__init__(name=f"counting-{client.user_id}-{client.device_id}", daemon=True)
         self.client = client
         self.rooms: dict[str, list[str]] = {}
-        self.to_device: list[int] = []
+        self.to_device: list[tuple[int, int]] = []
         self.limited: list[str] = []
         self.trouble: list[str] = []
         self.polls = 0
@@ -62,7 +62,7 @@ class CountingDevice(threading.Thread):
                 if event["type"] == "m.room.message":
                     self.rooms.setdefault(room, []).append(event["event_id"])
         for message in body.get("to_device", {}).get("events", []):
-            self.to_device.append(message["content"]["number"])
+            self.to_device.append((message["content"]["number"], message["content"]["attempt"]))
         self.since = next_batch
 
     def stop(self) -> None:
@@ -82,7 +82,7 @@ class Crowd:
         people.append(world.device(people[0].user_id, "D2"))
         names = sorted({person.user_id for person in people})
         self.sent: dict[str, list[str]] = {}
-        self.sent_to_device = 0
+        self.sent_to_device: list[int] = []
         for _ in range(2):
             room = self.sender.create_room(invite=names, preset="private_chat")
             for person in people[:users]:
@@ -139,22 +139,29 @@ class Crowd:
         self._number += 1
         room = rooms[self._number % len(rooms)]
         path = f"/rooms/{room}/send/m.room.message/n{self._number}"
-        answer = self._insist("PUT", path, {"msgtype": "m.text", "body": f"number {self._number}"})
+        content = {"msgtype": "m.text", "body": f"number {self._number}"}
+        answer = self._insist("PUT", path, lambda _attempt: content)
         if answer is not None:
             self.sent[room].append(answer["event_id"])
         if self._number % 5 == 0:
-            content = {"number": self._number}
-            messages = {device.client.user_id: {"*": content} for device in self.devices}
             path = f"/sendToDevice/org.example.count/n{self._number}"
-            if self._insist("PUT", path, {"messages": messages}) is not None:
-                self.sent_to_device += 1
+            if self._insist("PUT", path, self._to_device_body) is not None:
+                self.sent_to_device.append(self._number)
 
-    def _insist(self, method: str, path: str, body: dict[str, Any]) -> Any:
+    def _to_device_body(self, attempt: int) -> dict[str, Any]:
+        """Synapse knows a to-device transaction only until it restarts; a repeated one may then be stored
+        twice. Hence every attempt says which it is: two attempts may arrive, one attempt only once."""
+        content = {"number": self._number, "attempt": attempt}
+        return {"messages": {device.client.user_id: {"*": content} for device in self.devices}}
+
+    def _insist(self, method: str, path: str, body: Callable[[int], dict[str, Any]]) -> Any:
         """Repeat a request, with its transaction id, until it is answered."""
         deadline = time.monotonic() + 60
+        attempt = 0
         while time.monotonic() < deadline:
+            attempt += 1
             try:
-                return self.sender.call(method, path, body, timeout=10)
+                return self.sender.call(method, path, body(attempt), timeout=10)
             except _TROUBLE:
                 self.sender.link.close()
                 time.sleep(0.2)
@@ -186,5 +193,6 @@ class Crowd:
                 f"{name} in {room}: sent {len(sent)}, got {len(got)}; missing {missing[:5]}, {extra} repeated, "
                 f"{'gap flagged' if room in device.limited else 'no gap flagged'}; trouble: {device.trouble[-2:]}"
             )
-        if len(device.to_device) != len(set(device.to_device)) or len(device.to_device) != self.sent_to_device:
-            yield f"{name}: {self.sent_to_device} to-device messages sent, got {device.to_device}"
+        numbers = [number for number, _attempt in device.to_device]
+        if len(device.to_device) != len(set(device.to_device)) or sorted(set(numbers)) != self.sent_to_device:
+            yield f"{name}: to-device messages {self.sent_to_device} sent, got {device.to_device}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import signal
 import time
+from typing import Iterator
 
 import pytest
 from e2e.counting import Crowd
@@ -25,6 +26,15 @@ def restart(process: Process, down: float = 0.0) -> None:
     time.sleep(down)
     process.start()
     process.wait_ready()
+
+
+@pytest.fixture(autouse=True)
+def everything_running(fragile_world: World) -> Iterator[None]:
+    """Bring back what a failed test left dead, so that it does not fail the next ones."""
+    yield
+    for process in fragile_world.deployment.processes:
+        if not process.running:
+            restart(process)
 
 
 def test_undisturbed(fragile_world: World) -> None:
