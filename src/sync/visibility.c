@@ -29,9 +29,11 @@ static enum have replaced(struct sync_run *run, const struct event *ev, struct e
     return model_event(run->m, model_rec(run->m, ev->replaces_state), out);
 }
 
-/* Effective history visibility at ev. false: lacks. */
+/* History visibility in the state after ev, and for a change of it the laxer of before and after. The laxer
+ * one counts only when it opens history to everybody: who needs a membership needs it under the new rule, as
+ * in Synapse. false: lacks. */
 static bool history_at(struct sync_run *run, const struct state_ref *after, struct event *ev,
-                       enum history *out)
+                       enum history *out, enum history *laxer)
 {
     struct evrec *rec;
     struct event *hv, *before;
@@ -46,9 +48,9 @@ static bool history_at(struct sync_run *run, const struct state_ref *after, stru
         run->lack = true;
         return false;
     }
+    *laxer = *out;
     if (!str_eq(ev->type, STR("m.room.history_visibility")) || !str_eq(ev->state_key, STR("")))
         return true;
-    /* A change of visibility is seen by whoever could see under either rule. */
     h = replaced(run, ev, &before);
     if (h == LACK) {
         run->lack = true;
@@ -56,7 +58,7 @@ static bool history_at(struct sync_run *run, const struct state_ref *after, stru
     }
     enum history prev = h == HAVE ? history_parse(before->history_visibility) : HISTORY_SHARED;
     if (prev < *out)
-        *out = prev;
+        *laxer = prev;
     return true;
 }
 
@@ -99,11 +101,11 @@ struct verdict {
 };
 
 /* Rules 5 to 8 with the membership known. own: ev is the reader's own member event. */
-static void decide_membership(struct sync_run *run, struct event *ev, enum history hv,
+static void decide_membership(struct sync_run *run, struct event *ev, enum history hv, enum history laxer,
                               enum membership effective, bool always, struct verdict *v)
 {
     bool erased = model_erased(run->m, ev->sender);
-    if (!erased && (hv == HISTORY_SHARED || hv == HISTORY_WORLD_READABLE)) {
+    if (!erased && (laxer == HISTORY_SHARED || laxer == HISTORY_WORLD_READABLE)) {
         v->show = true;
         return;
     }
@@ -151,9 +153,9 @@ static struct verdict judge(struct sync_run *run, struct room *room, struct tl_e
         return v;
     }
     struct state_ref after;
-    enum history hv;
+    enum history hv, laxer;
     enum membership ms;
-    if (!state_ref_after(run, room, ev, t->e.rec, &after) || !history_at(run, &after, ev, &hv) ||
+    if (!state_ref_after(run, room, ev, t->e.rec, &after) || !history_at(run, &after, ev, &hv, &laxer) ||
         !membership_after(run, room, &after, &ms)) {
         v.lack = true;
         return v;
@@ -180,7 +182,7 @@ static struct verdict judge(struct sync_run *run, struct room *room, struct tl_e
             if (always)
                 effective = MEMBERSHIP_LEAVE;
         }
-        decide_membership(run, ev, hv, effective, always, &v);
+        decide_membership(run, ev, hv, laxer, effective, always, &v);
     }
     if (v.show && !state && str_eq(ev->type, STR("m.call.invite"))) { /* 9 */
         bool hidden;

@@ -37,6 +37,14 @@ def run(context: Context) -> None:
     alice.do.state(rooms["shared"], "m.room.history_visibility", {"history_visibility": "joined"})
     alice.do.text(rooms["shared"], "after the rule changed")
     bob.ask("the rule changed")
+    tight = context.room(alice, name="Tightened", initial_state=[
+        {"type": "m.room.history_visibility", "state_key": "", "content": {"history_visibility": "invited"}}
+    ])
+    alice.do.membership(tight, "invite", bob.user_id)
+    for rule in ("joined", "invited", "joined", "shared"):
+        alice.do.state(tight, "m.room.history_visibility", {"history_visibility": rule})
+    bob.do.join(tight)
+    bob.ask("rules that changed while invited", filter=WIDE)
     for room in rooms.values():
         bob.do.membership(room, "leave")
         alice.do.text(room, "after bob left")

@@ -233,14 +233,42 @@ static void test_changes_of_visibility_and_current_state(void **state)
     assert_false(look(w, "!r:x", "$still").shown);
 }
 
+/* From "invited" to "joined": who is invited cannot see it; the laxer rule counts only when it is for
+ * everybody. */
+static void test_tightened_while_invited(void **state)
+{
+    struct world *w = *state;
+    int64_t s = world_room(w, "!i:x", 1, "invited", "@s:x", NULL) + 1;
+    member(w, "!i:x", "$invite", s++, "invite", NULL);
+    world_event(w, (struct t_event){.id = "$tight",
+                                    .room = "!i:x",
+                                    .type = "m.room.history_visibility",
+                                    .key = "",
+                                    .stream = s++,
+                                    .replaces = "$hv!i:x",
+                                    .content = "{\"history_visibility\":\"joined\"}"});
+    w->state.n = 0;
+    room_state_drop(w->m, model_room(w->m, S("!i:x")));
+    assert_false(look(w, "!i:x", "$tight").shown);
+    world_event(w, (struct t_event){.id = "$looser",
+                                    .room = "!i:x",
+                                    .type = "m.room.history_visibility",
+                                    .key = "",
+                                    .stream = s++,
+                                    .replaces = "$tight",
+                                    .content = "{\"history_visibility\":\"invited\"}"});
+    w->state.n = 0;
+    room_state_drop(w->m, model_room(w->m, S("!i:x")));
+    assert_true(look(w, "!i:x", "$looser").shown);
+}
+
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 int run_visibility_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_history_by_membership),
-        T(test_always_hidden),
-        T(test_own_membership),
-        T(test_changes_of_visibility_and_current_state),
+        T(test_history_by_membership),   T(test_always_hidden),
+        T(test_own_membership),          T(test_changes_of_visibility_and_current_state),
+        T(test_tightened_while_invited),
     };
     return cmocka_run_group_tests_name("visibility", tests, NULL, NULL);
 }
