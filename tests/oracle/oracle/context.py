@@ -50,6 +50,15 @@ class Mismatch(AssertionError):
     """Two servers answered differently."""
 
 
+class CountMismatch(Mismatch):
+    """They differ in unread counts alone.
+
+    Every 30 s Synapse adds up what is unread in event_push_summary, including what came before the reader joined (an
+    invitation is a notification too), but does not drop what its workers remember. Until the room's next event its
+    tables and its answers disagree. A scenario that was hit by this agrees when it is run again.
+    """
+
+
 class Device:
     """A device of a user, which asks both servers and acts on the main process."""
 
@@ -213,7 +222,8 @@ class Context:
             (folder / f"{stem}-{side}.json").write_text(f"{text}\n")
         shown = "\n  ".join(str(difference) for difference in found[:4])
         more = f"\n  … and {len(found) - 4} more" if len(found) > 4 else ""
-        raise Mismatch(
+        counts_only = all("unread_" in str(difference) for difference in found)
+        raise (CountMismatch if counts_only else Mismatch)(
             f"{self.name}, step {self.steps} ({step}): {len(found)} difference(s), first:\n  {shown}{more}\n"
             f"  request: {json.dumps(query)}\n  both answers: {folder}/{stem}-*.json"
         )
