@@ -222,7 +222,7 @@ class Context:
             (folder / f"{stem}-{side}.json").write_text(f"{text}\n")
         shown = "\n  ".join(str(difference) for difference in found[:4])
         more = f"\n  … and {len(found) - 4} more" if len(found) > 4 else ""
-        counts_only = all("unread_" in str(difference) for difference in found)
+        counts_only = all("unread_" in difference.path for difference in found)
         raise (CountMismatch if counts_only else Mismatch)(
             f"{self.name}, step {self.steps} ({step}): {len(found)} difference(s), first:\n  {shown}{more}\n"
             f"  request: {json.dumps(query)}\n  both answers: {folder}/{stem}-*.json"
