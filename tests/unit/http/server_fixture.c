@@ -166,7 +166,13 @@ static void thread_main(void *arg)
     struct server *s = arg;
     struct httpd_routes routes = {.route = route, .handler = handler, .arg = s};
     assert_int_equal(uv_loop_init(&s->loop), 0);
-    s->rc = httpd_start(&s->httpd, &s->loop, &s->cfg, &routes, &s->err);
+    /* The kernel picks a port that is free on one address; on the next one somebody's client may be using it. */
+    for (int tries = 0; tries < 5; tries++) {
+        s->rc = httpd_start(&s->httpd, &s->loop, &s->cfg, &routes, &s->err);
+        if (s->rc != -ERR_IO || !strstr(s->err.text, "in use"))
+            break;
+        uv_run(&s->loop, UV_RUN_NOWAIT);
+    }
     for (size_t i = 0; s->rc == 0 && i < s->cfg.listeners_count; i++)
         s->ports[i] = httpd_port(s->httpd, i);
     if (s->rc == 0) {
