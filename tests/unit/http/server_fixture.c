@@ -166,7 +166,8 @@ static void thread_main(void *arg)
     struct server *s = arg;
     struct httpd_routes routes = {.route = route, .handler = handler, .arg = s};
     assert_int_equal(uv_loop_init(&s->loop), 0);
-    /* The kernel picks a port that is free on one address; on the next one somebody's client may be using it. */
+    /* The kernel picks a port that is free on one address; on the next one somebody's client may be using it.
+     */
     for (int tries = 0; tries < 5; tries++) {
         s->rc = httpd_start(&s->httpd, &s->loop, &s->cfg, &routes, &s->err);
         if (s->rc != -ERR_IO || !strstr(s->err.text, "in use"))
