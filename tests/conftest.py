@@ -45,6 +45,11 @@ def _running(settings: Any) -> Iterator[World]:
     finally:
         _worlds.remove(world)
         world.stop()
+    # A sanitizer's findings at the end (leaks) show in the exit status alone.
+    chappe = world.deployment.chappe
+    assert chappe is None or chappe.process.exit_status == 0, chappe.process.failure(
+        f"stopped with status {chappe.process.exit_status}"
+    )
 
 
 @pytest.fixture(scope="session")
