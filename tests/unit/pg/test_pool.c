@@ -36,6 +36,9 @@ static void many_in_one_turn(void **state)
         assert_string_equal(a[i].text, n);
     }
     assert_true(pg_up(f->pg));
+    /* The first connections may have done it all before the last one was open. */
+    for (int i = 0; i < 1000 && metric_get(M_pg_connections) < 3; i++)
+        fix_turns(f, 10);
     assert_int_equal(metric_get(M_pg_connections), 3);
     assert_int_equal(metric_get(M_pg_waiting), 0);
     free(a);
