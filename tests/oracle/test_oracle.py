@@ -4,9 +4,18 @@
 
 from __future__ import annotations
 
+from typing import Iterator
+
 import pytest
 from oracle import runner
 from support.world import World
+
+
+@pytest.fixture(scope="module", autouse=True)
+def usual_settings(world: World) -> Iterator[None]:
+    """Leave the shared deployment with its usual settings."""
+    yield
+    world.apply({})
 
 
 @pytest.mark.parametrize("name", runner.names())

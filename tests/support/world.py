@@ -52,6 +52,8 @@ class World:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.deployment = Deployment(settings)
+        self._usual = dict(settings.synapse_extra)
+        self._applied: dict[str, object] | None = self._usual
         # Users of one run never meet those of another run on the same state folder.
         self._run = secrets.token_hex(3)
 
@@ -60,6 +62,21 @@ class World:
         self.deployment.prepare(install=False, build=False)
         self.deployment.start()
         return self
+
+    def apply(self, synapse_extra: dict[str, object]) -> None:
+        """Let the homeserver run with these settings beside the usual ones; restarts it where they differ.
+
+        Each setting replaces the deployment's whole top-level setting of that name. The database stays.
+        """
+        wanted = {**self._usual, **synapse_extra}
+        if wanted == self._applied:
+            return
+        self._applied = None  # until it works
+        old = self.deployment.chappe
+        self.deployment.reconfigure(wanted)
+        self._applied = wanted
+        if old is not None and old.process.exit_status != 0:  # a sanitizer's findings at the end
+            raise AssertionError(old.process.failure(f"stopped with status {old.process.exit_status}"))
 
     def stop(self) -> None:
         """Stop every server."""

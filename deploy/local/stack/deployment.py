@@ -13,6 +13,7 @@ import fcntl
 import json
 import secrets
 import time
+from pathlib import Path
 from typing import IO, Callable
 
 from stack.chappe import Chappe
@@ -38,6 +39,7 @@ class Deployment:
     synapse: Synapse
     nginx: Nginx
     chappe: Chappe | None
+    _configure: Callable[[], None]
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -61,11 +63,17 @@ class Deployment:
         secret = self._secrets()
         self.postgres = Postgres(settings, secret["database"])
         self.redis = Redis(settings, secret["redis"])
-        self.synapse = Synapse(settings, venv, self.postgres, self.redis, secret)
-        self.chappe = Chappe(settings, self.synapse) if settings.with_chappe else None
+        self._configure = lambda: self._make_servers(venv, secret)
+        self._configure()
         self.nginx = Nginx(settings)
         self.demo_password = secret["demo"]
         self.admin = Admin(settings.ports.synapse, secret["registration"], SERVER_NAME)
+
+    def _make_servers(self, venv: Path, secret: dict[str, str]) -> None:
+        """Write the configuration files of Synapse and of Chappe."""
+        settings = self.settings
+        self.synapse = Synapse(settings, venv, self.postgres, self.redis, secret)
+        self.chappe = Chappe(settings, self.synapse) if settings.with_chappe else None
 
     def _make_state(self) -> None:
         state = self.settings.state
@@ -131,6 +139,25 @@ class Deployment:
         for process in rest:
             self._launch(process)
         self._await(rest if first else [self.synapse.main, *rest], say)
+
+    def reconfigure(self, synapse_extra: dict[str, object]) -> None:
+        """Restart Synapse's processes and Chappe with other settings; the stores and nginx stay up."""
+        old = self._homeserver()
+        for process in old:
+            process.ask_to_stop()
+        for process in old:
+            process.await_stop()
+        self._started = [process for process in self._started if process not in old]
+        self.settings.synapse_extra = synapse_extra
+        self._configure()
+        new = self._homeserver()
+        for process in new:
+            self._launch(process)
+        self._await(new, lambda text: None)
+
+    def _homeserver(self) -> list[Process]:
+        """Return what reads the homeserver's settings: Synapse's processes and Chappe."""
+        return [*self.synapse.processes, *([self.chappe.process] if self.chappe else [])]
 
     def _launch(self, process: Process) -> None:
         self._started.append(process)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import tempfile
 from pathlib import Path
@@ -17,8 +18,18 @@ from oracle.context import Context, CountMismatch
 
 
 def names() -> list[str]:
-    """Return the names of all scenarios, which are the modules of the package."""
-    return sorted(module.name for module in pkgutil.iter_modules(scenarios.__path__))
+    """Return the names of all scenarios, which are the modules of the package.
+
+    Scenarios with the usual settings come first, the others in groups of equal settings, since the
+    homeserver is restarted between groups.
+    """
+    found = [module.name for module in pkgutil.iter_modules(scenarios.__path__)]
+    return sorted(found, key=lambda name: (bool(settings(name)), json.dumps(settings(name), sort_keys=True), name))
+
+
+def settings(name: str) -> dict[str, object]:
+    """Return the homeserver settings that a scenario declares as SETTINGS, beside the usual ones."""
+    return dict(getattr(load(name), "SETTINGS", {}))
 
 
 def load(name: str) -> ModuleType:
@@ -35,6 +46,7 @@ def run(world: World, name: str, report: Path | None = None) -> int:
     subject = world.target if world.settings.with_chappe else world.main
     folder = report or Path(tempfile.gettempdir()) / "chappe-oracle"
     for last in (False, True):
+        world.apply(settings(name))
         context = Context(world, name, world.worker, subject, folder)
         try:
             load(name).run(context)
