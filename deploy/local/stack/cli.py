@@ -16,7 +16,7 @@ from stack.demo import USERS, Demo
 from stack.deployment import Deployment
 from stack.errors import StackError
 from stack.matrix import MatrixError
-from stack.settings import DEFAULT_PORT_BASE, SERVER_NAME, Ports, Settings, default_state
+from stack.settings import DEFAULT_PORT_BASE, Ports, Settings, default_state
 from stack.install import say
 from stack.versions import read_versions
 
@@ -43,6 +43,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--event-persisters", type=int, choices=(0, 1, 2), default=0, help="workers that persist events (%(default)s)"
     )
+    parser.add_argument(
+        "--with-federation",
+        action="store_true",
+        help="also run a second homeserver; give a state folder of its own, server names differ then",
+    )
     parser.add_argument("--no-install", action="store_true", help="do not look for missing Debian packages")
     parser.add_argument("--no-build", action="store_true", help="run build/release/chappe as it is")
     parser.add_argument("--interval", type=float, default=1.0, metavar="S", help="seconds between messages (%(default)s)")
@@ -66,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         ports=Ports(options.port_base),
         with_chappe=not options.without_chappe,
         event_persisters=options.event_persisters,
+        federation=options.with_federation,
     )
     deployment = Deployment(settings)
     begun = time.monotonic()
@@ -114,8 +120,10 @@ def _serve(deployment: Deployment, options: argparse.Namespace, begun: float) ->
 def _print_welcome(deployment: Deployment, begun: float) -> None:
     settings = deployment.settings
     version = read_versions()["SYNAPSE_VERSION"]
+    remote = deployment.remote
+    second = f"\n    second homeserver  {remote.url} ({remote.server_name})" if remote else ""
     sync = "Chappe" if settings.with_chappe else "the Synapse worker"
-    users = ", ".join(f"@{user}:{SERVER_NAME}" for user in USERS)
+    users = ", ".join(f"@{user}:{settings.server_name}" for user in USERS)
     print(
         f"""
   Up after {time.monotonic() - begun:.1f} s: Synapse {version}, /sync by {sync} (header X-Chappe-Upstream)
@@ -123,7 +131,7 @@ def _print_welcome(deployment: Deployment, begun: float) -> None:
     users            {users}
     password         {deployment.demo_password}
     the worker       http://127.0.0.1:{settings.ports.worker} (Synapse's own /sync, to compare)
-    logs             {settings.logs}
+    logs             {settings.logs}{second}
   Ctrl-C stops everything.
 """,
         flush=True,

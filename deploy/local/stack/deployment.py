@@ -18,13 +18,14 @@ from typing import IO, Callable
 
 from stack.chappe import Chappe
 from stack.errors import StackError
+from stack.federation import REMOTE_DATABASE, Remote, federation_options
 from stack.install import build_chappe, install_packages, synapse_environment
 from stack.matrix import Admin
 from stack.nginx import Nginx
 from stack.postgres import Postgres
 from stack.process import Process
 from stack.redis import Redis
-from stack.settings import SERVER_NAME, Settings
+from stack.settings import Settings
 from stack.synapse import Synapse
 from stack.versions import read_versions
 
@@ -65,14 +66,16 @@ class Deployment:
         self.redis = Redis(settings, secret["redis"])
         self._configure = lambda: self._make_servers(venv, secret)
         self._configure()
+        self.remote = Remote(settings, venv, self.postgres, secret) if settings.federation else None
         self.nginx = Nginx(settings)
         self.demo_password = secret["demo"]
-        self.admin = Admin(settings.ports.synapse, secret["registration"], SERVER_NAME)
+        self.admin = Admin(settings.ports.synapse, secret["registration"], settings.server_name)
 
     def _make_servers(self, venv: Path, secret: dict[str, str]) -> None:
         """Write the configuration files of Synapse and of Chappe."""
         settings = self.settings
-        self.synapse = Synapse(settings, venv, self.postgres, self.redis, secret)
+        federation = federation_options(settings) if settings.federation else None
+        self.synapse = Synapse(settings, venv, self.postgres, self.redis, secret, federation)
         self.chappe = Chappe(settings, self.synapse) if settings.with_chappe else None
 
     def _make_state(self) -> None:
@@ -110,6 +113,7 @@ class Deployment:
     def processes(self) -> list[Process]:
         """Every process, in the order in which they may start."""
         rest = [self.chappe.process] if self.chappe else []
+        rest += [self.remote.process] if self.remote else []
         return [self.postgres.process, self.redis.process, *self.synapse.processes, *rest, self.nginx.process]
 
     def start(self, say: Callable[[str], None] = lambda text: None) -> None:
@@ -129,6 +133,8 @@ class Deployment:
         self._launch(self.postgres.process)
         self._await([self.postgres.process, self.redis.process], say)
         self.postgres.ensure_database()
+        if self.remote:
+            self.postgres.ensure_database(REMOTE_DATABASE)
         first = not stamp.exists() or stamp.read_text() != shape
         self._launch(self.synapse.main)
         if first:

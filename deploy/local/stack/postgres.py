@@ -106,14 +106,14 @@ class Postgres:
                     "  Choose another folder with --state, or run as an ordinary user."
                 )
 
-    def ensure_database(self) -> None:
-        """Create Synapse's database at the first start."""
-        stamp = self.settings.state / "database-created"
+    def ensure_database(self, name: str = DATABASE) -> None:
+        """Create a homeserver's database at the first start."""
+        stamp = self.settings.state / ("database-created" if name == DATABASE else f"database-{name}-created")
         if stamp.exists():
             return
-        listed = self.psql("SELECT count(*) FROM pg_database WHERE datname = 'synapse'", "postgres")
+        listed = self.psql(f"SELECT count(*) FROM pg_database WHERE datname = '{name}'", "postgres")
         if listed.strip() == "0":
-            self.psql("CREATE DATABASE synapse", "postgres")
+            self.psql(f"CREATE DATABASE {name}", "postgres")
         stamp.touch()
 
     def psql(self, statement: str, database: str = DATABASE) -> str:
@@ -133,12 +133,12 @@ class Postgres:
             raise StackError(f"psql failed: {done.stderr.strip()}")
         return done.stdout
 
-    def arguments(self) -> dict[str, object]:
+    def arguments(self, database: str = DATABASE) -> dict[str, object]:
         """Return the `database.args` of Synapse's configuration."""
         return {
             "user": USER,
             "password": self.password,
-            "dbname": DATABASE,
+            "dbname": database,
             "host": "127.0.0.1",
             "port": self.settings.ports.postgres,
             "cp_min": 2,

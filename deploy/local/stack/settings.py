@@ -34,6 +34,11 @@ class Ports:
     persister2 = property(lambda self: self.base + 9)
     synapse_metrics = property(lambda self: self.base + 10)
     worker_metrics = property(lambda self: self.base + 11)
+    # With federation only.
+    federation = property(lambda self: self.base + 16)
+    remote = property(lambda self: self.base + 17)
+    remote_federation = property(lambda self: self.base + 18)
+    puppet = property(lambda self: self.base + 19)
 
 
 def default_state() -> Path:
@@ -61,6 +66,7 @@ class Settings:
     ports: Ports = dataclasses.field(default_factory=Ports)
     with_chappe: bool = True
     event_persisters: int = 0
+    federation: bool = False  # with a second homeserver; the state folder must be made so
     chappe_binary: Path = CHECKOUT / "build" / "release" / "chappe"
     chappe_options: dict[str, object] = dataclasses.field(default_factory=dict)
     chappe_env: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -72,6 +78,11 @@ class Settings:
     def logs(self) -> Path:
         """Folder of every server's log."""
         return self.state / "logs"
+
+    @property
+    def server_name(self) -> str:
+        """The homeserver's name; see stack/federation.py for why it is an address with federation."""
+        return f"127.0.0.1:{self.ports.federation}" if self.federation else SERVER_NAME
 
     @property
     def url(self) -> str:
@@ -94,6 +105,10 @@ class Settings:
         if self.with_chappe:
             used["Chappe"] = ports.chappe
             used["Chappe's metrics"] = ports.chappe_metrics
+        if self.federation:
+            used["Synapse's federation"] = ports.federation
+            used["the second homeserver"] = ports.remote
+            used["the second homeserver's federation"] = ports.remote_federation
         for index in range(self.event_persisters):
             used[f"event persister {index + 1}"] = (ports.persister1, ports.persister2)[index]
         return used

@@ -16,9 +16,12 @@ from pathlib import Path
 from stack.postgres import Postgres
 from stack.process import Process
 from stack.redis import Redis
-from stack.settings import SERVER_NAME, Settings
+from stack.settings import Settings
 
 _OFTEN = {"per_second": 100000, "burst_count": 100000}
+
+# Listeners and other configuration.
+FederationOptions = tuple[list[dict[str, object]], dict[str, object]]
 
 RATE_LIMITS: dict[str, object] = {
     "rc_message": _OFTEN,
@@ -53,12 +56,19 @@ class Synapse:
     """Writes Synapse's configuration and describes its processes."""
 
     def __init__(
-        self, settings: Settings, venv: Path, postgres: Postgres, redis: Redis, secrets: dict[str, str]
+        self,
+        settings: Settings,
+        venv: Path,
+        postgres: Postgres,
+        redis: Redis,
+        secrets: dict[str, str],
+        federation: FederationOptions | None = None,
     ) -> None:
         self.settings = settings
         self.postgres = postgres
         self.redis = redis
         self.secrets = secrets
+        self._federation = federation or ([], {"federation_domain_whitelist": []})
         self.folder = settings.state / "synapse"
         self.folder.mkdir(exist_ok=True)
         self.homeserver_yaml = self.folder / "homeserver.yaml"
@@ -96,34 +106,6 @@ class Synapse:
             extra_logs=[self.settings.logs / f"{name}.log"],
         )
 
-    def _write_log_config(self, name: str) -> str:
-        path = self.folder / f"{name}.log.yaml"
-        config = {
-            "version": 1,
-            "formatters": {
-                "plain": {"format": "%(asctime)s - %(name)s - %(lineno)d - %(levelname)s - %(request)s - %(message)s"}
-            },
-            "handlers": {
-                "file": {
-                    "class": "logging.FileHandler",
-                    "formatter": "plain",
-                    "filename": str(self.settings.logs / f"{name}.log"),
-                    "encoding": "utf8",
-                }
-            },
-            "root": {"level": self.settings.synapse_log_level, "handlers": ["file"]},
-            "loggers": {"synapse.storage.SQL": {"level": "INFO"}},
-            "disable_existing_loggers": False,
-        }
-        path.write_text(json.dumps(config, indent=2))
-        return str(path)
-
-    def _write_signing_key(self) -> str:
-        path = self.folder / "signing.key"
-        seed = hashlib.sha256(self.secrets["macaroon"].encode()).digest()
-        path.write_text("ed25519 a_local " + base64.b64encode(seed).decode().rstrip("=") + "\n")
-        return str(path)
-
     def _write_homeserver(self) -> None:
         settings, ports = self.settings, self.settings.ports
         instance_map = {"main": {"host": "127.0.0.1", "port": ports.synapse_replication}}
@@ -133,13 +115,14 @@ class Synapse:
         if settings.event_persisters:
             writers["events"] = [f"persister{i + 1}" for i in range(settings.event_persisters)]
         config: dict[str, object] = {
-            "server_name": SERVER_NAME,
+            "server_name": settings.server_name,
             "public_baseurl": settings.url + "/",
             "pid_file": str(self.folder / "homeserver.pid"),
             "listeners": [
-                _listener(ports.synapse, ["client"]),
-                _listener(ports.synapse_replication, ["replication"]),
+                listener(ports.synapse, ["client"]),
+                listener(ports.synapse_replication, ["replication"]),
                 {"type": "metrics", "port": ports.synapse_metrics, "bind_addresses": ["127.0.0.1"]},
+                *self._federation[0],
             ],
             "enable_metrics": True,
             "database": {"name": "psycopg2", "args": self.postgres.arguments()},
@@ -155,22 +138,22 @@ class Synapse:
             "registration_shared_secret": self.secrets["registration"],
             "macaroon_secret_key": self.secrets["macaroon"],
             "form_secret": self.secrets["form"],
-            "signing_key_path": self._write_signing_key(),
+            "signing_key_path": write_signing_key(self.folder, self.secrets["macaroon"]),
             "trusted_key_servers": [],
             "suppress_key_server_warning": True,
             "enable_registration": False,
             "report_stats": False,
             "media_store_path": str(self.folder / "media"),
-            "log_config": self._write_log_config("synapse"),
+            "log_config": write_log_config(self.settings, self.folder, "synapse"),
             "url_preview_enabled": False,
             "presence": {"enabled": True},
             "bcrypt_rounds": 4,
             "caches": {"sync_response_cache_duration": settings.sync_cache},
-            "federation_domain_whitelist": [],
+            **self._federation[1],
             **RATE_LIMITS,
             **settings.synapse_extra,
         }
-        _write_private(self.homeserver_yaml, config)
+        write_private(self.homeserver_yaml, config)
 
     def _write_worker1(self) -> Path:
         ports = self.settings.ports
@@ -180,10 +163,10 @@ class Synapse:
                 "worker_app": "synapse.app.generic_worker",
                 "worker_name": "synapse_worker1",
                 "worker_listeners": [
-                    _listener(ports.worker, ["client"]),
+                    listener(ports.worker, ["client"]),
                     {"type": "metrics", "port": ports.worker_metrics, "bind_addresses": ["127.0.0.1"]},
                 ],
-                "worker_log_config": self._write_log_config("worker1"),
+                "worker_log_config": write_log_config(self.settings, self.folder, "worker1"),
             },
         )
 
@@ -194,19 +177,52 @@ class Synapse:
             {
                 "worker_app": "synapse.app.generic_worker",
                 "worker_name": name,
-                "worker_listeners": [_listener(self._persister_port(index), ["replication"])],
-                "worker_log_config": self._write_log_config(name),
+                "worker_listeners": [listener(self._persister_port(index), ["replication"])],
+                "worker_log_config": write_log_config(self.settings, self.folder, name),
             },
         )
 
     def write_worker(self, name: str, config: dict[str, object]) -> Path:
         """Write a worker's configuration file and return its path."""
         path = self.folder / f"{name}.yaml"
-        _write_private(path, config)
+        write_private(path, config)
         return path
 
 
-def _listener(port: int, names: list[str]) -> dict[str, object]:
+def write_log_config(settings: Settings, folder: Path, name: str) -> str:
+    """Write the logging of one process and return the path."""
+    path = folder / f"{name}.log.yaml"
+    config = {
+        "version": 1,
+        "formatters": {
+            "plain": {"format": "%(asctime)s - %(name)s - %(lineno)d - %(levelname)s - %(request)s - %(message)s"}
+        },
+        "handlers": {
+            "file": {
+                "class": "logging.FileHandler",
+                "formatter": "plain",
+                "filename": str(settings.logs / f"{name}.log"),
+                "encoding": "utf8",
+            }
+        },
+        "root": {"level": settings.synapse_log_level, "handlers": ["file"]},
+        "loggers": {"synapse.storage.SQL": {"level": "INFO"}},
+        "disable_existing_loggers": False,
+    }
+    path.write_text(json.dumps(config, indent=2))
+    return str(path)
+
+
+def write_signing_key(folder: Path, secret: str) -> str:
+    """Write a signing key derived from a secret and return the path."""
+    path = folder / "signing.key"
+    seed = hashlib.sha256(secret.encode()).digest()
+    path.write_text("ed25519 a_local " + base64.b64encode(seed).decode().rstrip("=") + "\n")
+    return str(path)
+
+
+def listener(port: int, names: list[str]) -> dict[str, object]:
+    """Return an HTTP listener on loopback."""
     return {
         "type": "http",
         "port": port,
@@ -216,6 +232,7 @@ def _listener(port: int, names: list[str]) -> dict[str, object]:
     }
 
 
-def _write_private(path: Path, config: dict[str, object]) -> None:
+def write_private(path: Path, config: dict[str, object]) -> None:
+    """Write a configuration file that only we may read."""
     path.touch(mode=0o600)
     path.write_text(json.dumps(config, indent=2) + "\n")
