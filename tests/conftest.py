@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "oracle"))
 
-from support.world import TARGET, World, settings_for  # noqa: E402
+from support.world import TARGET, World, federated_settings, settings_for  # noqa: E402
 
 _worlds: list[World] = []
 
@@ -21,6 +21,7 @@ _worlds: list[World] = []
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that choose the deployment."""
     parser.addoption("--event-persisters", type=int, choices=(0, 1, 2), default=0)
+    parser.addoption("--split-writers", action="store_true", help="workers write every stream that may be moved")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,7 +56,9 @@ def _running(settings: Any) -> Iterator[World]:
 @pytest.fixture(scope="session")
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """The deployment that most tests share."""
-    yield from _running(settings_for("main", event_persisters=request.config.getoption("--event-persisters")))
+    persisters = request.config.getoption("--event-persisters")
+    split = request.config.getoption("--split-writers")
+    yield from _running(settings_for("main", event_persisters=persisters, split_writers=split))
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,14 @@ def fragile_world(request: pytest.FixtureRequest) -> Iterator[World]:
     """A deployment of the module's own, whose servers may be killed."""
     persisters = request.config.getoption("--event-persisters")
     yield from _running(settings_for("fragile", offset=20, event_persisters=persisters))
+
+
+@pytest.fixture(scope="module")
+def federated_world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A deployment with a second homeserver, which needs a server name of its own."""
+    persisters = request.config.getoption("--event-persisters")
+    split = request.config.getoption("--split-writers")
+    yield from _running(federated_settings(offset=40, event_persisters=persisters, split_writers=split))
 
 
 @pytest.hookimpl(hookwrapper=True)

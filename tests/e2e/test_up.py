@@ -13,7 +13,7 @@ from pathlib import Path
 from support import CHECKOUT
 from support.world import TARGET, settings_for
 
-OFFSET = 12
+OFFSET = 40
 SETTINGS = settings_for("up", offset=OFFSET)
 
 

@@ -7,7 +7,8 @@ The environment chooses what is tested, so that every test can be tried against 
     CHAPPE_TEST_TARGET      chappe (default), or synapse: the Synapse worker answers in its place
     CHAPPE_TEST_BINARY      another chappe, for example one with sanitizers
     CHAPPE_TEST_TRANSPORT   uring or uv, given to Chappe as its transport option
-    CHAPPE_TEST_PORT_BASE   first of twelve ports (default 15540)
+    CHAPPE_TEST_SYNAPSE     the Synapse release (default: the first of deploy/local/versions)
+    CHAPPE_TEST_PORT_BASE   first of twenty ports (default 15540)
     CHAPPE_TEST_STATE       folder of state folders (default: chappe-tests beside the stack's own)
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 from stack.deployment import Deployment
 from stack.matrix import Client
 from stack.settings import Ports, Settings, default_state
+from stack.versions import synapse_release
 
 TARGET = os.environ.get("CHAPPE_TEST_TARGET", "chappe")
 PASSWORD = "correct horse"
@@ -31,7 +33,8 @@ def settings_for(name: str, *, offset: int = 0, **changes: Any) -> Settings:
     """Return the settings of a test deployment: no response cache, quiet demo, own ports."""
     folder = Path(os.environ.get("CHAPPE_TEST_STATE") or default_state().parent / "chappe-tests")
     settings = Settings(
-        state=(folder / name).resolve(),
+        # Tables that a newer release has upgraded do not go back.
+        state=(folder / f"{name}-{synapse_release()}").resolve(),
         ports=Ports(int(os.environ.get("CHAPPE_TEST_PORT_BASE", "15540")) + offset),
         with_chappe=TARGET == "chappe",
         sync_cache="0s",
@@ -41,6 +44,13 @@ def settings_for(name: str, *, offset: int = 0, **changes: Any) -> Settings:
         settings.chappe_binary = Path(os.environ["CHAPPE_TEST_BINARY"]).resolve()
     if "CHAPPE_TEST_TRANSPORT" in os.environ:
         settings.chappe_options.setdefault("transport", os.environ["CHAPPE_TEST_TRANSPORT"])
+    return settings
+
+
+def federated_settings(*, offset: int = 0, **changes: Any) -> Settings:
+    """Return the settings of a deployment with a second homeserver; server names hold ports, hence the name."""
+    settings = settings_for("federated", offset=offset, federation=True, **changes)
+    settings.state = settings.state.with_name(f"federated-{settings.ports.base}")
     return settings
 
 
@@ -91,8 +101,14 @@ class World:
 
     @property
     def main(self) -> str:
-        """Synapse's main process."""
-        return f"http://127.0.0.1:{self.settings.ports.synapse}"
+        """Synapse's main process; with split writers behind a front that knows what their requests are."""
+        ports = self.settings.ports
+        return f"http://127.0.0.1:{ports.writes if self.settings.split_writers else ports.synapse}"
+
+    @property
+    def writers(self) -> list[str]:
+        """The workers that write streams, with split writers."""
+        return [f"http://127.0.0.1:{port}" for port in self.settings.writer_ports.values()]
 
     @property
     def worker(self) -> str:
@@ -108,8 +124,11 @@ class World:
 
     def new_user(self, name: str, admin: bool = False) -> str:
         """Register a user whose name begins with `name` and return the user id."""
-        unique = f"{name}-{self._run}-{next(self._numbers)}"
-        return self.deployment.admin.register(unique, PASSWORD, admin=admin)
+        return self.deployment.admin.register(self.unique(name), PASSWORD, admin=admin)
+
+    def unique(self, name: str) -> str:
+        """Return a name that nobody has had on this state folder."""
+        return f"{name}-{self._run}-{next(self._numbers)}"
 
     def device(self, user_id: str, device_id: str = "D1", url: str | None = None, **extra: Any) -> Client:
         """Log a device of a user in; its requests go through nginx unless an address is given."""

@@ -18,7 +18,7 @@ from stack.errors import StackError
 from stack.matrix import MatrixError
 from stack.settings import DEFAULT_PORT_BASE, Ports, Settings, default_state
 from stack.install import say
-from stack.versions import read_versions
+from stack.versions import older_releases, read_versions, synapse_release
 
 
 class Interrupted(BaseException):
@@ -31,9 +31,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         description="A whole local deployment in the foreground: PostgreSQL, Redis, Synapse, Chappe, nginx.",
         epilog="Everything lives under the state folder; delete it to start from nothing.",
     )
-    parser.add_argument("--state", type=Path, default=default_state(), metavar="DIR", help="state folder (%(default)s)")
     parser.add_argument(
-        "--port-base", type=int, default=DEFAULT_PORT_BASE, metavar="N", help="first of twelve ports (%(default)s)"
+        "--state", type=Path, metavar="DIR", help=f"state folder ({default_state()}, one for each Synapse release)"
+    )
+    parser.add_argument(
+        "--port-base", type=int, default=DEFAULT_PORT_BASE, metavar="N", help="first of twenty ports (%(default)s)"
     )
     parser.add_argument("--once", action="store_true", help="send a few messages, check every arrival, stop")
     parser.add_argument("--no-demo", action="store_true", help="only run the servers, send nothing")
@@ -42,6 +44,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--event-persisters", type=int, choices=(0, 1, 2), default=0, help="workers that persist events (%(default)s)"
+    )
+    parser.add_argument(
+        "--split-writers", action="store_true", help="let workers write every stream that Synapse lets them write"
+    )
+    parser.add_argument(
+        "--synapse",
+        metavar="X.Y.Z",
+        help=f"Synapse release ({read_versions()['SYNAPSE_VERSION']}; tested too: {', '.join(older_releases())})",
     )
     parser.add_argument(
         "--with-federation",
@@ -66,8 +76,15 @@ def main(argv: list[str] | None = None) -> int:
     options = _parse(argv)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
+    try:
+        release = synapse_release(options.synapse)
+    except StackError as error:
+        print(f"up: {error}", file=sys.stderr)
+        return 2
     settings = Settings(
-        state=options.state.resolve(),
+        state=(options.state or default_state(release)).resolve(),
+        synapse_version=release,
+        split_writers=options.split_writers,
         ports=Ports(options.port_base),
         with_chappe=not options.without_chappe,
         event_persisters=options.event_persisters,
@@ -119,14 +136,13 @@ def _serve(deployment: Deployment, options: argparse.Namespace, begun: float) ->
 
 def _print_welcome(deployment: Deployment, begun: float) -> None:
     settings = deployment.settings
-    version = read_versions()["SYNAPSE_VERSION"]
     remote = deployment.remote
     second = f"\n    second homeserver  {remote.url} ({remote.server_name})" if remote else ""
     sync = "Chappe" if settings.with_chappe else "the Synapse worker"
     users = ", ".join(f"@{user}:{settings.server_name}" for user in USERS)
     print(
         f"""
-  Up after {time.monotonic() - begun:.1f} s: Synapse {version}, /sync by {sync} (header X-Chappe-Upstream)
+  Up after {time.monotonic() - begun:.1f} s: Synapse {settings.synapse_version}, /sync by {sync} (header X-Chappe-Upstream)
     homeserver URL   {settings.url}
     users            {users}
     password         {deployment.demo_password}

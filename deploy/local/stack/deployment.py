@@ -27,7 +27,7 @@ from stack.process import Process
 from stack.redis import Redis
 from stack.settings import Settings
 from stack.synapse import Synapse
-from stack.versions import read_versions
+from stack.versions import release_key
 
 _SECRETS = ("database", "redis", "replication", "registration", "macaroon", "form", "demo")
 
@@ -56,7 +56,7 @@ class Deployment:
             install_packages(["stack", "build"] if settings.with_chappe and build else ["stack"])
         self._make_state()
         logs = settings.logs
-        venv = synapse_environment(logs / "pip.log")
+        venv = synapse_environment(logs / "pip.log", settings.synapse_version)
         if settings.with_chappe and build:
             build_chappe(logs / "build.log")
         if settings.with_chappe and not settings.chappe_binary.exists():
@@ -127,7 +127,7 @@ class Deployment:
 
     def _start(self, say: Callable[[str], None]) -> None:
         stamp = self.settings.state / "schema-created"
-        shape = f"{read_versions()['SYNAPSE_VERSION']} persisters={self.settings.event_persisters}"
+        shape = self._shape(stamp)
         self._launch(self.redis.process)
         self.postgres.prepare()
         self._launch(self.postgres.process)
@@ -164,6 +164,18 @@ class Deployment:
     def _homeserver(self) -> list[Process]:
         """Return what reads the homeserver's settings: Synapse's processes and Chappe."""
         return [*self.synapse.processes, *([self.chappe.process] if self.chappe else [])]
+
+    def _shape(self, stamp: Path) -> str:
+        """Return what the database is prepared for; refuse one that a newer Synapse has upgraded."""
+        settings = self.settings
+        last = stamp.read_text().split()[0] if stamp.exists() else "0"
+        if release_key(last) > release_key(settings.synapse_version):
+            raise StackError(
+                f"{settings.state} was last used by Synapse {last}, whose tables {settings.synapse_version} may not "
+                "know.\n  Choose another folder with --state, or delete this one."
+            )
+        split = " split" if settings.split_writers else ""
+        return f"{settings.synapse_version} persisters={settings.event_persisters}{split}"
 
     def _launch(self, process: Process) -> None:
         self._started.append(process)

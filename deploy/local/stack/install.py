@@ -16,7 +16,7 @@ from typing import Iterable
 from stack.errors import StackError
 from stack.process import run, tail
 from stack.settings import cache_folder
-from stack.versions import CHECKOUT, LOCAL, read_versions
+from stack.versions import CHECKOUT, LOCAL, read_versions, synapse_release
 
 
 def say(text: str) -> None:
@@ -126,9 +126,9 @@ def virtual_environment(name: str, requirements: list[str], log: Path, constrain
     return folder
 
 
-def synapse_environment(log: Path) -> Path:
-    """Return the virtual environment that holds the pinned Synapse."""
-    versions = read_versions()
+def synapse_environment(log: Path, release: str | None = None) -> Path:
+    """Return the virtual environment that holds a Synapse release."""
+    versions = read_versions(release=synapse_release(release))
     return virtual_environment(
         f"synapse-{versions['SYNAPSE_VERSION']}",
         [

@@ -13,6 +13,7 @@ from stack.errors import StackError
 from stack.process import Process
 from stack.settings import Settings
 from stack.synapse import answers
+from stack.writers import nginx_locations, nginx_upstreams
 
 _TEMPLATE = """\
 # Written by deploy/local/up at every start.
@@ -54,7 +55,7 @@ http {{
         server 127.0.0.1:{synapse_port};
         keepalive 64;
     }}
-
+{upstreams}
     server {{
         listen 127.0.0.1:{port} backlog=4096;
 
@@ -65,7 +66,7 @@ http {{
             proxy_send_timeout 5m;
             add_header X-Chappe-Upstream {sync_name} always;
         }}
-        location / {{
+{locations}        location / {{
             proxy_pass http://synapse;
             proxy_read_timeout 10m;
             add_header X-Chappe-Upstream synapse always;
@@ -75,7 +76,19 @@ http {{
             return 200 "OK\\n";
         }}
     }}
-}}
+{writes}}}
+"""
+
+# For who asks the main process on purpose: everything, /sync too, but what a writer has to do.
+_WRITES = """
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+{locations}        location / {{
+            proxy_pass http://synapse;
+            proxy_read_timeout 10m;
+            add_header X-Chappe-Upstream synapse always;
+        }}
+    }}
 """
 
 
@@ -92,6 +105,8 @@ class Nginx:
         ports = settings.ports
         log = settings.logs / "nginx.log"
         config = folder / "nginx.conf"
+        split = settings.split_writers
+        locations = nginx_locations() if split else ""
         user = pwd.getpwuid(os.getuid()).pw_name if os.getuid() == 0 else None
         config.write_text(
             _TEMPLATE.format(
@@ -103,6 +118,9 @@ class Nginx:
                 synapse_port=ports.synapse,
                 sync_port=ports.chappe if settings.with_chappe else ports.worker,
                 sync_name="chappe" if settings.with_chappe else "synapse",
+                upstreams=nginx_upstreams(settings.writer_ports) if split else "",
+                locations=locations,
+                writes=_WRITES.format(port=ports.writes, locations=locations) if split else "",
             )
         )
         self.process = Process(

@@ -10,7 +10,8 @@ import socket
 from pathlib import Path
 
 from stack.errors import StackError
-from stack.versions import CHECKOUT
+from stack.versions import CHECKOUT, read_versions, synapse_release
+from stack.writers import WRITERS
 
 DEFAULT_PORT_BASE = 15500
 SERVER_NAME = "chappe.localhost"
@@ -34,6 +35,10 @@ class Ports:
     persister2 = property(lambda self: self.base + 9)
     synapse_metrics = property(lambda self: self.base + 10)
     worker_metrics = property(lambda self: self.base + 11)
+    # With split writers only.
+    writer1 = property(lambda self: self.base + 12)
+    writer2 = property(lambda self: self.base + 13)
+    writes = property(lambda self: self.base + 14)
     # With federation only.
     federation = property(lambda self: self.base + 16)
     remote = property(lambda self: self.base + 17)
@@ -41,16 +46,19 @@ class Ports:
     puppet = property(lambda self: self.base + 19)
 
 
-def default_state() -> Path:
-    """Return the default state folder.
+def default_state(release: str | None = None) -> Path:
+    """Return the default state folder of a Synapse release; tables that a newer one has upgraded do not go back.
 
     The database server refuses to run as root and needs to reach its files as another user, so root
     gets a folder outside its closed home.
     """
+    name = "chappe-local"
+    if release and release != read_versions()["SYNAPSE_VERSION"]:
+        name += f"-{release}"
     if os.getuid() == 0 and "XDG_STATE_HOME" not in os.environ:
-        return Path("/var/lib/chappe-local")
+        return Path("/var/lib") / name
     home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(home) / "chappe-local"
+    return Path(home) / name
 
 
 def cache_folder() -> Path:
@@ -65,7 +73,9 @@ class Settings:
     state: Path
     ports: Ports = dataclasses.field(default_factory=Ports)
     with_chappe: bool = True
+    synapse_version: str = dataclasses.field(default_factory=synapse_release)
     event_persisters: int = 0
+    split_writers: bool = False  # every stream that Synapse lets be moved has writers apart from main
     federation: bool = False  # with a second homeserver; the state folder must be made so
     chappe_binary: Path = CHECKOUT / "build" / "release" / "chappe"
     chappe_options: dict[str, object] = dataclasses.field(default_factory=dict)
@@ -89,6 +99,11 @@ class Settings:
         """Where clients connect."""
         return f"http://127.0.0.1:{self.ports.nginx}"
 
+    @property
+    def writer_ports(self) -> dict[str, int]:
+        """The ports of the stream writers, by instance name."""
+        return dict(zip(WRITERS, (self.ports.writer1, self.ports.writer2))) if self.split_writers else {}
+
     def used_ports(self) -> dict[str, int]:
         """Return the ports that this deployment will listen on, by what listens."""
         ports = self.ports
@@ -109,6 +124,9 @@ class Settings:
             used["Synapse's federation"] = ports.federation
             used["the second homeserver"] = ports.remote
             used["the second homeserver's federation"] = ports.remote_federation
+        if self.split_writers:
+            used |= {f"the writer {name}": port for name, port in self.writer_ports.items()}
+            used["nginx's front for writes"] = ports.writes
         for index in range(self.event_persisters):
             used[f"event persister {index + 1}"] = (ports.persister1, ports.persister2)[index]
         return used

@@ -17,6 +17,7 @@ from stack.postgres import Postgres
 from stack.process import Process
 from stack.redis import Redis
 from stack.settings import Settings
+from stack.writers import stream_writers
 
 _OFTEN = {"per_second": 100000, "burst_count": 100000}
 
@@ -81,11 +82,15 @@ class Synapse:
             self._process(f"persister{i + 1}", "generic_worker", self._write_persister(i), self._persister_port(i))
             for i in range(settings.event_persisters)
         ]
+        self.writers = [
+            self._process(name, "generic_worker", self._write_writer(name, port), port)
+            for name, port in settings.writer_ports.items()
+        ]
 
     @property
     def processes(self) -> list[Process]:
         """Every process of the homeserver, main first."""
-        return [self.main, *self.persisters, self.worker]
+        return [self.main, *self.persisters, *self.writers, self.worker]
 
     def _persister_port(self, index: int) -> int:
         return (self.settings.ports.persister1, self.settings.ports.persister2)[index]
@@ -94,7 +99,7 @@ class Synapse:
         argv = [self._python, "-m", f"synapse.app.{app}", "--config-path", str(self.homeserver_yaml)]
         if worker is not None:
             argv += ["--config-path", str(worker)]
-        title = {"synapse": "Synapse", "worker1": "The Synapse worker"}.get(name, f"Event {name}")
+        title = {"synapse": "Synapse", "worker1": "The Synapse worker"}.get(name, name.capitalize().replace("_", " "))
         return Process(
             title,
             argv,
@@ -112,6 +117,10 @@ class Synapse:
         writers: dict[str, object] = {}
         for index in range(settings.event_persisters):
             instance_map[f"persister{index + 1}"] = {"host": "127.0.0.1", "port": self._persister_port(index)}
+        for name, port in settings.writer_ports.items():
+            instance_map[name] = {"host": "127.0.0.1", "port": port}
+        if settings.split_writers:
+            writers.update(stream_writers(settings.synapse_version))
         if settings.event_persisters:
             writers["events"] = [f"persister{i + 1}" for i in range(settings.event_persisters)]
         config: dict[str, object] = {
@@ -167,6 +176,17 @@ class Synapse:
                     {"type": "metrics", "port": ports.worker_metrics, "bind_addresses": ["127.0.0.1"]},
                 ],
                 "worker_log_config": write_log_config(self.settings, self.folder, "worker1"),
+            },
+        )
+
+    def _write_writer(self, name: str, port: int) -> Path:
+        return self.write_worker(
+            name,
+            {
+                "worker_app": "synapse.app.generic_worker",
+                "worker_name": name,
+                "worker_listeners": [listener(port, ["client", "replication"])],
+                "worker_log_config": write_log_config(self.settings, self.folder, name),
             },
         )
 
@@ -227,7 +247,7 @@ def listener(port: int, names: list[str]) -> dict[str, object]:
         "type": "http",
         "port": port,
         "bind_addresses": ["127.0.0.1"],
-        "x_forwarded": names == ["client"],
+        "x_forwarded": "client" in names,
         "resources": [{"names": names, "compress": False}],
     }
 

@@ -10,6 +10,10 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from support.world import World
 
 
 def _parse() -> argparse.Namespace:
@@ -20,6 +24,15 @@ def _parse() -> argparse.Namespace:
         "--both-synapse", action="store_true", help="compare Synapse's worker with its main process (self-test)"
     )
     parser.add_argument("--event-persisters", type=int, choices=(0, 1, 2), default=0, help="workers that persist events")
+    parser.add_argument(
+        "--split-writers", action="store_true", help="let workers write every stream that Synapse lets them write"
+    )
+    parser.add_argument(
+        "--synapse", metavar="X.Y.Z", help="Synapse release (default: CHAPPE_TEST_SYNAPSE, or deploy/local/versions)"
+    )
+    parser.add_argument(
+        "--with-federation", action="store_true", help="also the scenarios that need a second homeserver"
+    )
     parser.add_argument("--report", type=Path, help="folder for answers that differ (default: in the temporary folder)")
     return parser.parse_args()
 
@@ -30,39 +43,55 @@ def main() -> int:
     if options.both_synapse:
         os.environ["CHAPPE_TEST_TARGET"] = "synapse"
 
+    if options.synapse:
+        os.environ["CHAPPE_TEST_SYNAPSE"] = options.synapse
+
     # The target is read when these are imported.
-    from support.world import World, settings_for
+    from support.world import World, federated_settings, settings_for
     from stack.errors import StackError
     from oracle import runner
 
-    chosen = options.scenario or runner.names()
+    chosen = options.scenario or [*runner.names(), *(runner.names(federation=True) if options.with_federation else [])]
     if options.list:
         for name in chosen:
             print(f"{name:24} {(runner.load(name).__doc__ or '').strip().splitlines()[0]}")
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     failed = 0
-    world = World(settings_for("oracle", event_persisters=options.event_persisters))
+    settings = {"event_persisters": options.event_persisters, "split_writers": options.split_writers}
+    deployments = (settings_for("oracle", **settings), federated_settings(**settings))
     try:
-        world.start()
-        for name in chosen:
-            begun = time.monotonic()
-            try:
-                steps = runner.run(world, name, options.report)
-            except Exception as error:  # noqa: BLE001 - a scenario that breaks must not hide the others
-                failed += 1
-                print(f"FAIL  {name}\n  {type(error).__name__}: {error}", flush=True)
-            else:
-                print(f"ok    {name:24} {steps:3} answers, {time.monotonic() - begun:.1f} s", flush=True)
+        for deployment in deployments:
+            part = [name for name in chosen if runner.federated(name) == deployment.federation]
+            failed += _run(World(deployment), part, options.report) if part else 0
     except StackError as error:
         print(f"oracle: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    finally:
-        world.stop()
     print(f"{len(chosen) - failed} of {len(chosen)} scenarios agree")
     return 1 if failed else 0
+
+
+def _run(world: World, chosen: list[str], report: Path | None) -> int:
+    """Run scenarios on a deployment; return how many failed."""
+    from oracle import runner
+
+    failed = 0
+    try:
+        world.start()
+        for name in chosen:
+            begun = time.monotonic()
+            try:
+                steps = runner.run(world, name, report)
+            except Exception as error:  # noqa: BLE001 - a scenario that breaks must not hide the others
+                failed += 1
+                print(f"FAIL  {name}\n  {type(error).__name__}: {error}", flush=True)
+            else:
+                print(f"ok    {name:24} {steps:3} answers, {time.monotonic() - begun:.1f} s", flush=True)
+    finally:
+        world.stop()
+    return failed
 
 
 if __name__ == "__main__":

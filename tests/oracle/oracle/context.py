@@ -4,7 +4,7 @@
 
 Rules that keep the comparison fair:
 
-* Writes go to Synapse's main process. Before a question the context waits until both servers stand
+* Writes go to Synapse's main process (or to the writers it leaves them to). Before a question the context waits until both servers stand
   at main's stream positions (each tells its own in the next_batch of an uninvolved user).
 * Both servers get the same request with the same access token and the same `since`, the reference
   first. A `since` acknowledges to-device messages up to itself, so the second server's answer is the
@@ -20,6 +20,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable
 
@@ -27,6 +28,7 @@ from support.world import World
 from stack.matrix import Client, Reply
 
 from oracle.differ import Difference, differences
+from oracle.federation import Federation
 from oracle.normal import level_choices, normalise, token
 from oracle.quirks import explained
 
@@ -94,6 +96,16 @@ class Context:
         self.choices = False  # the scenario asks what Synapse leaves to chance (level_choices)
         self._observer = world.device(world.new_user("observer"), url=world.main)
 
+    @cached_property
+    def federation(self) -> Federation:
+        """The neighbours, in scenarios with FEDERATION = True."""
+        return Federation(self)
+
+    def close(self) -> None:
+        """End what the scenario started."""
+        if "federation" in self.__dict__:
+            self.federation.close()
+
     # -- making things ---------------------------------------------------------------------------
 
     def user(self, name: str, device_id: str = "D1") -> Device:
@@ -118,21 +130,23 @@ class Context:
         """Wait until both servers have caught up with the main process."""
         begun = time.monotonic()
         while True:
-            raw = [self._position(url) for url in (self.world.main, self.reference_url, self.subject_url)]
+            # A stream's writer is the first to know of a change; the main process hears of it like everybody.
+            asked = [self.world.main, *self.world.writers, self.reference_url, self.subject_url]
+            raw = [self.position(url) for url in asked]
             there = [token(position) for position in raw]
             waited = time.monotonic() - begun
-            if there[0] == there[1] == there[2]:
+            if all(position == there[0] for position in there):
                 # Presence and typing usually stand still too, but nothing promises it.
                 if len({tuple(position.split("_")[1:3]) for position in raw}) == 1 or waited > _SOFT_SECONDS:
                     return
             elif waited > _SETTLE_SECONDS:
                 raise Mismatch(
                     f"{self.name}: the servers did not reach the same position in {_SETTLE_SECONDS:.0f} s:\n"
-                    f"    main:      {there[0]}\n    reference: {there[1]}\n    subject:   {there[2]}"
+                    + "\n".join(f"    {url}: {position}" for url, position in zip(asked, there))
                 )
             time.sleep(0.03)
 
-    def _position(self, url: str) -> str:
+    def position(self, url: str) -> str:
         """Return a server's current token, as it gives it to a user without rooms."""
         observer = Client(url, self._observer.user_id, self._observer.token)
         try:
@@ -191,6 +205,32 @@ class Context:
         found = list(differences(*shapes))
         self._judge(step, query, replies[0], replies[1], found)
         return dict(replies[0].body or {})
+
+    def ask_raw(
+        self, device: Device, step: str, target: str, *, method: str = "GET", error_text: bool = True
+    ) -> Reply:
+        """Ask for /sync with a query as it stands, nothing encoded; compare everything.
+
+        Without `error_text` the text of an error may differ (where it is Python's own).
+        """
+        self.settle()
+        path = f"/_matrix/client/v3/sync?{target}"
+        replies = []
+        for url in (self.reference_url, self.subject_url):
+            link = Client(url).link
+            replies.append(link.request(method, path, token=device.do.token))
+            link.close()
+        if not error_text and replies[0].status >= 400:
+            bodies = [reply.body if isinstance(reply.body, dict) else {} for reply in replies]
+            shapes = [
+                {"status": reply.status, "errcode": body.get("errcode"), "headers": _headers(reply)}
+                for reply, body in zip(replies, bodies)
+            ]
+            found = list(differences(*shapes))
+        else:
+            found = self._compare(device, *replies)
+        self._judge(step, {"raw": target[:500]}, replies[0], replies[1], found)
+        return replies[0]
 
     def _one(self, url: str, device: Device, query: Json) -> Reply:
         client = Client(url, device.user_id, device.do.token, device.do.device_id)
