@@ -17,19 +17,27 @@ from support.world import World
 from oracle.context import Context, CountMismatch
 
 
-def names() -> list[str]:
+def names(federation: bool = False) -> list[str]:
     """Return the names of all scenarios, which are the modules of the package.
+
+    Those that say FEDERATION = True need a deployment with a second homeserver.
 
     Scenarios with the usual settings come first, the others in groups of equal settings, since the
     homeserver is restarted between groups.
     """
     found = [module.name for module in pkgutil.iter_modules(scenarios.__path__)]
+    found = [name for name in found if federated(name) == federation]
     return sorted(found, key=lambda name: (bool(settings(name)), json.dumps(settings(name), sort_keys=True), name))
 
 
 def settings(name: str) -> dict[str, object]:
     """Return the homeserver settings that a scenario declares as SETTINGS, beside the usual ones."""
     return dict(getattr(load(name), "SETTINGS", {}))
+
+
+def federated(name: str) -> bool:
+    """Tell whether a scenario needs a second homeserver."""
+    return bool(getattr(load(name), "FEDERATION", False))
 
 
 def load(name: str) -> ModuleType:
@@ -55,4 +63,6 @@ def run(world: World, name: str, report: Path | None = None) -> int:
             if last:
                 raise
             print(f"once more, because of the counts: {mismatch}")
+        finally:
+            context.close()
     return context.steps
