@@ -67,7 +67,7 @@ class Counters:
     backend_cpu: dict[int, int]  # CPU time in ns of its database backends, by process
 
 
-def _cpu_ns(pid: int) -> int:
+def cpu_ns(pid: int) -> int:
     """CPU time of a process, from its CPU clock."""
     try:
         return time.clock_gettime_ns((~pid << 3) | _CPU_CLOCK)
@@ -181,5 +181,5 @@ class Bench:
         return Counters(
             statements=next(int(value) for name, value in pairs if name == "calls"),
             own=own,
-            backend_cpu={int(value): _cpu_ns(int(value)) for name, value in pairs if name == "pid"},
+            backend_cpu={int(value): cpu_ns(int(value)) for name, value in pairs if name == "pid"},
         )

@@ -168,7 +168,7 @@ class Stage:
             self._population = json.loads(self._population_file.read_text())
         url = f"http://127.0.0.1:{self.settings.ports.synapse}"
         if not self._population:
-            sender = self._register(Link(url), "sender")
+            sender = self.register(Link(url), "sender")
             room = Client(url, "", sender).create_room(name="Bench", preset="public_chat")
             self._population = {"sender": sender, "room": room, "tokens": []}
             self._save()
@@ -185,7 +185,7 @@ class Stage:
         link = Link(url)
 
         def join(name: str) -> str:
-            token = self._register(link, name)
+            token = self.register(link, name)
             reply = link.request("POST", f"/_matrix/client/v3/join/{quote(self.room)}", {}, token)
             if reply.status != 200:
                 raise MatrixError("POST", "/join", reply.status, reply.body)
@@ -194,7 +194,7 @@ class Stage:
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             return list(pool.map(join, names))
 
-    def _register(self, link: Link, name: str) -> str:
+    def register(self, link: Link, name: str) -> str:
         """Register a user (or log in again after a preparation that was cut off); return the access token."""
         path = "/_synapse/admin/v1/register"
         secret = self.deployment.synapse.secrets["registration"].encode()
@@ -238,8 +238,8 @@ class Stage:
 
     # -- for the report --------------------------------------------------------------------------
 
-    def describe(self) -> list[str]:
-        """Return lines about machine and versions."""
+    def describe(self, with_room: bool = True) -> list[str]:
+        """Return lines about machine and versions, and about the large room."""
         model = next(
             (line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?"
         )
@@ -251,9 +251,10 @@ class Stage:
             f"commit    {commit or '?'}{' with uncommitted changes' if changed else ''}",
             f"versions  Synapse {read_versions()['SYNAPSE_VERSION']}, "
             + f"PostgreSQL {self.deployment.postgres.psql('SHOW server_version').split()[0]}",
-            f"room      {self.members()} members, version "
-            + self.deployment.postgres.psql(f"SELECT room_version FROM rooms WHERE room_id = '{self.room}'").strip(),
         ]
+        if with_room:
+            query = f"SELECT room_version FROM rooms WHERE room_id = '{self.room}'"
+            lines.append(f"room      {self.members()} members, version {self.deployment.postgres.psql(query).strip()}")
         if self.settings.with_chappe:
             lines.append("chappe    " + (_output([str(self.settings.chappe_binary), "--version"]) or "?").split("\n")[0])
         return lines
