@@ -88,6 +88,10 @@ void auth_watch_add(struct auth *a, struct auth_watch *w, struct requester *r);
 void auth_watch_del(
     struct auth_watch *w); /* harmless on one that was removed; w must be zeroed before its first use */
 
+/* fn hears of every requester about whose token, device or user something may have changed. It may drop what
+ * it holds of it. */
+void auth_on_suspect(struct auth *a, void (*fn)(void *arg, const struct requester *r), void *arg);
+
 /* Rows of the caches stream; rules of auth-http-ops 1.15. Unknown functions are ignored. */
 void auth_on_cache(struct auth *a, struct str func, const struct str *keys, size_t n, bool all);
 void auth_flush(struct auth *a); /* a gap in caches: drop everything cached, re-check all watches */

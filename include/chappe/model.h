@@ -87,6 +87,13 @@ struct state_entry {
     struct str key, type, state_key;
     struct evrec *rec;
 };
+struct state_delta { /* a change of the current state */
+    int64_t stream;
+    writer_id writer;
+    struct str type, state_key;
+    struct evrec *rec; /* pinned; NULL: no such state any more */
+    char *mem;
+};
 struct member {
     struct str user_id;
     struct evrec *rec;
@@ -125,6 +132,14 @@ struct room {
     bool state_stale;
     struct smap state;   /* "type\0state_key" -> struct state_entry */
     struct smap members; /* user_id -> struct member */
+    int64_t state_newest; /* greatest event_stream_ordering among the rows loaded */
+    /* changes of the current state, ascending, while kept: see deltas.c */
+    VEC(struct state_delta) deltas;
+    bool deltas_kept, deltas_known;
+    struct mpos deltas_since;
+    int64_t deltas_horizon, deltas_want_lo;
+    uint8_t deltas_load;
+    uint32_t deltas_gen;
     int64_t joined_count, invited_count;
     bool summary_valid;
     struct member *summary_first[6]; /* by (join, invite, leave, other), then stream: heroes */
@@ -310,6 +325,10 @@ struct user {
     uint8_t ignored_load;
     uint32_t ignored_gen;
     bool ignored_stale;
+    bool msc4222; /* an experimental feature, turned on for this user */
+    uint8_t features_load;
+    uint32_t features_gen;
+    bool features_stale;
     struct smap unread; /* room_id -> struct unread */
     struct smap devices;
     int64_t td_last;              /* to_device stream: last row of this user, or position at creation */
@@ -321,8 +340,8 @@ struct user {
     uint8_t dl_load;
     int64_t dl_lo, dl_want_lo, dl_floor;
     /* waiting */
-    struct list waiters; /* struct sync_waiter.by_user */
-    size_t waiters_count;
+    struct list waiters, running; /* requests: parked; being computed */
+    size_t waiters_count;         /* parked, or joined to another */
     bool active;     /* listed in the active vectors of its joined rooms */
     bool reactivate; /* scratch of the loader */
     bool woken;      /* in the list of users to look at */
@@ -413,6 +432,8 @@ enum have model_room_summary(struct model *m, struct room *r); /* and summary_fi
 struct state_entry *room_state_get(const struct room *r, struct str type, struct str state_key);
 struct member *room_member_get(const struct room *r, struct str user_id);
 bool room_event_is_current(const struct room *r, const struct event *ev); /* after model_room_state */
+/* How it changed: HAVE when room->deltas is complete above lo. */
+enum have model_room_deltas(struct model *m, struct room *r, const struct mpos *lo);
 
 /* What relates to an event of r. HAVE: bundle (which may be NULL), or kinds, is fresh. */
 enum have model_relations(struct model *m, struct room *r, struct str parent, struct relations **out);
@@ -430,6 +451,7 @@ enum have model_tags(struct model *m, struct user *u);
 enum have model_push_rules_position(struct model *m, struct user *u); /* push_rules_stream */
 enum have model_push_rules(struct model *m, struct user *u);          /* and push_rules */
 enum have model_ignored(struct model *m, struct user *u);
+enum have model_features(struct model *m, struct user *u); /* msc4222 */
 enum have model_full_presence(struct model *m, struct user *u); /* full_presence_stream */
 bool model_erased(struct model *m, struct str user_id);
 enum have model_unread(struct model *m, struct user *u, struct room *r, struct unread **out);

@@ -296,6 +296,9 @@ struct auth {
     } used; /* ids to be marked */
     bool used_call;
 
+    void (*suspect)(void *arg, const struct requester *r);
+    void *suspect_arg;
+
     struct app_services as;
     struct mas *mas;
     struct checks checks;

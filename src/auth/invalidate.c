@@ -129,14 +129,20 @@ static void suspect_all(struct auth *a)
 {
     size_t it = 0;
     struct list *first;
+    VEC(struct requester *) held = {0};
 
     while ((first = imap_next(&a->requesters_by_user, &it))) {
         struct list *n = first;
         do {
-            requester_suspect(container_of(n, struct requester, by_user)); /* only queues checks */
+            vec_push(&held, requester_ref(container_of(n, struct requester, by_user)));
             n = n->next;
         } while (n != first);
     }
+    for (size_t i = 0; i < held.n; i++) {
+        requester_suspect(held.v[i]);
+        requester_unref(&held.v[i]);
+    }
+    vec_free(&held);
 }
 
 static void on_all(struct auth *a, enum subject s)

@@ -374,6 +374,14 @@ void requester_suspect(struct requester *r)
     r->suspected++;
     list_each(w, &r->watches, struct auth_watch, by_user)
         check_queue(r->auth, w, false);
+    if (r->auth->suspect)
+        r->auth->suspect(r->auth->suspect_arg, r);
+}
+
+void auth_on_suspect(struct auth *a, void (*fn)(void *arg, const struct requester *r), void *arg)
+{
+    a->suspect = fn;
+    a->suspect_arg = arg;
 }
 
 /* ---- watches */

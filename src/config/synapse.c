@@ -115,9 +115,9 @@ static const struct {
     SUPPORTED(msc2654_enabled),
     SUPPORTED(msc3391_enabled),
     SUPPORTED(msc3874_enabled),
+    SUPPORTED(msc4222_enabled),
 #undef SUPPORTED
     {"msc4155_enabled", 0, "invites that a user filtered out would be shown"},
-    {"msc4222_enabled", 0, "clients would ask for state_after and not get it"},
     {"msc4354_enabled", 0, "sticky events would be missing"},
     {"msc4306_enabled", 0, "push rules for thread subscriptions would be missing"},
     {"msc3664_enabled", 0, "a default push rule would be missing"},
@@ -212,9 +212,6 @@ void synapse_read(struct reader *r)
                   &c->exclude_rooms_from_presence_count);
     read_int(r, r->root, "filter_timeline_limit", INT32_MIN, INT32_MAX, &c->filter_timeline_limit);
     read_duration(r, caches, "caches.sync_response_cache_duration", &c->sync_response_cache_duration_ms);
-    if (yaml_get(caches, "sync_response_cache_duration") && c->sync_response_cache_duration_ms > 0)
-        config_warn(r, yaml_get(caches, "sync_response_cache_duration"),
-                    "caches.sync_response_cache_duration is not honoured: each sync is computed anew");
     read_double(r, caches, "caches.global_factor", &c->cache_global_factor);
     read_bool(r, read_map(r, r->root, "push"), "push.enabled", &c->enable_push);
     read_bool(r, r->root, "enable_metrics", &c->enable_metrics);

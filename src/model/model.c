@@ -60,6 +60,7 @@ void model_room_free(struct model *m, struct room *r)
     list_del(&r->lru);
     room_tl_free(m, r);
     room_state_drop(m, r);
+    room_deltas_drop(m, r);
     smap_fini(&r->state);
     smap_fini(&r->members);
     room_groups_free(m, r);
@@ -103,6 +104,7 @@ struct user *model_user(struct model *m, struct str user_id)
     smap_init(&u->unread);
     smap_init(&u->devices);
     list_init(&u->waiters);
+    list_init(&u->running);
     list_init(&u->woken_list);
     list_push(&m->user_lru, &u->lru);
     smap_put(&m->users, u->user_id, u);
@@ -304,7 +306,7 @@ static bool room_idle(const struct room *r, int64_t now)
     return r->refs == 0 && r->active.n == 0 && r->typing.n == 0 && now - r->used_ms > IDLE_ROOM_MS &&
            r->tl_load == LOAD_NONE && r->topo_load == LOAD_NONE && r->gaps_load != LOAD_QUEUED &&
            r->gaps_load != LOAD_BUSY && r->state_load != LOAD_QUEUED && r->state_load != LOAD_BUSY &&
-           r->rc_load == LOAD_NONE;
+           r->rc_load == LOAD_NONE && r->deltas_load == LOAD_NONE;
 }
 
 static bool loading(uint8_t load)
@@ -316,7 +318,8 @@ static bool user_idle(const struct user *u, int64_t now)
 {
     if (u->pins || u->woken || now - u->used_ms < IDLE_USER_MS || loading(u->rooms_load) ||
         loading(u->own_load) || loading(u->ad_load) || loading(u->tags_load) || loading(u->push_rules_load) ||
-        loading(u->ignored_load) || loading(u->full_presence_load) || loading(u->dl_load))
+        loading(u->ignored_load) || loading(u->full_presence_load) || loading(u->features_load) ||
+        loading(u->dl_load))
         return false;
     size_t it = 0;
     for (struct device *d; (d = smap_next(&u->devices, &it));) {
@@ -498,6 +501,7 @@ void model_stop(struct model **mp)
     vec_free(&m->want_last);
     vec_free(&m->want_state);
     vec_free(&m->want_receipts);
+    vec_free(&m->want_deltas);
     vec_free(&m->want_sg_delta);
     vec_free(&m->want_sg_nonmembers);
     vec_free(&m->want_sg_all);
@@ -511,6 +515,7 @@ void model_stop(struct model **mp)
     vec_free(&m->want_push_rules);
     vec_free(&m->want_ignored);
     vec_free(&m->want_full_presence);
+    vec_free(&m->want_features);
     vec_free(&m->want_dl);
     vec_free(&m->want_unread);
     vec_free(&m->want_td);

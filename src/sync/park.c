@@ -22,16 +22,20 @@ static void arm(struct sync_req *r, int64_t due_ms)
     wheel_set(&r->s->wheel, &r->timer, due_ms);
 }
 
-static void reply(struct sync_req *r, struct rope *body, const char *kind)
+static void reply(struct sync_req *r, struct rope *body, const char *kind, bool keep)
 {
     struct http_res res;
+    req_share(r, body, keep);
     http_res_init(&res, 200);
     rope_fini(&res.body);
     rope_move(&res.body, body);
-    metric_add_l(M_sync_responses, kind, 1);
-    if (r->initial)
-        metric_observe(M_sync_initial_seconds, (double)(clock_mono_ms() - r->started_ms) / 1000.0);
-    http_reply(&r->http, &res);
+    if (r->http) {
+        metric_add_l(M_sync_responses, kind, 1);
+        if (r->initial)
+            metric_observe(M_sync_initial_seconds, (double)(clock_mono_ms() - r->started_ms) / 1000.0);
+        http_reply(&r->http, &res);
+    }
+    rope_fini(&res.body);
     req_finish(r);
 }
 
@@ -47,6 +51,7 @@ static void run_of(struct sync_req *r, struct sync_run *run, struct arena *a)
         .f = r->f,
         .has_since = !r->initial,
         .full_state = r->full_state,
+        .use_state_after = r->use_state_after,
         .a = a,
     };
     if (!r->initial)
@@ -62,7 +67,7 @@ void req_answer_empty(struct sync_req *r)
     struct rope body;
     rope_init(&body);
     sync_render_empty(&run, &run.since, &body);
-    reply(r, &body, "empty");
+    reply(r, &body, "empty", false);
     rope_fini(&body);
     arena_free(&a);
 }
@@ -137,8 +142,7 @@ static void on_sequences(void *arg, int err, const struct pg_result *res)
     ASSERT(req_parse_since(r, &t));
     for (int i = 0; i < pg_rows(res); i++)
         bound_field(&t, res, i);
-    char *text = arena_alloc(r->http->arena, TOKEN_TEXT_MAX);
-    r->since_text = str_n(text, token_format(&t, text));
+    req_text(r, &t);
     r->bounded = true;
     req_admit(r);
 }
@@ -152,6 +156,23 @@ void req_recheck(struct sync_req *r)
 
 /* ---- admission ---- */
 
+void req_refuse(struct sync_req *r, const char *reason)
+{
+    struct http_res res;
+    metric_add_l(M_sync_refused, reason, 1);
+    if (!r->http) {
+        req_finish(r);
+        return;
+    }
+    http_res_init(&res, 429);
+    struct json *extra = json_new(r->http->arena, JSON_OBJECT);
+    json_set(extra, STR("retry_after_ms"), json_new_int(r->http->arena, 5000));
+    http_res_error(&res, 429, "M_LIMIT_EXCEEDED", STR("Too Many Requests"), extra);
+    res.retry_after_s = 5;
+    http_reply(&r->http, &res);
+    req_finish(r);
+}
+
 static bool wants_turn(const struct sync_req *r)
 {
     return r->initial || r->full_state;
@@ -160,11 +181,6 @@ static bool wants_turn(const struct sync_req *r)
 void req_admit(struct sync_req *r)
 {
     struct sync *s = r->s;
-    if (r->http->gone) {
-        http_drop(&r->http);
-        req_finish(r);
-        return;
-    }
     if (!s->live || !model_ready(s->m)) {
         if (r->state != REQ_HELD) {
             req_set_state(r, REQ_HELD);
@@ -192,15 +208,7 @@ void req_admit(struct sync_req *r)
     if (wants_turn(r) && !r->admitted) {
         if (s->initial_running >= (size_t)s->cfg->initial_syncs_max) {
             if (s->counts[REQ_QUEUED] >= (size_t)s->cfg->initial_syncs_queued_max) {
-                metric_add_l(M_sync_refused, "initial_queue", 1);
-                struct http_res res;
-                http_res_init(&res, 429);
-                struct json *extra = json_new(r->http->arena, JSON_OBJECT);
-                json_set(extra, STR("retry_after_ms"), json_new_int(r->http->arena, 5000));
-                http_res_error(&res, 429, "M_LIMIT_EXCEEDED", STR("Too Many Requests"), extra);
-                res.retry_after_s = 5;
-                http_reply(&r->http, &res);
-                req_finish(r);
+                req_refuse(r, "initial_queue");
                 return;
             }
             req_set_state(r, REQ_QUEUED);
@@ -233,7 +241,7 @@ static void park(struct sync_req *r)
 {
     struct sync *s = r->s;
     /* Past its share, the user's oldest poll is answered: it loses nothing, its token is unchanged. */
-    if (r->u->waiters_count >= (size_t)s->cfg->parked_per_user_max) {
+    if (r->u->waiters_count >= (size_t)s->cfg->parked_per_user_max && !list_empty(&r->u->waiters)) {
         struct sync_req *oldest = container_of(r->u->waiters.next, struct sync_req, by_user);
         metric_add_l(M_sync_refused, "parked_per_user", 1);
         req_answer_empty(oldest);
@@ -287,7 +295,10 @@ void req_compute(struct sync_req *r)
               r->initial         ? "initial"
               : r->full_state    ? "full_state"
               : res == RUN_EMPTY ? "empty"
-                                 : "incremental");
+                                 : "incremental",
+              r->initial || !token_equal(&next, &run.since)); /* else the client would ask in a tight loop */
+    } else if (!r->http && list_empty(&r->joined)) {
+        req_finish(r);
     } else {
         park(r);
     }
@@ -375,6 +386,7 @@ void req_expire(struct sync_req *r)
     case REQ_BLOCKING:
     case REQ_QUEUED:
     case REQ_READY:
+    case REQ_JOINED: /* has no timer */
     case REQ_DONE:
     case REQ_STATE_COUNT:
         break; /* the deadline is looked at when they are computed */

@@ -6,25 +6,47 @@
  */
 #include "request.h"
 
-enum { TIMEOUT_DIGITS_MAX = 18 };
+/* Where the user's other requests, and wake-ups, look for it. */
+static struct list *user_list(struct sync_req *r, enum req_state st)
+{
+    switch (st) {
+    case REQ_PARKED:
+        return &r->u->waiters;
+    case REQ_HELD:
+    case REQ_CATCH_UP:
+    case REQ_QUEUED:
+    case REQ_READY:
+    case REQ_LOADING:
+    case REQ_AHEAD:
+        return &r->u->running;
+    case REQ_AUTH:
+    case REQ_FILTER:
+    case REQ_BLOCKING:
+    case REQ_JOINED:
+    case REQ_DONE:
+    case REQ_STATE_COUNT:
+        break;
+    }
+    return NULL;
+}
 
 void req_set_state(struct sync_req *r, enum req_state st)
 {
     struct sync *s = r->s;
+    struct list *of_user = user_list(r, st);
     ASSERT(r->state != REQ_DONE);
-    if (r->state == REQ_PARKED) {
-        list_del(&r->by_user);
+    list_del(&r->by_user);
+    if (r->state == REQ_PARKED || r->state == REQ_JOINED)
         r->u->waiters_count--;
-    }
     list_del(&r->by_state);
     s->counts[r->state]--;
     r->state = st;
     s->counts[st]++;
     list_push(&s->states[st], &r->by_state);
-    if (st == REQ_PARKED) {
-        list_push(&r->u->waiters, &r->by_user);
+    if (of_user)
+        list_push(of_user, &r->by_user);
+    if (st == REQ_PARKED || st == REQ_JOINED)
         r->u->waiters_count++;
-    }
     metric_set(M_sync_parked, (int64_t)(s->counts[REQ_PARKED] + s->counts[REQ_HELD]));
 }
 
@@ -50,6 +72,8 @@ void req_finish(struct sync_req *r)
     if (r->presence)
         feed_presence_end(s->feed, r->u->user_id, r->d ? r->d->device_id : STR_ABSENT);
     r->presence = false;
+    req_unjoin(r);
+    req_forget_abandoned(r);
     req_set_state(r, REQ_DONE);
     if (!r->loading) /* else the loader still holds it: released by its callback */
         req_release(r);
@@ -64,6 +88,7 @@ static void req_release(struct sync_req *r)
         model_user_unpin(s->m, r->u);
     filter_unref(&r->f);
     requester_unref(&r->rq);
+    free(r->own_text);
     free(r);
 }
 
@@ -76,16 +101,38 @@ bool req_returned(struct sync_req *r)
     return false;
 }
 
-void req_error(struct sync_req *r, int status, const char *errcode, const char *error)
+struct plain_error {
+    int status;
+    const char *errcode, *error;
+};
+
+static void end_plainly(struct sync_req *r, const void *arg)
 {
-    http_reply_error(&r->http, status, errcode, error);
+    const struct plain_error *e = arg;
+    if (r->http)
+        http_reply_error(&r->http, e->status, e->errcode, e->error);
     req_finish(r);
 }
 
+void req_error(struct sync_req *r, int status, const char *errcode, const char *error)
+{
+    struct plain_error e = {status, errcode, error};
+    req_error_joined(r, end_plainly, &e);
+    end_plainly(r, &e);
+}
+
+static void end_unauthorised(struct sync_req *r, const void *e)
+{
+    if (r->http)
+        auth_reply_error(&r->http, e);
+    req_finish(r);
+}
+
+/* Those who joined have the same token. */
 static void req_auth_error(struct sync_req *r, const struct auth_error *e)
 {
-    auth_reply_error(&r->http, e);
-    req_finish(r);
+    req_error_joined(r, end_unauthorised, e);
+    end_unauthorised(r, e);
 }
 
 /* ---- parameters ---- */
@@ -99,27 +146,13 @@ static bool is_ascii(struct str s)
     return true;
 }
 
-static bool all_digits(struct str s)
-{
-    for (size_t i = 0; i < s.n; i++) {
-        if (s.p[i] < '0' || s.p[i] > '9')
-            return false;
-    }
-    return true;
-}
-
 static bool parse_timeout(struct sync_req *r)
 {
     struct str t = http_query(r->http, STR("timeout"));
     r->timeout_ms = 0;
     if (str_absent(t))
         return true;
-    t = str_trim(t); /* Python's int() takes blanks, a sign, any number of digits */
-    if (str_starts(t, STR("+")))
-        t = str_n(t.p + 1, t.n - 1);
-    if (t.n > TIMEOUT_DIGITS_MAX && all_digits(t)) {
-        r->timeout_ms = INT64_MAX;
-    } else if (str_to_i64(t, &r->timeout_ms)) {
+    if (str_to_i64_lax(t, &r->timeout_ms)) {
         req_error(r, 400, "M_INVALID_PARAM", "Query parameter timeout must be an integer");
         return false;
     }
@@ -132,28 +165,42 @@ static bool parse_timeout(struct sync_req *r)
     return true;
 }
 
+static bool presence_known(struct str state)
+{
+    return str_eq(state, STR("online")) || str_eq(state, STR("offline")) || str_eq(state, STR("unavailable"));
+}
+
+/* A parameter of text: each of its values is checked, the first is the one that counts (Synapse 1.157
+ * http/servlet.py, parse_strings_from_args). */
+static bool parse_text(struct sync_req *r, const char *name, struct str *out)
+{
+    struct str value;
+    *out = STR_ABSENT;
+    for (size_t it = 0; http_query_next(r->http, str_of(name), &it, &value);) {
+        if (!is_ascii(value)) {
+            char text[64];
+            snprintf(text, sizeof text, "Query parameter '%s' must be ascii", name);
+            req_error(r, 400, "M_UNKNOWN", text);
+            return false;
+        }
+        if (str_eq(str_of(name), STR("set_presence")) && !presence_known(value)) {
+            req_error(r, 400, "M_INVALID_PARAM",
+                      "Query parameter 'set_presence' must be one of ['online', 'offline', 'unavailable']");
+            return false;
+        }
+        if (str_absent(*out))
+            *out = value;
+    }
+    return true;
+}
+
 static bool parse_parameters(struct sync_req *r)
 {
-    if (!parse_timeout(r))
+    if (!parse_timeout(r) || !parse_text(r, "since", &r->since_text) ||
+        !parse_text(r, "set_presence", &r->presence_state) || !parse_text(r, "filter", &r->filter_text))
         return false;
-    r->since_text = http_query(r->http, STR("since"));
-    if (!is_ascii(r->since_text)) {
-        req_error(r, 400, "M_UNKNOWN", "Query parameter 'since' must be ascii");
-        return false;
-    }
-    struct str p = http_query(r->http, STR("set_presence"));
-    r->presence_state = str_absent(p) ? STR("online") : p;
-    if (!str_eq(r->presence_state, STR("online")) && !str_eq(r->presence_state, STR("offline")) &&
-        !str_eq(r->presence_state, STR("unavailable"))) {
-        req_error(r, 400, "M_INVALID_PARAM",
-                  "Query parameter 'set_presence' must be one of ['online', 'offline', 'unavailable']");
-        return false;
-    }
-    r->filter_text = http_query(r->http, STR("filter"));
-    if (!is_ascii(r->filter_text)) {
-        req_error(r, 400, "M_UNKNOWN", "Query parameter 'filter' must be ascii");
-        return false;
-    }
+    if (str_absent(r->presence_state))
+        r->presence_state = STR("online");
     struct str full = http_query(r->http, STR("full_state"));
     r->full_state = str_eq(full, STR("true"));
     if (!str_absent(full) && !r->full_state && !str_eq(full, STR("false"))) {
@@ -179,7 +226,7 @@ static void on_blocking(void *arg, const struct auth_error *e)
     if (e)
         req_auth_error(r, e);
     else
-        req_admit(r);
+        req_join(r);
 }
 
 /* rc_presence.per_user, as Synapse's Ratelimiter counts: one number per user that leaks away at the rate. */
@@ -256,6 +303,7 @@ static void filter_known(struct sync_req *r)
         return;
     }
     r->initial = str_absent(r->since_text);
+    req_key(r);
     if (r->initial || r->full_state)
         r->timeout_ms = 0;
     r->started_ms = clock_mono_ms();
@@ -322,11 +370,49 @@ static void resolve_filter(struct sync_req *r)
         }
         return;
     }
-    if (str_to_i64(r->filter_text, &r->filter_id)) {
+    if (str_to_i64_lax(r->filter_text, &r->filter_id)) {
         req_error(r, 400, "M_INVALID_PARAM", "Invalid filter ID");
         return;
     }
     resolve_stored(r);
+}
+
+/* ---- MSC4222 ---- */
+
+static void resolve_state_after(struct sync_req *r);
+
+static void on_features_loaded(void *arg, int err)
+{
+    struct sync_req *r = arg;
+    if (!req_returned(r))
+        return;
+    if (err)
+        req_error(r, 500, "M_UNKNOWN", "Internal server error");
+    else
+        resolve_state_after(r);
+}
+
+/* A parameter that is looked at only for those who have the feature; it may be on for single users. */
+static void resolve_state_after(struct sync_req *r)
+{
+    struct str v = http_query(r->http, STR("org.matrix.msc4222.use_state_after"));
+    if (!str_absent(v) && !r->s->cfg->msc4222_enabled) {
+        if (model_features(r->s->m, r->u) == LACK) {
+            req_set_state(r, REQ_FILTER);
+            r->loading = true;
+            model_load(r->s->m, on_features_loaded, r);
+            return;
+        }
+        v = r->u->msc4222 ? v : STR_ABSENT;
+    }
+    r->use_state_after = str_eq(v, STR("true"));
+    if (!str_absent(v) && !r->use_state_after && !str_eq(v, STR("false"))) {
+        req_error(r, 400, "M_INVALID_PARAM",
+                  "Boolean query parameter 'org.matrix.msc4222.use_state_after' must be one of ['true', "
+                  "'false']");
+        return;
+    }
+    resolve_filter(r);
 }
 
 /* ---- arrival ---- */
@@ -336,8 +422,7 @@ static void on_gone(struct http_req *http)
     struct sync_req *r = http->user;
     if (!r || r->state == REQ_AUTH || r->state == REQ_FILTER || r->state == REQ_BLOCKING)
         return; /* short: noticed when they are over */
-    http_drop(&r->http);
-    req_finish(r);
+    req_abandon(r);
 }
 
 /* The bridge's own sender user, not one of its namespace. */
@@ -372,7 +457,7 @@ static void on_auth(void *arg, struct requester *rq, const struct auth_error *e)
         r->d = model_device(r->s->m, r->u, rq->device_id);
     r->http->requester = requester_log_name(rq, r->http->arena);
     if (parse_parameters(r))
-        resolve_filter(r);
+        resolve_state_after(r);
 }
 
 void req_begin(struct sync *s, struct http_req *http)
@@ -388,6 +473,7 @@ void req_begin(struct sync *s, struct http_req *http)
     http->user = r;
     http->on_gone = on_gone;
     list_init(&r->by_user);
+    list_init(&r->joined);
     list_push(&s->states[REQ_AUTH], &r->by_state);
     s->counts[REQ_AUTH]++;
     auth_request(s->auth, http, true, on_auth, r);

@@ -3,6 +3,7 @@
 #ifndef CHAPPE_SYNC_REQUEST_H
 #define CHAPPE_SYNC_REQUEST_H
 /* Private to src/sync: a request from its arrival to its answer. */
+#include "answers.h"
 #include "chappe/loop.h"
 #include "sync_int.h"
 #include <uv.h>
@@ -18,13 +19,14 @@ enum req_state {
     REQ_LOADING,  /* lacks something */
     REQ_AHEAD,    /* the database is ahead of replication */
     REQ_PARKED,   /* nothing to say; waits for a wake-up or its timeout */
+    REQ_JOINED,   /* gets the answer of another request that asks the same */
     REQ_DONE,
     REQ_STATE_COUNT
 };
 
 struct sync_req {
     struct sync *s;
-    struct http_req *http;
+    struct http_req *http; /* NULL: the client has gone, the answer is kept for its return */
     struct requester *rq;
     struct user *u;
     struct device *d;
@@ -34,10 +36,16 @@ struct sync_req {
     struct str filter_text;
     int64_t filter_id;
     int64_t timeout_ms, deadline_ms, started_ms;
-    bool full_state, initial, admitted, presence, bounded, acked, loading;
+    bool full_state, use_state_after, initial, admitted, presence, bounded, acked, loading;
+    bool listed; /* among the abandoned */
     struct str presence_state;
     struct list by_state; /* in the list of its state */
-    struct list by_user;  /* u->waiters, while parked */
+    struct list by_user;  /* u->waiters, while parked; u->running, while others may join */
+    uint64_t key;         /* of all that the client asked for */
+    struct list joined;   /* those who joined; or the link of one who did */
+    struct sync_req *leader;
+    int64_t abandoned_ms; /* nobody has waited since */
+    char *own_text;       /* since_text, once the arena is gone */
     struct wheel_timer timer;
     struct auth_watch watch;
     struct sequences_call *sequences; /* under way */
@@ -64,6 +72,8 @@ struct sync {
     bool idle_running;
     struct arena *scratch;
     struct smap presence_buckets;
+    struct answers answers;
+    VEC(struct sync_req *) abandoned; /* computed for nobody who waits */
 };
 
 /* request.c */
@@ -79,10 +89,24 @@ void req_begin(struct sync *s, struct http_req *http);
 /* Parameters are known and good: hold, bound, queue or compute. */
 void req_admit(struct sync_req *r);
 
+/* join.c */
+void req_key(struct sync_req *r);  /* before timeout_ms is adapted */
+void req_join(struct sync_req *r); /* let in: a kept answer, another's, or its own */
+/* body goes to all who joined r; it is kept when keep. */
+void req_share(struct sync_req *r, const struct rope *body, bool keep);
+/* Takes those who joined r out of its ring and ends each with end. */
+void req_error_joined(struct sync_req *r, void (*end)(struct sync_req *x, const void *arg), const void *arg);
+void req_unjoin(struct sync_req *r);  /* r ends */
+void req_abandon(struct sync_req *r); /* its client has gone: goes on without, or ends */
+void req_forget_abandoned(struct sync_req *r);
+void req_sweep_abandoned(struct sync *s);
+void req_text(struct sync_req *r, const struct stream_token *t); /* since_text becomes t's */
+
 /* park.c */
 void req_recheck(struct sync_req *r); /* of a request whose token is ahead */
 void req_compute(struct sync_req *r);
 void req_make_ready(struct sync_req *r);
+void req_refuse(struct sync_req *r, const char *reason); /* 429 */
 void req_turn(struct sync *s); /* work for the next turn of the loop: ready requests, or a free place */
 void req_admit_queued(struct sync *s);
 void req_expire(struct sync_req *r);       /* its timer has run out */

@@ -78,6 +78,8 @@ static void on_tick(uv_timer_t *t)
         each_of_state(s, REQ_AHEAD, req_make_ready);
     }
     req_admit_queued(s);
+    req_sweep_abandoned(s);
+    answers_expire(&s->answers, clock_mono_ms());
     presence_buckets_sweep(s);
 }
 
@@ -90,9 +92,16 @@ void sync_feed_state(void *arg, enum feed_state st)
 void sync_drain(struct sync *s)
 {
     s->draining = true;
+    req_sweep_abandoned(s);
     each_of_state(s, REQ_PARKED, req_answer_empty);
     each_of_state(s, REQ_HELD, req_expire);
     each_of_state(s, REQ_CATCH_UP, req_expire);
+}
+
+static void on_suspect(void *arg, const struct requester *rq)
+{
+    struct sync *s = arg;
+    answers_forget(&s->answers, rq);
 }
 
 int sync_start(struct sync **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg,
@@ -109,6 +118,8 @@ int sync_start(struct sync **out, struct uv_loop_s *loop, const struct config *c
     for (int i = 0; i < REQ_STATE_COUNT; i++)
         list_init(&s->states[i]);
     smap_init(&s->presence_buckets);
+    answers_init(&s->answers, cfg->sync_response_cache_duration_ms, (size_t)cfg->response_cache_mb << 20);
+    auth_on_suspect(a, on_suspect, s);
     wheel_init(&s->wheel, clock_mono_ms());
     s->idle = xcalloc(1, sizeof *s->idle);
     uv_idle_init(loop, s->idle);
@@ -132,7 +143,8 @@ static void drop(struct sync_req *r)
 {
     model_load_cancel(r->s->m, r);
     r->loading = false;
-    http_drop(&r->http);
+    if (r->http)
+        http_drop(&r->http);
     req_finish(r);
 }
 
@@ -159,6 +171,9 @@ void sync_stop(struct sync **sp)
     for (void *v; (v = smap_next(&s->presence_buckets, &it));)
         free(v);
     smap_fini(&s->presence_buckets);
+    auth_on_suspect(s->auth, NULL, NULL);
+    answers_fini(&s->answers);
+    vec_free(&s->abandoned);
     if (s->scratch)
         arena_free(&s->scratch);
     free(s);

@@ -124,6 +124,56 @@ static void only_that_device(void **state)
     fix_free(&f);
 }
 
+/* What is kept of answers goes by this: by rows about the token, the user or everything; and the one who
+ * hears of it may hold the last count. */
+struct holder {
+    struct requester *held;
+    int heard;
+};
+static void let_go(void *arg, const struct requester *r)
+{
+    struct holder *h = arg;
+    h->heard++;
+    if (r == h->held)
+        requester_unref(&h->held);
+}
+
+static void tells_of_suspects(void **state)
+{
+    static const struct {
+        const char *func, *k1;
+        bool heard;
+    } rows[] = {
+        {"get_user_by_access_token", "syt_alice", true},
+        {"get_user_by_access_token", "syt_bob", false},
+        {"get_user_deactivated_status", "@alice:hs.test", true},
+        {"get_user_locked_status", "@alice:hs.test", true},
+        {"get_device", "@alice:hs.test", true},
+        {"get_user_by_id", NULL, true},
+        {"get_user_by_id", "@bob:hs.test", false},
+        {"is_user_erased", "@alice:hs.test", false},
+    };
+
+    (void)state;
+    for (size_t i = 0; i <= sizeof rows / sizeof *rows; i++) {
+        struct fix *f = fix_new(NULL);
+        struct outcome o = asked_token(f, "syt_alice");
+        struct holder h = {.held = requester_ref(o.r)};
+        outcome_free(&o);
+        auth_on_suspect(f->auth, let_go, &h);
+        if (i < sizeof rows / sizeof *rows)
+            row(f, rows[i].func, rows[i].k1, NULL);
+        else
+            auth_flush(f->auth);
+        if ((h.held == NULL) != (i == sizeof rows / sizeof *rows || rows[i].heard))
+            fail_msg("row %zu: heard %d times", i, h.heard);
+        requester_unref(&h.held);
+        auth_on_suspect(f->auth, NULL, NULL);
+        fix_pump(f);
+        fix_free(&f);
+    }
+}
+
 static void within_the_turn(void **state)
 {
     struct fix *f = fix_new(NULL);
@@ -390,6 +440,7 @@ int run_watch(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_ends_a_poll),
         cmocka_unit_test(only_that_device),
+        cmocka_unit_test(tells_of_suspects),
         cmocka_unit_test(within_the_turn),
         cmocka_unit_test(time_runs_out),
         cmocka_unit_test(many_ends),

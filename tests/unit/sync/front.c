@@ -18,6 +18,11 @@ struct str http_query(struct http_req *req, struct str name)
     }
     return STR_ABSENT;
 }
+bool http_query_next(struct http_req *req, struct str name, size_t *it, struct str *value)
+{
+    *value = *it ? STR_ABSENT : http_query(req, name);
+    return (*it)++ == 0 && !str_absent(*value);
+}
 bool http_query_has(const struct http_req *req, struct str name)
 {
     return !str_absent(http_query((struct http_req *)(uintptr_t)req, name));
@@ -74,6 +79,7 @@ static struct requester *requester_make(void)
     r->refs = 1;
     r->user_id = STR("@a:x");
     r->device_id = STR("D");
+    r->token_key[0] = the_front->token;
     the_front->requesters++;
     return r;
 }
@@ -172,6 +178,20 @@ void feed_presence_end(struct feed *f, struct str user_id, struct str device_id)
     the_front->presence--;
 }
 
+void auth_on_suspect(struct auth *a, void (*fn)(void *arg, const struct requester *r), void *arg)
+{
+    (void)a;
+    the_front->suspect = fn;
+    the_front->suspect_arg = arg;
+}
+
+void front_suspect(struct front *f)
+{
+    struct requester *r = requester_make();
+    f->suspect(f->suspect_arg, r);
+    requester_unref(&r);
+}
+
 void front_auth(struct front *f)
 {
     for (int n = f->auth_n, i = f->auth_n = 0; i < n; i++)
@@ -206,13 +226,22 @@ static void on_wake(void *arg, struct user *u)
 
 struct front *front_new(void)
 {
+    return front_new_with("");
+}
+
+struct front *front_new_with(const char *yaml)
+{
+    static char text[1024];
     struct front *f = xcalloc(1, sizeof *f);
     struct err e;
     the_front = f;
     now_ms = 1000000;
     clock_fake_set(now_ms);
-    world_config("presence: {enabled: true}\nchappe: {initial_syncs_max: 1, initial_syncs_queued_max: 1, "
-                 "parked_per_user_max: 2}\n");
+    snprintf(text, sizeof text,
+             "presence: {enabled: true}\nchappe: {initial_syncs_max: 1, initial_syncs_queued_max: 1, "
+             "parked_per_user_max: 2}\n%s",
+             yaml);
+    world_config(text);
     f->w = world_new();
     f->w->on_wake = on_wake;
     f->w->on_wake_arg = f;

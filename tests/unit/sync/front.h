@@ -34,15 +34,20 @@ struct front {
     int blocking_n;
     VEC(struct auth_watch *) watches;
     int presence, requesters;
+    uint64_t token; /* of the requests that come */
+    void (*suspect)(void *arg, const struct requester *r);
+    void *suspect_arg;
     VEC(struct client *) clients;
 };
 struct front *front_new(void);
+struct front *front_new_with(const char *yaml); /* added to the configuration */
 void front_free(struct front **f);
 /* GET /sync?query as @a:x on device D. */
 struct client *front_get(struct front *f, const char *query);
 void front_auth(struct front *f); /* held authentications end well */
 void front_blocking(struct front *f, bool pass);
-void front_revoke(struct front *f); /* every watch */
+void front_revoke(struct front *f);  /* every watch */
+void front_suspect(struct front *f); /* a row about the token */
 void front_gone(struct client *c);
 void front_run(struct front *f);               /* until nothing moves */
 void front_later(struct front *f, int64_t ms); /* time passes */
@@ -65,6 +70,7 @@ const char *next_batch(struct world *w);
     } while (0)
 
 int run_request_tests(void);
+int run_join_tests(void);
 int run_room_tests(void);
 int run_visibility_tests(void);
 #endif

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * Answers kept for caches.sync_response_cache_duration (sync-v3 1.6): a client that lost an answer and asks
+ * again gets the same one, and an initial sync that its client gave up on is found when it comes back.
+ *
+ * What is kept is the rope that went out: slices of events that are in memory anyway, and a few hundred
+ * private bytes; no copy is made. An answer belongs to one access token and one user, so that no token ever
+ * reads what was said to another, and it goes when Synapse says that anything about the token or the user has
+ * changed. (Who asks has been authenticated in any case; a revoked token does not get this far.)
+ *
+ * All answers live equally long: the list by age is in order of expiry, and what exceeds the budget goes from
+ * its front. Shared bytes are counted in full, for an answer may outlive what it shares them with. The
+ * answers of one token are looked through one by one: there are at most PER_TOKEN_MAX. Costs one allocation
+ * and some counts for each answer sent.
+ */
+#include "answers.h"
+
+enum { PER_TOKEN_MAX = 256, OWN_CHUNK_BYTES = 512, USER_ID_BYTES_MAX = 1024 };
+
+struct answers_of { /* of one token, for one user */
+    struct str key;
+    struct requester *rq; /* keeps the rows that concern it coming */
+    struct list ring;     /* oldest first */
+    size_t n;
+    char bytes[];
+};
+
+void answers_init(struct answers *a, int64_t life_ms, size_t bytes_max)
+{
+    *a = (struct answers){.life_ms = life_ms, .bytes_max = bytes_max};
+    smap_init(&a->of);
+    list_init(&a->by_age);
+}
+
+static void gauges(const struct answers *a)
+{
+    metric_set(M_sync_answers_kept, (int64_t)a->n);
+    metric_set(M_sync_answers_bytes, (int64_t)a->bytes);
+}
+
+static void of_free(struct answers *a, struct answers_of *of)
+{
+    smap_del(&a->of, of->key);
+    requester_unref(&of->rq);
+    free(of);
+}
+
+void answers_drop(struct answers *a, struct answer *x, const char *reason)
+{
+    struct answers_of *of = x->of;
+    list_del(&x->by_age);
+    list_del(&x->by_token);
+    a->n--;
+    a->bytes -= x->bytes;
+    rope_fini(&x->body);
+    free(x);
+    if (--of->n == 0)
+        of_free(a, of);
+    metric_add_l(M_sync_answers_dropped, reason, 1);
+    gauges(a);
+}
+
+static struct answer *oldest(struct list *by_age)
+{
+    return list_empty(by_age) ? NULL : container_of(by_age->next, struct answer, by_age);
+}
+
+void answers_fini(struct answers *a)
+{
+    for (struct answer *x; (x = oldest(&a->by_age));)
+        answers_drop(a, x, "stop");
+    smap_fini(&a->of);
+}
+
+/* Token and user: application services use one token for many users. */
+struct of_name {
+    char bytes[sizeof((struct requester *)NULL)->token_key + USER_ID_BYTES_MAX];
+    size_t n;
+};
+
+static bool of_name(struct of_name *name, const struct requester *rq)
+{
+    if (rq->user_id.n > USER_ID_BYTES_MAX)
+        return false;
+    memcpy(name->bytes, rq->token_key, sizeof rq->token_key);
+    memcpy(name->bytes + sizeof rq->token_key, rq->user_id.p, rq->user_id.n);
+    name->n = sizeof rq->token_key + rq->user_id.n;
+    return true;
+}
+
+static struct answers_of *of_find(const struct answers *a, const struct requester *rq)
+{
+    struct of_name name;
+    return a->n && of_name(&name, rq) ? smap_get(&a->of, str_n(name.bytes, name.n)) : NULL;
+}
+
+static struct answers_of *of_make(struct answers *a, struct requester *rq)
+{
+    struct of_name name;
+    if (!of_name(&name, rq))
+        return NULL;
+    struct answers_of *of = smap_get(&a->of, str_n(name.bytes, name.n));
+    if (of)
+        return of;
+    of = xcalloc(1, sizeof *of + name.n);
+    memcpy(of->bytes, name.bytes, name.n);
+    of->key = str_n(of->bytes, name.n);
+    of->rq = requester_ref(rq);
+    list_init(&of->ring);
+    smap_put(&a->of, of->key, of);
+    return of;
+}
+
+struct answer *answers_find(struct answers *a, const struct requester *rq, uint64_t key)
+{
+    struct answers_of *of = of_find(a, rq);
+    struct answer *x;
+    if (!of)
+        return NULL;
+    list_each(x, &of->ring, struct answer, by_token) {
+        if (x->key == key)
+            return x->expires_ms > clock_mono_ms() ? x : NULL;
+    }
+    return NULL;
+}
+
+static size_t bytes_of(const struct rope *body)
+{
+    size_t slices = body->v == body->inline_v ? 0 : body->cap * sizeof *body->v;
+    return sizeof(struct answer) + sizeof(struct answers_of) + slices + body->bytes + OWN_CHUNK_BYTES;
+}
+
+void answers_keep(struct answers *a, struct requester *rq, uint64_t key, int64_t ignore_pos,
+                  const struct rope *body)
+{
+    struct answer *x;
+    if (!a->life_ms || bytes_of(body) > a->bytes_max)
+        return;
+    struct answers_of *of = of_make(a, rq);
+    if (!of)
+        return;
+    of->n++; /* stays while its old answers go */
+    list_each(x, &of->ring, struct answer, by_token) {
+        if (x->key == key)
+            answers_drop(a, x, "replaced");
+    }
+    if (of->n > PER_TOKEN_MAX)
+        answers_drop(a, container_of(of->ring.next, struct answer, by_token), "token");
+    x = xcalloc(1, sizeof *x);
+    x->of = of;
+    x->key = key;
+    x->ignore_pos = ignore_pos;
+    x->expires_ms = clock_mono_ms() + a->life_ms;
+    rope_init(&x->body);
+    rope_rope(&x->body, body);
+    x->bytes = bytes_of(&x->body);
+    list_push(&of->ring, &x->by_token);
+    list_push(&a->by_age, &x->by_age);
+    a->n++;
+    a->bytes += x->bytes;
+    while (a->bytes > a->bytes_max) /* never x: it fits by itself, and is the youngest */
+        answers_drop(a, oldest(&a->by_age), "memory");
+    gauges(a);
+}
+
+void answers_forget(struct answers *a, const struct requester *rq)
+{
+    struct answers_of *of = of_find(a, rq);
+    while (of) {
+        bool last = of->n == 1;
+        answers_drop(a, container_of(of->ring.next, struct answer, by_token), "token_row");
+        if (last)
+            break;
+    }
+}
+
+void answers_expire(struct answers *a, int64_t now_ms)
+{
+    for (struct answer *x; (x = oldest(&a->by_age)) && x->expires_ms <= now_ms;)
+        answers_drop(a, x, "age");
+}

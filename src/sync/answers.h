@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+#ifndef CHAPPE_SYNC_ANSWERS_H
+#define CHAPPE_SYNC_ANSWERS_H
+/* Private to src/sync: answers that are kept for a while (answers.c). */
+#include "sync_int.h"
+
+/* One answer, as it went out. */
+struct answer {
+    struct list by_age, by_token;
+    struct answers_of *of;
+    uint64_t key;       /* of the request */
+    int64_t ignore_pos; /* an initial sync's: where the ignore list stood */
+    int64_t expires_ms;
+    size_t bytes;
+    struct rope body;
+};
+struct answers {
+    struct smap of; /* struct answers_of by token and user */
+    struct list by_age;
+    size_t n, bytes;
+    size_t bytes_max;
+    int64_t life_ms; /* 0: nothing is kept */
+};
+void answers_init(struct answers *a, int64_t life_ms, size_t bytes_max);
+void answers_fini(struct answers *a);
+/* The kept answer to rq's request key, or NULL. */
+struct answer *answers_find(struct answers *a, const struct requester *rq, uint64_t key);
+/* Keeps body (shared, not copied) in place of an older answer to the same. */
+void answers_keep(struct answers *a, struct requester *rq, uint64_t key, int64_t ignore_pos,
+                  const struct rope *body);
+void answers_drop(struct answers *a, struct answer *x, const char *reason);
+/* Everything that was kept for this token and user. */
+void answers_forget(struct answers *a, const struct requester *rq);
+void answers_expire(struct answers *a, int64_t now_ms);
+#endif

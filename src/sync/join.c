@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * The same question asked twice (sync-v3 1.6; Synapse 1.157 util/caches/response_cache.py). A request whose
+ * token, device and parameters are those of another one that is under way joins it, and gets its answer:
+ * the very same bytes. One that comes after the answer gets what was kept of it (answers.c).
+ *
+ * A leader whose client goes away is not always ended: while others have joined it goes on for them; and what
+ * is being computed, or waits its turn for that, goes on for the client's return, which is what a client that
+ * gave up on a long initial sync does. Nobody having come for caches.sync_response_cache_duration, it ends.
+ * A parked poll has nothing to be kept: it ends with its client.
+ *
+ * Invariants: a request that joined has a leader and is in its ring; a leader never is in another's ring. A
+ * leader leaves no one behind: its end, good or bad, is theirs. Requests are looked for among those of the
+ * user, so an idle poll costs a link and no table entry.
+ */
+#include "request.h"
+
+enum { ABANDONED_PER_USER = 4 };
+
+/* Everything the client asked for; the token is compared by itself. A collision of 64 secret-keyed bits could
+ * only give a device an answer of its own to another question. */
+void req_key(struct sync_req *r)
+{
+    struct {
+        uint64_t since, filter, device;
+        int64_t timeout_ms;
+        uint64_t flags;
+    } all = {
+        .since = str_hash(r->since_text),
+        .filter = str_hash(r->filter_text),
+        .device = str_hash(r->rq->device_id),
+        .timeout_ms = r->timeout_ms,
+        .flags = (r->full_state ? 1u : 0u) | (str_absent(r->since_text) ? 2u : 0u) |
+                 (str_absent(r->filter_text) ? 4u : 0u) | (str_absent(r->rq->device_id) ? 8u : 0u) |
+                 (r->use_state_after ? 16u : 0u),
+    };
+    r->key = str_hash(str_n((const char *)&all, sizeof all));
+}
+
+static bool same_token(const struct requester *a, const struct requester *b)
+{
+    return a == b || memcmp(a->token_key, b->token_key, sizeof a->token_key) == 0;
+}
+
+static struct sync_req *find_in(struct list *of_user, const struct sync_req *r)
+{
+    struct sync_req *x;
+    list_each(x, of_user, struct sync_req, by_user) {
+        if (x->key == r->key && x->d == r->d && same_token(x->rq, r->rq))
+            return x;
+    }
+    return NULL;
+}
+
+/* ---- joining ---- */
+
+/* Not beyond the user's share of waiting requests. */
+static void join(struct sync_req *r, struct sync_req *leader)
+{
+    if (r->u->waiters_count >= (size_t)r->s->cfg->parked_per_user_max) {
+        if (r->initial || r->full_state) {
+            req_refuse(r, "parked_per_user");
+            return;
+        }
+        if (list_empty(&leader->joined)) {
+            req_admit(r); /* by itself; room is made where it parks */
+            return;
+        }
+        metric_add_l(M_sync_refused, "parked_per_user", 1);
+        req_answer_empty(container_of(leader->joined.next, struct sync_req, joined));
+    }
+    req_set_state(r, REQ_JOINED);
+    r->leader = leader;
+    list_push(&leader->joined, &r->joined);
+}
+
+/* Where the ignore list stands is part of an initial sync's key: what is kept must not outlive a change. */
+static enum have ignore_position(struct sync_req *r, int64_t *pos)
+{
+    *pos = 0;
+    if (!r->initial)
+        return HAVE;
+    enum have h = model_account_data(r->s->m, r->u);
+    struct account_datum *d = h == HAVE ? smap_get(&r->u->account_data, STR("m.ignored_user_list")) : NULL;
+    if (d)
+        *pos = d->stream;
+    return h;
+}
+
+static void on_account_loaded(void *arg, int err)
+{
+    struct sync_req *r = arg;
+    if (!req_returned(r))
+        return;
+    if (err)
+        req_error(r, 500, "M_UNKNOWN", "Internal server error");
+    else
+        req_join(r);
+}
+
+static void answer_kept(struct sync_req *r, const struct answer *x)
+{
+    struct http_res res;
+    http_res_init(&res, 200);
+    rope_rope(&res.body, &x->body);
+    metric_add_l(M_sync_responses, "kept", 1);
+    http_reply(&r->http, &res);
+    req_finish(r);
+}
+
+void req_join(struct sync_req *r)
+{
+    struct sync *s = r->s;
+    int64_t pos;
+    if (r->http->gone) {
+        http_drop(&r->http);
+        req_finish(r);
+        return;
+    }
+    struct sync_req *leader = find_in(&r->u->waiters, r);
+    if (!leader)
+        leader = find_in(&r->u->running, r);
+    if (leader) { /* it will be computed later than now: no need to look at the ignore list */
+        join(r, leader);
+        return;
+    }
+    struct answer *x = answers_find(&s->answers, r->rq, r->key);
+    if (!x) {
+        req_admit(r);
+    } else if (ignore_position(r, &pos) == LACK) {
+        req_set_state(r, REQ_FILTER); /* like the stored filter: part of the key */
+        r->loading = true;
+        model_load(s->m, on_account_loaded, r);
+    } else if (pos != x->ignore_pos) {
+        answers_drop(&s->answers, x, "ignore_list");
+        req_admit(r);
+    } else {
+        answer_kept(r, x);
+    }
+}
+
+/* ---- the answer ---- */
+
+void req_share(struct sync_req *r, const struct rope *body, bool keep)
+{
+    int64_t pos;
+    while (!r->leader && !list_empty(&r->joined)) {
+        struct sync_req *x = container_of(r->joined.next, struct sync_req, joined);
+        struct http_res res;
+        http_res_init(&res, 200);
+        rope_rope(&res.body, body);
+        metric_add_l(M_sync_responses, "joined", 1);
+        list_del(&x->joined);
+        x->leader = NULL;
+        http_reply(&x->http, &res);
+        req_finish(x);
+    }
+    if (keep && r->s->answers.life_ms && ignore_position(r, &pos) == HAVE)
+        answers_keep(&r->s->answers, r->rq, r->key, pos, body);
+}
+
+void req_error_joined(struct sync_req *r, void (*end)(struct sync_req *x, const void *arg), const void *arg)
+{
+    while (!r->leader && !list_empty(&r->joined)) {
+        struct sync_req *x = container_of(r->joined.next, struct sync_req, joined);
+        list_del(&x->joined);
+        x->leader = NULL;
+        end(x, arg);
+    }
+}
+
+void req_unjoin(struct sync_req *r)
+{
+    struct sync_req *leader = r->leader;
+    r->leader = NULL;
+    if (leader) {
+        list_del(&r->joined);
+        if (!leader->http && list_empty(&leader->joined))
+            req_abandon(leader);
+        return;
+    }
+    while (!list_empty(&r->joined)) { /* the service stops: each is dropped by itself */
+        ASSERT(r->s->stopping);
+        struct sync_req *x = container_of(r->joined.next, struct sync_req, joined);
+        list_del(&x->joined);
+        x->leader = NULL;
+    }
+}
+
+/* ---- without a client ---- */
+
+static bool is_computing(const struct sync_req *r)
+{
+    return r->state == REQ_QUEUED || r->state == REQ_READY || r->state == REQ_LOADING ||
+           r->state == REQ_AHEAD;
+}
+
+static size_t abandoned_of(const struct user *u)
+{
+    struct sync_req *x;
+    size_t n = 0;
+    list_each(x, &u->running, struct sync_req, by_user) {
+        n += !x->http;
+    }
+    return n;
+}
+
+static void go_on_alone(struct sync_req *r)
+{
+    struct sync *s = r->s;
+    if (r->since_text.p != r->own_text) { /* its arena goes with the http request */
+        free(r->own_text);
+        r->own_text = xstrndup(r->since_text);
+        r->since_text = str_absent(r->since_text) ? STR_ABSENT : str_n(r->own_text, r->since_text.n);
+    }
+    r->filter_text = r->presence_state = STR_ABSENT;
+    http_drop(&r->http);
+    if (r->presence)
+        feed_presence_end(s->feed, r->u->user_id, r->d ? r->d->device_id : STR_ABSENT);
+    r->presence = false;
+}
+
+void req_abandon(struct sync_req *r)
+{
+    struct sync *s = r->s;
+    if (!list_empty(&r->joined) && !r->leader) {
+        if (r->http)
+            go_on_alone(r);
+        return;
+    }
+    bool worth = s->answers.life_ms && !s->draining && !s->stopping && !r->leader && is_computing(r) &&
+                 abandoned_of(r->u) <= ABANDONED_PER_USER - (r->http ? 1 : 0);
+    if (!worth) {
+        if (r->http)
+            http_drop(&r->http);
+        req_finish(r);
+        return;
+    }
+    if (r->http)
+        go_on_alone(r);
+    r->abandoned_ms = clock_mono_ms();
+    if (!r->listed)
+        vec_push(&s->abandoned, r);
+    r->listed = true;
+}
+
+void req_forget_abandoned(struct sync_req *r)
+{
+    struct sync *s = r->s;
+    for (size_t i = 0; r->listed && i < s->abandoned.n; i++) {
+        if (s->abandoned.v[i] == r)
+            s->abandoned.v[i--] = s->abandoned.v[--s->abandoned.n];
+    }
+    r->listed = false;
+}
+
+void req_sweep_abandoned(struct sync *s)
+{
+    int64_t now = clock_mono_ms();
+    for (size_t i = s->abandoned.n; i-- > 0;) {
+        struct sync_req *r = s->abandoned.v[i];
+        bool over = s->draining || now - r->abandoned_ms >= s->answers.life_ms;
+        if (over && list_empty(&r->joined)) {
+            metric_add_l(M_sync_refused, "abandoned", 1);
+            req_finish(r); /* another takes its place in the list */
+        }
+    }
+}
+
+void req_text(struct sync_req *r, const struct stream_token *t)
+{
+    char *text;
+    if (r->http) {
+        text = arena_alloc(r->http->arena, TOKEN_TEXT_MAX);
+    } else {
+        text = xmalloc(TOKEN_TEXT_MAX);
+        free(r->own_text);
+        r->own_text = text;
+    }
+    r->since_text = str_n(text, token_format(t, text));
+}
