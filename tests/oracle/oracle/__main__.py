@@ -33,6 +33,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--with-federation", action="store_true", help="also the scenarios that need a second homeserver"
     )
+    seeds = parser.add_argument_group("generated scripts")
+    seeds.add_argument("--seeds", type=int, metavar="N", help="run generated scripts of N seeds")
+    seeds.add_argument("--first-seed", type=int, default=1, metavar="K", help="begin with another seed than 1")
+    seeds.add_argument("--profile", default="all", help="one profile of generator.py instead of all in turn")
+    seeds.add_argument("--steps", type=int, default=30, metavar="S", help="length of the scripts (default: 30)")
+    seeds.add_argument("--replay", type=Path, action="append", metavar="FILE", help="run a saved script (repeatable)")
+    seeds.add_argument("--no-shrink", action="store_true", help="leave scripts that differ as long as they are")
     parser.add_argument("--report", type=Path, help="folder for answers that differ (default: in the temporary folder)")
     return parser.parse_args()
 
@@ -61,6 +68,10 @@ def main() -> int:
     settings = {"event_persisters": options.event_persisters, "split_writers": options.split_writers}
     deployments = (settings_for("oracle", **settings), federated_settings(**settings))
     try:
+        if options.seeds or options.replay:
+            from oracle import seeds
+
+            return seeds.command(World(deployments[0]), options)
         for deployment in deployments:
             part = [name for name in chosen if runner.federated(name) == deployment.federation]
             failed += _run(World(deployment), part, options.report) if part else 0

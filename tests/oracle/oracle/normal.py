@@ -119,7 +119,7 @@ def level_choices(reference: Json, subject: Json) -> None:
         for room_id, room in body.get("rooms", {}).get("join", {}).items():
             events = [*room.get("state", {}).get("events", []), *room.get("timeline", {}).get("events", [])]
             for event in events:
-                if event.get("type") == "m.room.member":
+                if event.get("type") == "m.room.member" and "state_key" in event:
                     seen.setdefault(event["state_key"], set()).add("" if "<one of two>" in event else room_id)
     several = {user for user, rooms in seen.items() if len(rooms) > 1 or "" in rooms}
     for body in (reference, subject):

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright the Chappe contributors
+"""A context for generated scripts: many questions, mixed filters, nothing known in advance.
+
+Beyond what `Context` does:
+
+* It waits for the servers only when something was written since, over connections that are kept.
+* Whatever `level_choices` says Synapse leaves to chance is left out.
+* Lazily loaded members are compared with regard to what the device was told before (lazy.py).
+* Events are compared as text: order of keys, forms of numbers and of escaped characters (exact.py).
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from stack.matrix import Client, Reply
+
+from oracle.context import Context, Device
+from oracle.context import _headers as shown_headers
+from oracle.differ import Difference, differences
+from oracle.exact import inexact, parse
+from oracle.lazy import Memory, level_lazy
+from oracle.normal import level_choices, normalise
+from oracle.quirks import explained
+
+Json = dict[str, Any]
+
+
+class GeneratedContext(Context):
+    """One run of one script."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.choices = True
+        self.exact = True
+        self._settled = False
+        self._clients: dict[tuple[int, str, str], Client] = {}
+        self._memories: dict[str, Memory] = {}
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def stir(self) -> None:
+        """Something is about to be written."""
+        self._settled = False
+
+    def settle(self) -> None:
+        """Wait for the servers, unless they stood still since the last time."""
+        if not self._settled:
+            super().settle()
+            self._settled = True
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        for client in self._clients.values():
+            client.link.close()
+        self._clients.clear()
+
+    def _kept(self, url: str, token: str) -> Client:
+        key = (threading.get_ident(), url, token)
+        if key not in self._clients:
+            self._clients[key] = Client(url, "", token)
+        return self._clients[key]
+
+    def _position(self, url: str) -> str:
+        observer = self._kept(url, str(self._observer.token))
+        return str(observer.sync(timeout=0, set_presence="offline")["next_batch"])
+
+    def _one(self, url: str, device: Device, query: Json) -> Reply:
+        if threading.current_thread() is not threading.main_thread():
+            return super()._one(url, device, query)
+        return self._kept(url, str(device.do.token)).sync_raw(**query)
+
+    # -- comparing -------------------------------------------------------------------------------
+
+    def _compare(self, device: Device, reference: Reply, subject: Reply) -> list[Difference]:
+        if reference.status != 200 or subject.status != 200:
+            return super()._compare(device, reference, subject)
+        found = list(differences(_head(reference), _head(subject)))
+        bodies = normalise(parse(reference.raw)), normalise(parse(subject.raw))
+        memory = self._memories.setdefault(f"{device.user_id} {device.do.device_id}", Memory())
+        loose = level_lazy(memory, *bodies)
+        level_choices(*bodies)
+        _level_devices(loose, *bodies)
+        inside = [d for d in differences(*bodies) if not explained(self.world, device.user_id, d)]
+        if not inside and self.exact:
+            inside = inexact(reference.raw, subject.raw, *bodies)
+        return found + inside
+
+
+def _level_devices(loose: set[str], *bodies: Json) -> None:
+    """Take out of the device lists those who are there because of a member event that one side left out."""
+    for body in bodies:
+        lists = body.get("device_lists", {})
+        for key in ("changed", "left"):
+            if key in lists:
+                lists[key] = [user for user in lists[key] if user not in loose]
+                if not lists[key]:
+                    del lists[key]
+        if not lists:
+            body.pop("device_lists", None)
+
+
+def _head(reply: Reply) -> Json:
+    return {"status": reply.status, "headers": shown_headers(reply)}

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright the Chappe contributors
+"""Runs generated and saved scripts on a deployment, and shortens those that differ."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+
+from support.world import World
+
+from oracle.context import CountMismatch, Mismatch
+from oracle.generated import GeneratedContext
+from oracle.generator import PROFILES, generate
+from oracle.script import Executor, Script, Step
+from oracle.shrink import kind, shrink
+
+REGRESSIONS = Path(__file__).resolve().parent.parent / "regressions"
+# Guests, and the state after the timeline.
+SETTINGS: dict[str, object] = {
+    "allow_guest_access": True,
+    "experimental_features": {"msc4222_enabled": True},
+}
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What became of one script."""
+
+    answers: int
+    done: dict[str, int]
+    seconds: float
+    mismatch: Mismatch | None = None
+    at: int = 0
+    spent: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def regressions() -> list[Path]:
+    """Return the scripts that once showed a difference."""
+    return sorted(REGRESSIONS.glob("*.jsonl"))
+
+
+def script_of(profile: str, seed: int, steps: int) -> Script:
+    """Return a generated script; profile "all" takes them in turn."""
+    names = list(PROFILES)
+    return generate(names[seed % len(names)] if profile == "all" else profile, seed, steps)
+
+
+def run(world: World, script: Script, report: Path | None = None) -> Outcome:
+    """Run a script once, or twice when counts alone differ (see CountMismatch)."""
+    outcome = _once(world, script, report)
+    if isinstance(outcome.mismatch, CountMismatch):
+        outcome = _once(world, script, report)
+    return outcome
+
+
+def _once(world: World, script: Script, report: Path | None) -> Outcome:
+    world.apply(SETTINGS)
+    subject = world.target if world.settings.with_chappe else world.main
+    folder = report or Path(tempfile.gettempdir()) / "chappe-oracle"
+    context = GeneratedContext(world, script.name, world.worker, subject, folder)
+    executor = Executor(context, script)
+    begun = time.monotonic()
+    mismatch = None
+    try:
+        executor.run()
+    except Mismatch as error:
+        mismatch = error
+    finally:
+        context.close()
+    return Outcome(context.steps, executor.done, time.monotonic() - begun, mismatch, executor.at, executor.seconds)
+
+
+def shorten(world: World, script: Script, outcome: Outcome, report: Path | None = None, seconds: float = 120) -> Path:
+    """Shorten a script that differs, save it in the report folder, and return where."""
+    assert outcome.mismatch is not None
+    folder = report or Path(tempfile.gettempdir()) / "chappe-oracle"
+    wanted = kind(_where(outcome.mismatch))
+
+    def trial(steps: list[Step]) -> str | None:
+        found = _once(world, Script(f"{script.name}-try", steps), folder).mismatch
+        return None if found is None else kind(_where(found))
+
+    short = shrink(Script(script.name, script.steps[: outcome.at + 1]), wanted, trial, seconds)
+    last = _once(world, short, folder).mismatch
+    path = folder / f"{script.name}.jsonl"
+    short.save(path, f"A short form of {script.name}.", str(last or outcome.mismatch))
+    return path
+
+
+def command(world: World, options: argparse.Namespace) -> int:
+    """Run what the command line asks for; print a line for each script and totals; return 1 when any differs."""
+    if options.replay:
+        scripts = [Script.load(path) for path in options.replay]
+    else:
+        numbers = range(options.first_seed, options.first_seed + options.seeds)
+        scripts = [script_of(options.profile, seed, options.steps) for seed in numbers]
+    answers = failed = 0
+    became: collections.Counter[str] = collections.Counter()
+    spent: collections.Counter[str] = collections.Counter()
+    begun = time.monotonic()
+    try:
+        world.start()
+        for script in scripts:
+            outcome = run(world, script, options.report)
+            answers += outcome.answers
+            became.update(outcome.done)
+            spent.update(outcome.spent)
+            counts = ", ".join(f"{number} {what}" for what, number in outcome.done.items())
+            word = "FAIL " if outcome.mismatch else "ok   "
+            print(f"{word} {script.name:16} {outcome.answers:3} answers, {counts}, {outcome.seconds:.1f} s", flush=True)
+            if outcome.mismatch:
+                failed += 1
+                print(f"  {outcome.mismatch}", flush=True)
+                if not options.no_shrink:
+                    print(f"  short form: {shorten(world, script, outcome, options.report)}", flush=True)
+    except KeyboardInterrupt:
+        print("interrupted")
+    finally:
+        world.stop()
+    totals = ", ".join(f"{number} {what}" for what, number in became.items())
+    seconds = time.monotonic() - begun
+    print(f"{len(scripts)} scripts, {answers} answers compared, {failed} differ; steps: {totals}; {seconds:.0f} s")
+    print("seconds spent on: " + ", ".join(f"{what} {number:.0f}" for what, number in spent.most_common(8)))
+    return 1 if failed else 0
+
+
+def _where(mismatch: Mismatch) -> str:
+    return str(mismatch).split("\n  at ")[1].split("\n")[0] if "\n  at " in str(mismatch) else str(mismatch)[:40]
