@@ -2,9 +2,10 @@
 /* Copyright the Chappe contributors */
 /*
  * Which member events a lazily loading device has been sent lately (sync-v3 4.2): user id -> event id, least
- * recently set first out, the whole forgotten after a while so that a client that lost its store recovers.
- * Losing it is never wrong, only more verbose. A run reads the committed cache; what it would set is
- * committed when its answer goes out.
+ * recently used first out (looking one up is a use, as in Synapse 1.157 util/caches/lrucache.py), the whole
+ * forgotten after a while so that a client that lost its store recovers. Losing it is never wrong, only more
+ * verbose. A run reads the committed cache; what it would set or has used is committed when its answer goes
+ * out.
  */
 #include "sync_int.h"
 
@@ -27,7 +28,10 @@ struct str ll_get(struct sync_run *run, struct str user_id)
     if (clock_mono_ms() >= run->d->ll_expires_ms)
         return STR_ABSENT;
     struct ll_entry *e = smap_get(&run->d->ll, user_id);
-    return e ? e->event_id : STR_ABSENT;
+    if (!e)
+        return STR_ABSENT;
+    vec_push(&run->ll_used, user_id);
+    return e->event_id;
 }
 
 void ll_clear(struct sync_run *run)
@@ -75,10 +79,17 @@ static void store(struct device *d, struct str user_id, struct str event_id, siz
 
 void ll_commit(struct sync_run *run)
 {
-    if (!run->d || run->ll.n == 0)
+    if (!run->d || run->ll.n + run->ll_used.n == 0)
         return;
     if (clock_mono_ms() >= run->d->ll_expires_ms)
         forget_all(run->d);
+    for (size_t i = 0; i < run->ll_used.n; i++) {
+        struct ll_entry *e = smap_get(&run->d->ll, run->ll_used.v[i]);
+        if (e) {
+            list_del(&e->lru);
+            list_push(&run->d->ll_lru, &e->lru);
+        }
+    }
     size_t max = (size_t)(100 * run->cfg->cache_global_factor);
     for (size_t i = 0; i < run->ll.n; i++) {
         if (run->ll.v[i].clear)

@@ -216,6 +216,7 @@ void sync_run_fini(struct sync_run *run)
         event_free(&run->pruned.v[i]);
     vec_free(&run->pruned);
     vec_free(&run->ll);
+    vec_free(&run->ll_used);
 }
 
 static bool nonempty(const struct sync_run *run)

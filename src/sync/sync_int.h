@@ -120,6 +120,7 @@ struct sync_run {
     struct user_set changed, left;
 
     VEC(struct ll_update) ll;
+    VEC(struct str) ll_used; /* user ids found in the committed cache */
     VEC(struct event *) pruned;
 };
 

@@ -30,7 +30,7 @@ from stack.matrix import Client, Reply
 
 from oracle.differ import Difference, differences
 from oracle.federation import Federation
-from oracle.normal import level_choices, normalise, token
+from oracle.normal import level_choices, level_left, normalise, token
 from oracle.quirks import explained
 
 Json = dict[str, Any]
@@ -250,8 +250,10 @@ class Context:
             )
         )
         bodies = normalise(reference.body), normalise(subject.body)
-        if self.choices and all(isinstance(body, dict) for body in bodies):
-            level_choices(*bodies)
+        if all(isinstance(body, dict) for body in bodies):
+            level_left(*bodies)
+            if self.choices:
+                level_choices(*bodies)
         inside = differences(*bodies)
         return found + [d for d in inside if not explained(self.world, device.user_id, d)]
 
