@@ -117,3 +117,7 @@ class Federation:
         for name in event_ids:
             self.puppet.send(room, name)
             self.arrived(name)
+
+    def told(self, room: Room, *event_ids: str) -> None:
+        """Wait until the puppet has got events, so that it goes on from them."""
+        self.wait(f"the puppet's learning of {event_ids}", lambda: all(name in room.events for name in event_ids))

@@ -43,10 +43,10 @@ class Room:
         self.events: dict[str, Json] = {}
         self.after: dict[str, dict[StateKey, str]] = {}
         self.latest: list[str] = []
-        self.hidden: set[str] = set()  # never handed out when somebody asks for events
+        self.hidden: set[str] = set()  # left out when somebody asks what came before an event
         self.partial = False  # answer joins without the members
         self._signer = signer
-        self._moment = itertools.count(int(time.time() * 1000))
+        self._last = 0
 
     # -- making ----------------------------------------------------------------------------------
 
@@ -76,7 +76,7 @@ class Room:
             "sender": sender,
             "content": content,
             "origin": self._signer.name,
-            "origin_server_ts": next(self._moment),
+            "origin_server_ts": self._now(),
             "prev_events": prev,
             "auth_events": self.auth_events(kind, key, sender, content, state) if auth is None else auth,
             "depth": 1 + max((self.events[i]["depth"] for i in prev if i in self.events), default=0),
@@ -92,6 +92,11 @@ class Room:
         if unsigned is not None:
             event["unsigned"] = unsigned
         return self.add(event, follow=follow)
+
+    def _now(self) -> int:
+        """Return the time, later than before: state resolution looks at it."""
+        self._last = max(self._last + 1, int(time.time() * 1000))
+        return self._last
 
     def auth_events(
         self, kind: str, key: str | None, sender: str, content: Json, state: dict[StateKey, str]
@@ -119,10 +124,12 @@ class Room:
         return name
 
     def before(self, prev: Iterable[str]) -> dict[StateKey, str]:
-        """Return the state before an event with these predecessors (the last one counts)."""
+        """Return the state before an event with these predecessors; of two the deeper one counts."""
         state: dict[StateKey, str] = {}
         for name in prev:
-            state.update(self.after.get(name, {}))
+            for key, found in self.after.get(name, {}).items():
+                if key not in state or self.events[state[key]]["depth"] < self.events[found]["depth"]:
+                    state[key] = found
         return state
 
     # -- handing out -----------------------------------------------------------------------------
@@ -299,6 +306,10 @@ class Puppet:
         self.rooms[room.room_id] = room
         return room
 
+    def text(self, room: Room, sender: str, body: str, **how: Any) -> str:
+        """Make a text message."""
+        return room.make("m.room.message", {"msgtype": "m.text", "body": body}, sender=sender, **how)
+
     def member(self, room: Room, user: str, **content: Any) -> str:
         """Let a user of ours join a room, without telling anybody."""
         return room.make("m.room.member", {"membership": "join", **content}, sender=user, key=user)
@@ -341,7 +352,7 @@ class Puppet:
 
     def _on_event(self, parts: list[str], *_: Any) -> Answer:
         for room in self.rooms.values():
-            if parts[0] in room.events and parts[0] not in room.hidden:
+            if parts[0] in room.events:
                 return 200, self._pdus([room.events[parts[0]]])
         return _NOT_FOUND
 
