@@ -112,7 +112,7 @@ struct config {
     int64_t max_mau_value, mau_trial_days;
     bool account_validity; /* legacy account_validity configured */
     bool track_puppeted_user_ips, track_appservice_user_ips;
-    bool msc4210_enabled, msc3773_enabled, msc2654_enabled, msc3391_enabled, msc3874_enabled;
+    bool msc4210_enabled, msc3773_enabled, msc2654_enabled, msc3391_enabled, msc3874_enabled, msc4222_enabled;
 
     /* chappe: — one row each in tbl/options.def */
 #define OPT_INT(field, deflt, min, max, unit, doc) int64_t field;

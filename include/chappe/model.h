@@ -130,8 +130,8 @@ struct room {
     uint8_t state_load;
     uint32_t state_gen;
     bool state_stale;
-    struct smap state;   /* "type\0state_key" -> struct state_entry */
-    struct smap members; /* user_id -> struct member */
+    struct smap state;    /* "type\0state_key" -> struct state_entry */
+    struct smap members;  /* user_id -> struct member */
     int64_t state_newest; /* greatest event_stream_ordering among the rows loaded */
     /* changes of the current state, ascending, while kept: see deltas.c */
     VEC(struct state_delta) deltas;
@@ -451,7 +451,7 @@ enum have model_tags(struct model *m, struct user *u);
 enum have model_push_rules_position(struct model *m, struct user *u); /* push_rules_stream */
 enum have model_push_rules(struct model *m, struct user *u);          /* and push_rules */
 enum have model_ignored(struct model *m, struct user *u);
-enum have model_features(struct model *m, struct user *u); /* msc4222 */
+enum have model_features(struct model *m, struct user *u);      /* msc4222 */
 enum have model_full_presence(struct model *m, struct user *u); /* full_presence_stream */
 bool model_erased(struct model *m, struct str user_id);
 enum have model_unread(struct model *m, struct user *u, struct room *r, struct unread **out);

@@ -198,6 +198,7 @@ static void synapse_print(const struct config *c, struct buf *b)
     line_bool(b, "  msc2654_enabled", c->msc2654_enabled);
     line_bool(b, "  msc3391_enabled", c->msc3391_enabled);
     line_bool(b, "  msc3874_enabled", c->msc3874_enabled);
+    line_bool(b, "  msc4222_enabled", c->msc4222_enabled);
 }
 
 /* Documentation as a comment, wrapped at 100 columns. */

@@ -388,6 +388,31 @@ static void on_full_presence(struct load_op *op, const struct pg_result *r)
     }
 }
 
+/* ---- experimental features for one user ---- */
+
+static struct part part_features(struct user *u)
+{
+    return PART(u, features);
+}
+
+enum have model_features(struct model *m, struct user *u)
+{
+    return part_have(m, u, part_features(u), &m->want_features);
+}
+
+static void on_features(struct load_op *op, const struct pg_result *r)
+{
+    for (size_t i = 0; r && i < op->targets.n; i++)
+        ((struct user *)op->targets.v[i])->msc4222 = false;
+    for (int i = 0; r && i < pg_rows(r); i++) {
+        struct user *u = smap_get(&op->m->users, pg_str(r, i, 0));
+        if (u && str_eq(pg_str(r, i, 1), STR("msc4222")))
+            u->msc4222 = true;
+    }
+    for (size_t i = 0; i < op->targets.n; i++)
+        part_loaded(part_features(op->targets.v[i]), r != NULL, op->gens.v[i]);
+}
+
 /* ---- stored filters ---- */
 
 void filters_fini(struct model *m)
@@ -492,6 +517,7 @@ void account_flush(struct model *m, struct batch *b)
     part_send(m, b, &m->want_ignored, part_ignored, on_ignored, SQL_ignored_of_users, false);
     part_send(m, b, &m->want_full_presence, part_full_presence, on_full_presence, SQL_full_presence_of_users,
               false);
+    part_send(m, b, &m->want_features, part_features, on_features, SQL_features_of_users, false);
     filters_flush(m, b);
 }
 

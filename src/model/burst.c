@@ -124,8 +124,11 @@ static void apply_row(struct model *m, const struct burst_row *br)
         apply_ev(m, &br->row);
         break;
     case EV_ROW_STATE:
-        if ((r = model_room_find(m, br->row.ev.room_id)))
+        if ((r = model_room_find(m, br->row.ev.room_id))) {
             room_state_apply(m, r, br->row.ev.type, br->row.ev.state_key, br->row.ev.event_id);
+            room_delta_add(m, r, br->writer, br->token, br->row.ev.type, br->row.ev.state_key,
+                           br->row.ev.event_id);
+        }
         if (str_eq(br->row.ev.type, STR("m.room.member"))) {
             struct user *u = model_user_find(m, br->row.ev.state_key);
             if (u)
@@ -133,8 +136,10 @@ static void apply_row(struct model *m, const struct burst_row *br)
         }
         break;
     case EV_ROW_STATE_ALL:
-        if ((r = model_room_find(m, br->row.ev.room_id)))
+        if ((r = model_room_find(m, br->row.ev.room_id))) {
             room_state_drop(m, r);
+            room_deltas_drop(m, r);
+        }
         drop_rooms_of_all(m, br->row.ev.room_id);
         break;
     }
@@ -154,8 +159,10 @@ static void burst_apply(struct model *m)
     m->now_dirty = true;
     for (size_t i = 0; i < b->rows.n; i++) {
         struct room *r = b->rows.v[i].position_only ? NULL : model_room_find(m, b->rows.v[i].row.ev.room_id);
-        if (r)
+        if (r) {
             room_tl_trim(m, r, (size_t)m->cfg->room_timeline_max * 2);
+            room_deltas_trim(m, r);
+        }
     }
     burst_free(&m->fetching);
 }

@@ -53,6 +53,7 @@ static void loader_flush(struct model *m)
     events_flush(m, b);
     timeline_flush(m, b);
     state_flush(m, b);
+    deltas_flush(m, b);
     user_flush(m, b);
     unread_flush(m, b);
     device_flush(m, b);

@@ -142,13 +142,13 @@ struct model {
     struct list batches;
     struct batch *open;
     VEC(struct evrec *) want_events;
-    VEC(struct room *) want_tl, want_topo, want_gaps, want_state, want_receipts;
+    VEC(struct room *) want_tl, want_topo, want_gaps, want_state, want_receipts, want_deltas;
     VEC(struct last_at *) want_last;
     VEC(struct sg *) want_sg_delta, want_sg_nonmembers, want_sg_all;
     VEC(struct sg_pair) want_sg_pairs;
     VEC(struct user *)
     want_rooms, want_own, want_account_data, want_tags, want_push_rules, want_ignored, want_full_presence,
-        want_dl;
+        want_features, want_dl;
     VEC(struct unread *) want_unread;
     VEC(struct relations *) want_bundles, want_kinds;
     VEC(struct device *) want_td, want_keys;
@@ -180,6 +180,7 @@ void loader_kick(struct model *m); /* something was queued */
 void events_flush(struct model *m, struct batch *b);
 void timeline_flush(struct model *m, struct batch *b);
 void state_flush(struct model *m, struct batch *b);
+void deltas_flush(struct model *m, struct batch *b);
 void receipts_flush(struct model *m, struct batch *b);
 void account_flush(struct model *m, struct batch *b);
 void user_flush(struct model *m, struct batch *b);
@@ -226,6 +227,12 @@ void room_state_apply(struct model *m, struct room *r, struct str type, struct s
                       struct str event_id);
 void room_state_drop(struct model *m, struct room *r);
 void room_groups_free(struct model *m, struct room *r); /* all of them; they may be wanted again */
+
+/* deltas.c */
+void room_delta_add(struct model *m, struct room *r, writer_id w, int64_t stream, struct str type,
+                    struct str state_key, struct str event_id);
+void room_deltas_drop(struct model *m, struct room *r);
+void room_deltas_trim(struct model *m, struct room *r);
 
 /* receipts.c */
 void room_receipt_add(struct model *m, struct room *r, const struct receipt *src);

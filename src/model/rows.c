@@ -44,6 +44,12 @@ static void push_rules_stale(struct model *m, struct user *u)
     u->push_rules_stale = true;
     u->push_rules_gen++;
 }
+static void features_stale(struct model *m, struct user *u)
+{
+    (void)m;
+    u->features_stale = true;
+    u->features_gen++;
+}
 static void full_presence_stale(struct model *m, struct user *u)
 {
     (void)m;
@@ -65,6 +71,7 @@ static void room_forget(struct model *m, struct str room_id)
         r->gaps_load = LOAD_NONE;
     r->gaps.n = 0;
     room_state_drop(m, r);
+    room_deltas_drop(m, r);
     relations_room_stale(m, r);
     r->redaction_gen++;
     size_t it = 0;
@@ -102,6 +109,8 @@ static void cache_row(struct model *m, struct str func, const struct str *keys, 
         each_user_of(m, k0, all, account_restart);
     } else if (str_eq(func, STR("get_push_rules_for_user"))) {
         each_user_of(m, k0, all, push_rules_stale);
+    } else if (str_eq(func, STR("is_feature_enabled"))) {
+        each_user_of(m, k0, all, features_stale);
     } else if (str_eq(func, STR("_get_full_presence_stream_token_for_user"))) {
         each_user_of(m, k0, all, full_presence_stale);
     } else if (str_eq(func, STR("did_forget")) || str_eq(func, STR("get_forgotten_rooms_for_user"))) {
@@ -139,6 +148,7 @@ static void flush_caches(struct model *m)
     each_user_of(m, STR_ABSENT, true, account_restart);
     each_user_of(m, STR_ABSENT, true, push_rules_stale);
     each_user_of(m, STR_ABSENT, true, full_presence_stale);
+    each_user_of(m, STR_ABSENT, true, features_stale);
     each_user_of(m, STR_ABSENT, true, user_rooms_drop);
     relations_all_stale(m);
     erased_reload(m);

@@ -526,6 +526,7 @@ static void on_room_state(struct load_op *op, const struct pg_result *r)
     for (size_t i = 0; i < op->targets.n; i++) {
         struct room *room = op->targets.v[i];
         room->state_load = LOAD_NONE;
+        room->state_newest = 0;
         state_clear(m, room);
         if (r && room->state_gen == op->gens.v[i])
             room->state_load = LOAD_DONE;
@@ -536,6 +537,8 @@ static void on_room_state(struct load_op *op, const struct pg_result *r)
             continue;
         struct str type = pg_str(r, i, 1), key = pg_str(r, i, 2);
         struct evrec *rec = model_rec(m, pg_str(r, i, 3));
+        int64_t stream = pg_i64(r, i, 5);
+        room->state_newest = stream > room->state_newest ? stream : room->state_newest;
         if (str_eq(type, MEMBER))
             member_put(m, room, key, rec, membership_parse(pg_str(r, i, 4)), pg_i64(r, i, 5));
         else

@@ -134,7 +134,8 @@ static void put_timeline(struct sync_run *run, const struct room_entry *en, stru
     rope_put(out, STR("],\"prev_batch\":\""));
     rope_put(out, render_token(run, &en->prev_batch));
     rope_put(out, en->limited ? STR("\",\"limited\":true}") : STR("\",\"limited\":false}"));
-    rope_put(out, STR(",\"state\":{\"events\":["));
+    rope_put(out, run->use_state_after ? STR(",\"org.matrix.msc4222.state_after\":{\"events\":[")
+                                       : STR(",\"state\":{\"events\":["));
     for (const struct state_item *s = en->state; s; s = s->next) {
         render_event(run, s->ev, false, true, STR_ABSENT, STR_ABSENT, out);
         if (s->next)

@@ -172,7 +172,8 @@ static bool set_fill_members(struct id_set *s, const struct state_ref *ref, cons
 struct wanted {
     struct room_entry *en;
     bool lazy;
-    struct user_set members; /* senders of the timeline whose membership is not in it already */
+    struct user_set members; /* senders of the timeline whose membership is not in it already; with MSC4222
+                                all senders */
     struct id_set contains;  /* state events of the timeline, last per key */
     struct id_set result;
 };
@@ -305,6 +306,87 @@ static bool incremental(struct wanted *w)
     return combine(w, &start, &end, &prev, &f, en->limited ? &everything : &f);
 }
 
+/* ---- MSC4222: the state as it is at the end of the timeline (sync-v3 4.4) ----
+ *
+ * Nothing of the timeline is subtracted. For a joined room the end is now, so the current state is meant; it
+ * was read from the database and may be newer than what replication has brought: then that is waited for,
+ * which comes to the same as rolling it back. */
+
+static bool current_state(struct wanted *w)
+{
+    struct sync_run *run = w->result.run;
+    const struct room *room = w->en->room;
+    if (!run_have(run, model_room_state(run->m, w->en->room)))
+        return false;
+    if (room->state_newest <= mpos_max(&run->now.room))
+        return true;
+    run->ahead = true;
+    return false;
+}
+
+static void add_members(struct wanted *w)
+{
+    for (size_t i = 0; i < w->members.v.n; i++) {
+        struct member *mb = room_member_get(w->en->room, w->members.v.v[i]);
+        if (mb)
+            set_add(&w->result, MEMBER, mb->user_id, mb->rec);
+    }
+}
+
+static bool full_after(struct wanted *w)
+{
+    struct sync_run *run = w->result.run;
+    if (w->lazy)
+        user_set_add(&w->members, run->u->user_id);
+    if (w->en->type == ENTRY_ARCHIVED) {
+        struct state_filter f = {!w->lazy, &w->members};
+        struct state_ref end;
+        return state_ref_at(run, w->en->room, &w->en->end.room, &end) && set_fill(&w->result, &end, &f);
+    }
+    if (!current_state(w))
+        return false;
+    size_t it = 0;
+    for (struct state_entry *e; (e = smap_next(&w->en->room->state, &it));)
+        set_add(&w->result, e->type, e->state_key, e->rec);
+    it = 0;
+    for (struct member *mb; !w->lazy && (mb = smap_next(&w->en->room->members, &it));)
+        set_add(&w->result, MEMBER, mb->user_id, mb->rec);
+    if (w->lazy)
+        add_members(w);
+    return true;
+}
+
+/* The last change of each key in the window; of a key that is gone there is no way to tell the client. A
+ * sender's membership counts as it is now, unless it changed in the window. */
+static bool incremental_after(struct wanted *w)
+{
+    struct sync_run *run = w->result.run;
+    struct room_entry *en = w->en;
+    bool ok = w->members.v.n == 0 || current_state(w);
+    ok &= run_have(run, model_room_deltas(run->m, en->room, &en->since.room));
+    if (!ok)
+        return false;
+    add_members(w);
+    struct smap by_key; /* -> struct evrec */
+    smap_init(&by_key);
+    for (size_t i = 0; i < w->members.v.n; i++) {
+        struct member *mb = room_member_get(en->room, w->members.v.v[i]);
+        if (mb)
+            smap_put(&by_key, state_key_of(run, MEMBER, mb->user_id), mb->rec);
+    }
+    for (size_t i = 0; i < en->room->deltas.n; i++) {
+        const struct state_delta *d = &en->room->deltas.v[i];
+        if (!d->rec || !mpos_in_range(&en->since.room, &en->end.room, d->writer, d->stream))
+            continue;
+        struct evrec *old = smap_put(&by_key, state_key_of(run, d->type, d->state_key), d->rec);
+        if (old)
+            smap_del(&w->result.by_id, old->id);
+        set_add(&w->result, d->type, d->state_key, d->rec);
+    }
+    smap_fini(&by_key);
+    return true;
+}
+
 /* ---- the section ---- */
 
 static void scan_timeline(struct wanted *w)
@@ -316,7 +398,7 @@ static void scan_timeline(struct wanted *w)
     smap_init(&by_key);
     for (size_t i = 0; i < en->timeline_count; i++) {
         const struct tl_ev *t = &en->timeline[i];
-        if (w->lazy && !smap_get(&own, t->ev->sender))
+        if (w->lazy && (w->result.run->use_state_after || !smap_get(&own, t->ev->sender)))
             user_set_add(&w->members, t->ev->sender);
         if (str_absent(t->ev->state_key))
             continue;
@@ -394,7 +476,11 @@ bool entry_load_state(struct sync_run *run, struct room_entry *en)
     set_init(&w.contains, run);
     set_init(&w.result, run);
     scan_timeline(&w);
-    bool ok = en->full_state || !en->has_since ? full(&w) : incremental(&w);
+    bool whole = en->full_state || !en->has_since, ok;
+    if (run->use_state_after)
+        ok = whole ? full_after(&w) : incremental_after(&w);
+    else
+        ok = whole ? full(&w) : incremental(&w);
     if (ok) {
         apply_ll_cache(&w);
         ok = load_items(&w);

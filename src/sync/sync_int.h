@@ -95,6 +95,7 @@ struct sync_run {
     struct requester *rq;
     struct filter *f;
     bool has_since, full_state;
+    bool use_state_after; /* MSC4222: state as it is after the timeline */
     struct stream_token since, now;
     int64_t wall_ms;
     struct arena *a;

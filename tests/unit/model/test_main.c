@@ -25,5 +25,6 @@ int world_teardown(void **state)
 int main(void)
 {
     clock_fake_set(1000000);
-    return run_timeline_tests() + run_burst_tests() + run_state_tests() + run_user_tests();
+    return run_timeline_tests() + run_burst_tests() + run_state_tests() + run_delta_tests() +
+           run_user_tests();
 }

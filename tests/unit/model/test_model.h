@@ -21,5 +21,6 @@ int world_teardown(void **state);
 int run_timeline_tests(void);
 int run_burst_tests(void);
 int run_state_tests(void);
+int run_delta_tests(void);
 int run_user_tests(void);
 #endif

@@ -249,6 +249,17 @@ static void q_delta(struct world *w, struct pg_args *a, struct pg_result *r)
     }
 }
 
+static void q_state_deltas(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->deltas.n; i++) {
+            const struct t_delta *d = &w->deltas.v[i];
+            if (is(a->v[0].t[k], d->room) && d->stream > a->v[1].n[k] && d->stream <= a->v[2].n[k])
+                row_add(r, "sissss", d->room, d->stream, writer_name(d->writer), d->type, d->key, d->event);
+        }
+    }
+}
+
 /* The event of a key in a group, by its chain; *prev is what to look at next. */
 static void q_resolved(struct world *w, struct pg_args *a, struct pg_result *r, bool all)
 {
@@ -498,6 +509,9 @@ static void query(struct world *w, enum pg_stmt s, struct pg_args *a, struct pg_
     case SQL_room_state:
         q_state(w, a, r);
         break;
+    case SQL_state_deltas:
+        q_state_deltas(w, a, r);
+        break;
     case SQL_sg_delta:
         q_delta(w, a, r);
         break;
@@ -530,6 +544,9 @@ static void query(struct world *w, enum pg_stmt s, struct pg_args *a, struct pg_
         break;
     case SQL_ignored_of_users:
         q_pairs((pairs *)&w->ignored, a, r, "ss");
+        break;
+    case SQL_features_of_users:
+        q_pairs((pairs *)&w->features, a, r, "ss");
         break;
     case SQL_full_presence_of_users:
         q_pairs((pairs *)&w->full_presence, a, r, "si");
@@ -827,12 +844,14 @@ void world_free(struct world **wp)
     vec_free(&w->actions);
     vec_free(&w->state);
     vec_free(&w->groups);
+    vec_free(&w->deltas);
     vec_free(&w->receipts);
     vec_free(&w->members);
     vec_free(&w->own);
     vec_free(&w->data);
     vec_free(&w->tags);
     vec_free(&w->ignored);
+    vec_free(&w->features);
     vec_free(&w->full_presence);
     vec_free(&w->filters);
     vec_free(&w->erased);
@@ -927,8 +946,10 @@ struct t_event *world_event(struct world *w, struct t_event e)
     if (e.redacts)
         world_add(&w->redactions, .by = e.id, .redacts = e.redacts);
     const char *ms = member ? membership_in(w, e.content) : NULL;
-    if (e.key && !e.rejected && !e.outlier)
+    if (e.key && !e.rejected && !e.outlier) {
         become_state(w, &e, ms);
+        world_add(&w->deltas, e.room, e.type, e.key, e.id, e.stream, e.writer);
+    }
     if (ms) {
         struct t_member row = {e.key, e.room, e.sender, ms, e.id, e.stream, e.writer, false, e.version};
         vec_push(&w->own, row);

@@ -43,6 +43,11 @@ struct t_state {
     const char *room, *type, *key, *event, *membership;
     int64_t stream;
 };
+struct t_delta {
+    const char *room, *type, *key, *event;
+    int64_t stream;
+    int writer;
+};
 struct t_group {
     int64_t id, prev;
     const char *type, *key, *event;
@@ -114,13 +119,14 @@ struct world {
     VEC(struct t_gap) gaps;
     VEC(struct t_action) actions;
     VEC(struct t_state) state;
+    VEC(struct t_delta) deltas; /* current_state_delta_stream */
     VEC(struct t_group) groups;
     VEC(struct t_receipt) receipts;
     VEC(struct t_member) members; /* local_current_membership */
     VEC(struct t_member) own;     /* room_memberships */
     VEC(struct t_datum) data;
     VEC(struct t_tag) tags;
-    VEC(struct t_pair) ignored, full_presence, filters, erased, partial, rules_stream, sequences;
+    VEC(struct t_pair) ignored, features, full_presence, filters, erased, partial, rules_stream, sequences;
     VEC(struct t_inbox) inbox;
     VEC(struct t_key) keys;
     VEC(struct t_dl) dl;

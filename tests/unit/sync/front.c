@@ -336,11 +336,14 @@ const char *next_batch(struct world *w)
 
 /* ---- one computation ---- */
 
-const char *compute(struct world *w, const char *user, const char *device, const char *filter,
-                    const struct stream_token *since, enum run_result *res, struct stream_token *next)
+struct compute_how compute_how;
+
+static const char *try_compute(struct world *w, const char *user, const char *device, const char *filter,
+                               const struct stream_token *since, enum run_result *res,
+                               struct stream_token *next, bool *ahead)
 {
     struct user *u = model_user(w->m, S(user));
-    struct requester rq = {.user_id = u->user_id};
+    struct requester rq = {.user_id = u->user_id, .is_admin = compute_how.is_admin};
     struct filter *f;
     struct err e;
     struct stream_token dummy;
@@ -356,6 +359,7 @@ const char *compute(struct world *w, const char *user, const char *device, const
                                .rq = &rq,
                                .f = f,
                                .has_since = since != NULL,
+                               .use_state_after = compute_how.use_state_after,
                                .a = a};
         if (since)
             run.since = *since;
@@ -366,6 +370,7 @@ const char *compute(struct world *w, const char *user, const char *device, const
             body = arena_str(w->text, rope_flatten(&out, a)).p;
         if (res)
             *res = r;
+        *ahead = run.ahead && !run.lack;
         sync_run_fini(&run);
         rope_fini(&out);
         arena_free(&a);
@@ -373,6 +378,20 @@ const char *compute(struct world *w, const char *user, const char *device, const
     }
     model_user_unpin(w->m, u);
     filter_unref(&f);
+    return body;
+}
+
+const char *compute(struct world *w, const char *user, const char *device, const char *filter,
+                    const struct stream_token *since, enum run_result *res, struct stream_token *next)
+{
+    bool ahead;
+    const char *body = try_compute(w, user, device, filter, since, res, next, &ahead);
     assert_non_null(body);
     return body;
+}
+
+bool compute_waits(struct world *w, const char *user, const char *device)
+{
+    bool ahead = false;
+    return !try_compute(w, user, device, "{}", NULL, NULL, NULL, &ahead) && ahead;
 }

@@ -53,10 +53,16 @@ void front_run(struct front *f);               /* until nothing moves */
 void front_later(struct front *f, int64_t ms); /* time passes */
 enum req_state front_state(struct front *f);   /* of the only request that is under way */
 
+/* How the next computations differ from a plain request. */
+extern struct compute_how {
+    bool use_state_after, is_admin;
+} compute_how;
 /* One computation without requests. since NULL: initial. Returns the body, or NULL when it does not settle.
  */
 const char *compute(struct world *w, const char *user, const char *device, const char *filter,
                     const struct stream_token *since, enum run_result *res, struct stream_token *next);
+/* Does an initial computation wait for replication? */
+bool compute_waits(struct world *w, const char *user, const char *device);
 const char *next_batch(struct world *w);
 #define assert_has(body, part)                                              \
     do {                                                                    \
@@ -72,5 +78,6 @@ const char *next_batch(struct world *w);
 int run_request_tests(void);
 int run_join_tests(void);
 int run_room_tests(void);
+int run_feature_tests(void);
 int run_visibility_tests(void);
 #endif
