@@ -47,6 +47,10 @@ struct config_db {
     int statement_timeout_ms; /* 0 = none */
     bool synchronous_commit;
 };
+struct config_trial { /* of mau_appservice_trial_days */
+    struct str id;
+    int64_t days;
+};
 /* Writers of one kind of stream, by instance name. */
 struct config_writers {
     struct str *names;
@@ -110,6 +114,8 @@ struct config {
     bool hs_disabled, limit_usage_by_mau;
     struct str hs_disabled_message, admin_contact, server_notices_mxid, macaroon_secret_key;
     int64_t max_mau_value, mau_trial_days;
+    struct config_trial *mau_appservice_trials;
+    size_t mau_appservice_trials_count;
     bool account_validity; /* legacy account_validity configured */
     bool track_puppeted_user_ips, track_appservice_user_ips;
     bool msc4210_enabled, msc3773_enabled, msc2654_enabled, msc3391_enabled, msc3874_enabled, msc4222_enabled;

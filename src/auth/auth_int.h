@@ -114,6 +114,7 @@ struct tok_entry { /* token_cache.c */
 struct user_fact {
     bool guest, locked, admin, shadow_banned, support, app_service;
     int64_t creation_s, expires_ms;
+    int64_t trial_days; /* before the user counts as active */
 };
 struct fact_entry { /* facts.c */
     struct centry e;

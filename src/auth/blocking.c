@@ -4,8 +4,7 @@
  * A homeserver that is disabled, or full for this month: hs_disabled and limit_usage_by_mau (reference 1.9).
  *
  * With neither option the answer is immediate. The MAU rows are cached like users: who belongs to the active
- * users until a row of the caches stream says otherwise, the count of them for a minute at most. Trial days
- * of single application services are not known here: the general number counts for their users too.
+ * users until a row of the caches stream says otherwise, the count of them for a minute at most.
  */
 #include "auth_int.h"
 
@@ -43,7 +42,7 @@ void run_blocking(struct auth_op *op)
         op_pass(op);
         return;
     }
-    if (op->user_exists && clock_wall_ms() - op->user.creation_s * 1000 < cfg->mau_trial_days * 86400000) {
+    if (op->user_exists && clock_wall_ms() - op->user.creation_s * 1000 < op->user.trial_days * 86400000) {
         op_pass(op);
         return;
     }

@@ -78,19 +78,30 @@ static void fact_forget(struct cache *c, struct centry *e)
     (void)e;
 }
 
-/* Columns of auth_users: 0 place, 1 is_guest, 2 admin, 3 shadow_banned, 4 locked, 5 support, 6 of an
- * application service, 7 creation_ts, 8 expiration_ts_ms */
+/* Users of an application service may have a trial of their own (Synapse 1.157
+ * storage/databases/main/registration.py, is_trial_user). */
+static int64_t trial_days(const struct config *cfg, struct str app_service)
+{
+    for (size_t i = 0; i < cfg->mau_appservice_trials_count && app_service.n; i++) {
+        if (str_eq(cfg->mau_appservice_trials[i].id, app_service))
+            return cfg->mau_appservice_trials[i].days;
+    }
+    return cfg->mau_trial_days;
+}
+
+/* Columns of auth_users: 0 place, 1 is_guest, 2 admin, 3 shadow_banned, 4 locked, 5 support, 6 the
+ * application service's id or empty, 7 creation_ts, 8 expiration_ts_ms */
 static void user_absorb(struct cache *c, struct centry *e, const struct pg_result *r, int row)
 {
     struct user_fact *u = &container_of(e, struct fact_entry, e)->user;
 
-    (void)c;
     u->guest = pg_i64(r, row, 1) != 0;
     u->admin = pg_i64(r, row, 2) != 0;
     u->shadow_banned = pg_i64(r, row, 3) != 0;
     u->locked = pg_i64(r, row, 4) != 0;
     u->support = pg_i64(r, row, 5) != 0;
-    u->app_service = pg_i64(r, row, 6) != 0;
+    u->app_service = pg_str(r, row, 6).n != 0;
+    u->trial_days = trial_days(c->a->cfg, pg_str(r, row, 6));
     u->creation_s = pg_i64(r, row, 7);
     u->expires_ms = pg_null(r, row, 8) ? 0 : pg_i64(r, row, 8) > 0 ? pg_i64(r, row, 8) : 1;
 }

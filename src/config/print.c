@@ -185,6 +185,13 @@ static void synapse_print(const struct config *c, struct buf *b)
     line_bool(b, "limit_usage_by_mau", c->limit_usage_by_mau);
     line_int(b, "max_mau_value", c->max_mau_value);
     line_int(b, "mau_trial_days", c->mau_trial_days);
+    if (c->mau_appservice_trials_count)
+        buf_put(b, STR("mau_appservice_trial_days:\n"));
+    for (size_t i = 0; i < c->mau_appservice_trials_count; i++) {
+        buf_put(b, STR("  "));
+        quoted_put(b, c->mau_appservice_trials[i].id);
+        buf_printf(b, ": %lld\n", (long long)c->mau_appservice_trials[i].days);
+    }
     if (c->server_notices_mxid.n > 0)
         line_str(b, "server_notices:\n  system_mxid_localpart",
                  str_n(c->server_notices_mxid.p + 1, c->server_notices_mxid.n - c->server_name.n - 2));

@@ -9,7 +9,7 @@
 
 #include <stdlib.h>
 
-enum { LOG_CONFIG_MAX = 1 << 20 };
+enum { LOG_CONFIG_MAX = 1 << 20, TRIAL_DAYS_MAX = 1000000 };
 
 static void presence_read(struct reader *r)
 {
@@ -42,6 +42,23 @@ static void presence_read(struct reader *r)
     read_double(r, rc, "rc_presence.per_user.burst_count", &c->rc_presence_burst);
 }
 
+static void trials_read(struct reader *r)
+{
+    struct yaml *map = read_map(r, r->root, "mau_appservice_trial_days");
+    struct config *c = r->c;
+
+    if (!map)
+        return;
+    c->mau_appservice_trials = ARENA_ARRAY(r->a, struct config_trial, map->count);
+    for (size_t i = 0; i < map->count; i++) {
+        struct config_trial *t = &c->mau_appservice_trials[c->mau_appservice_trials_count++];
+        t->id = map->pairs[i].key;
+        if (!yaml_int(map->pairs[i].value, &t->days) || t->days < 0 || t->days > TRIAL_DAYS_MAX)
+            config_fail(r, map->pairs[i].value, "mau_appservice_trial_days.%.*s must be a number of days",
+                        STR_ARG(t->id));
+    }
+}
+
 static void limits_read(struct reader *r)
 {
     struct config *c = r->c;
@@ -52,10 +69,8 @@ static void limits_read(struct reader *r)
     read_str(r, r->root, "admin_contact", &c->admin_contact);
     read_bool(r, r->root, "limit_usage_by_mau", &c->limit_usage_by_mau);
     read_int(r, r->root, "max_mau_value", INT64_MIN, INT64_MAX, &c->max_mau_value);
-    read_int(r, r->root, "mau_trial_days", 0, 1000000, &c->mau_trial_days);
-    if (c->limit_usage_by_mau && !yaml_is_null(yaml_get(r->root, "mau_appservice_trial_days")))
-        config_warn(r, yaml_get(r->root, "mau_appservice_trial_days"),
-                    "mau_appservice_trial_days is not honoured: mau_trial_days counts for everybody");
+    read_int(r, r->root, "mau_trial_days", 0, TRIAL_DAYS_MAX, &c->mau_trial_days);
+    trials_read(r);
     read_str(r, read_map(r, r->root, "server_notices"), "server_notices.system_mxid_localpart", &localpart);
     if (localpart.n > 0)
         c->server_notices_mxid =

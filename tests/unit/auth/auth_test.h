@@ -22,7 +22,8 @@
 
 struct db_user {
     const char *name;
-    bool gone, guest, admin, shadow_banned, locked, support, app_service;
+    bool gone, guest, admin, shadow_banned, locked, support;
+    const char *app_service; /* NULL: none */
     int64_t creation_s, expires_ms;
 };
 struct db_token {

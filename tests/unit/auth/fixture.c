@@ -157,7 +157,7 @@ static void answer_users(struct fix *f, struct cells *c, char **v, size_t n)
         cell_bool(c, 3, u->shadow_banned);
         cell_bool(c, 4, u->locked);
         cell_bool(c, 5, u->support);
-        cell_bool(c, 6, u->app_service);
+        cell_text(c, 6, u->app_service ? u->app_service : "");
         cell_i64(c, 7, u->creation_s);
         if (u->expires_ms)
             cell_i64(c, 8, u->expires_ms);
@@ -356,7 +356,7 @@ void fix_tables(struct fix *f)
         {.name = "@soon:hs.test", .creation_s = 1500000000, .expires_ms = NOW + 60000},
         {.name = "@support:hs.test", .creation_s = 1500000000, .support = true},
         {.name = "@new:hs.test", .creation_s = NOW / 1000 - 3600},
-        {.name = "@_irc_x:hs.test", .creation_s = 1500000000, .app_service = true},
+        {.name = "@_irc_x:hs.test", .creation_s = 1500000000, .app_service = "irc"},
     };
     static const struct db_token tokens[] = {
         {.id = 1, .token = "syt_alice", .user = "@alice:hs.test", .device = "ALICE"},

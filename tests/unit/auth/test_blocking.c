@@ -75,6 +75,39 @@ static void disabled_server(void **state)
     fix_free(&f);
 }
 
+/* A month for the users of one application service, none for another's, a day for everybody else. */
+static void limited_with_trials(struct config *cfg)
+{
+    static struct config_trial trials[] = {{{"irc", 3}, 30}, {{"xmpp", 4}, 0}};
+
+    limited(cfg);
+    cfg->mau_appservice_trials = trials;
+    cfg->mau_appservice_trials_count = 2;
+}
+
+static void trials_of_app_services(void **state)
+{
+    static const struct {
+        const char *app_service;
+        int hours, status;
+    } cases[] = {
+        {NULL, 1, 0},          {NULL, 25, 403},  {"irc", 25, 0},
+        {"irc", 31 * 24, 403}, {"xmpp", 1, 403}, {"other", 1, 0},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct fix *f = fix_new(limited_with_trials);
+        f->mau_count = 2;
+        fix_user(f, "@new:hs.test")->app_service = cases[i].app_service;
+        fix_user(f, "@new:hs.test")->creation_s = NOW / 1000 - cases[i].hours * 3600;
+        struct outcome o = blocked(f, "new");
+        if (o.status != cases[i].status)
+            fail_msg("case %zu: %d", i, o.status);
+        fix_free(&f);
+    }
+}
+
 static void full_server(void **state)
 {
     struct fix *f = fix_new(limited);
@@ -175,9 +208,9 @@ static void bodies(void **state)
 
 int run_blocking_tests(void)
 {
-    static const struct CMUnitTest tests[] = {cmocka_unit_test(open_server),
-                                              cmocka_unit_test(disabled_server),
-                                              cmocka_unit_test(full_server), cmocka_unit_test(bodies)};
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(open_server), cmocka_unit_test(disabled_server),
+        cmocka_unit_test(trials_of_app_services), cmocka_unit_test(full_server), cmocka_unit_test(bodies)};
 
     return cmocka_run_group_tests_name("auth: blocking and bodies", tests, NULL, NULL);
 }

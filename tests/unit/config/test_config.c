@@ -142,6 +142,8 @@ static void test_refused(void **state) /* tidy: allow function-length: a table o
         {"presence: {last_active_granularity: 0}\n", 1, "must be positive"},
         {"presence: {sync_online_timeout: soon}\n", 1, "must be a duration"},
         {"presence: {idle_timeout: 60s}\n", 1, "must be greater"},
+        {"mau_appservice_trial_days: {irc: soon}\n", 1,
+         "mau_appservice_trial_days.irc must be a number of days"},
         {"caches: {sync_response_cache_duration: 2q}\n", 1,
          "caches.sync_response_cache_duration must be a duration"},
         {"caches: {global_factor: high}\n", 1, "caches.global_factor must be a number"},
@@ -216,7 +218,6 @@ static void test_warnings(void **state)
         {"worker_listeners: [{type: manhole, port: 1}, {type: http, port: 2}]\n", "no manhole"},
         {"worker_listeners: [{type: http, port: 2, additional_resources: {/a: {module: b}}}]\n", "Python "
                                                                                                  "modules"},
-        {"limit_usage_by_mau: true\nmau_appservice_trial_days: {irc: 3}\n", "mau_appservice_trial_days"},
         {"allow_guest_access: true\n", "guests are refused here"},
         {"presence: {enabled: 'false'}\n", "quoted"},
         {"worker_log_config: /nowhere/log.yaml\n", "logging stays"},
@@ -404,6 +405,7 @@ static void test_other_keys(void **state)
                             "push: {enabled: false}\nhs_disabled: true\nhs_disabled_message: "
                             "gone\nadmin_contact: mailto:a@b\n"
                             "limit_usage_by_mau: true\nmax_mau_value: 50\nmau_trial_days: 2\n"
+                            "mau_appservice_trial_days: {irc: 3, xmpp: 0}\n"
                             "server_notices: {system_mxid_localpart: notices}\nregistration_shared_secret: "
                             "shared\n"
                             "account_validity: {enabled: true}\ntrack_puppeted_user_ips: "
@@ -430,6 +432,10 @@ static void test_other_keys(void **state)
     assert_str(c->admin_contact, "mailto:a@b");
     assert_int_equal(c->max_mau_value, 50);
     assert_int_equal(c->mau_trial_days, 2);
+    assert_int_equal(c->mau_appservice_trials_count, 2);
+    assert_str(c->mau_appservice_trials[0].id, "irc");
+    assert_int_equal(c->mau_appservice_trials[0].days, 3);
+    assert_int_equal(c->mau_appservice_trials[1].days, 0);
     assert_str(c->server_notices_mxid, "@notices:example.com");
     assert_str(c->macaroon_secret_key, "shared");
     assert_true(c->account_validity && c->track_puppeted_user_ips && c->track_appservice_user_ips &&
