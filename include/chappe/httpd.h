@@ -67,6 +67,8 @@ void http_reply_error(struct http_req **req, int status, const char *errcode, co
  * none. Splits at '&'. */
 struct str http_query(struct http_req *req, struct str name);
 bool http_query_has(const struct http_req *req, struct str name);
+/* All values of a repeated parameter, decoded, in their order; *it begins as 0. */
+bool http_query_next(struct http_req *req, struct str name, size_t *it, struct str *value);
 /* Percent-decodes into a. Malformed escapes stay as they are. */
 struct str url_decode(struct arena *a, struct str s, bool plus_is_space);
 /* Everything but unreserved characters is escaped (path arguments of the replication API). */

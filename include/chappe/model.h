@@ -465,12 +465,12 @@ enum have model_stored_filter(struct model *m, struct user *u, int64_t filter_id
 
 /* Presence: by user id; never LACK (rows of online users are loaded at start; others default to offline). */
 const struct presence *model_presence(struct model *m, struct str user_id); /* NULL: default offline */
-/* Users whose presence changed after pos, via fn; false when pos lies before what is remembered (all may
- * have). */
-bool model_presence_changed(struct model *m, int64_t pos, void (*fn)(void *arg, const struct presence *p),
+/* Users whose presence changed after pos, via fn: from a log, or by a look at everybody's when pos lies
+ * before it. */
+void model_presence_changed(struct model *m, int64_t pos, void (*fn)(void *arg, const struct presence *p),
                             void *arg);
 
-/* Every user whose presence is not offline. */
+/* Every user who has a presence, offline or not. */
 void model_presence_each(struct model *m, void (*fn)(void *arg, const struct presence *p), void *arg);
 
 /* Device lists: rows in (lo, hi] that may concern u. fn for each changed user with a room (which u need not

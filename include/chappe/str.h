@@ -56,6 +56,9 @@ bool str_cut(struct str s, char sep, struct str *head, struct str *rest);
 struct str str_trim(struct str s); /* surrounding spaces, tabs, CR, LF */
 /* Strict decimal: optional '-', digits, nothing else, no overflow. 0 or -ERR_PARSE. */
 int str_to_i64(struct str s, int64_t *out);
+/* What Python's int() reads: blanks around, a sign, single underscores between digits. A number that does not
+ * fit is clamped; one of more than 4300 digits is refused, as there. 0 or -ERR_PARSE. */
+int str_to_i64_lax(struct str s, int64_t *out);
 /* Comparison whose time depends on lengths only; for secrets. */
 bool str_eq_const_time(struct str a, struct str b);
 /* Keyed hash (SipHash-1-3, key random per process): safe for peer-chosen keys. */

@@ -80,6 +80,41 @@ int str_to_i64(struct str s, int64_t *out)
     return 0;
 }
 
+static bool is_python_blank(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+int str_to_i64_lax(struct str s, int64_t *out)
+{
+    enum { PYTHON_DIGITS_MAX = 4300 };
+    while (s.n && is_python_blank(s.p[0]))
+        s = str_n(s.p + 1, s.n - 1);
+    while (s.n && is_python_blank(s.p[s.n - 1]))
+        s.n--;
+    bool negative = s.n && s.p[0] == '-';
+    size_t i = negative || (s.n && s.p[0] == '+') ? 1 : 0, digits = 0;
+    int64_t v = 0;
+    bool last_digit = false, clamped = false;
+    for (; i < s.n; i++) {
+        if (s.p[i] == '_' && last_digit) {
+            last_digit = false;
+            continue;
+        }
+        if (s.p[i] < '0' || s.p[i] > '9' || ++digits > PYTHON_DIGITS_MAX)
+            return -ERR_PARSE;
+        last_digit = true;
+        int digit = s.p[i] - '0';
+        if (!clamped &&
+            (__builtin_mul_overflow(v, 10, &v) || __builtin_add_overflow(v, negative ? -digit : digit, &v)))
+            clamped = true;
+    }
+    if (!last_digit)
+        return -ERR_PARSE;
+    *out = !clamped ? v : negative ? INT64_MIN : INT64_MAX;
+    return 0;
+}
+
 bool str_eq_const_time(struct str a, struct str b)
 {
     if (a.n != b.n)

@@ -44,17 +44,17 @@ static void put_target(struct buf *b, struct str target)
         return;
     }
     put_escaped(b, path);
-    char sep = '?';
+    buf_putc(b, '?');
     while (!str_absent(query)) {
-        str_cut(query, '&', &part, &query);
-        buf_putc(b, sep);
-        sep = '&';
+        char sep = query_cut(&query, &part);
         if (str_cut(part, '=', &name, &value) && is_secret(name)) {
             put_escaped(b, name);
             buf_put(b, STR("=<redacted>"));
         } else {
             put_escaped(b, part);
         }
+        if (sep)
+            buf_putc(b, sep);
     }
 }
 

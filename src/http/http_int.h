@@ -276,4 +276,7 @@ struct access_entry {
 /* One line, without the logger's prefix. */
 void access_format(struct buf *b, const struct access_entry *e);
 void access_log(const struct httpd *h, const struct req *r, bool cut);
+
+/* url.c: cuts the next part off a query that is not absent, at '&' or ';'; returns which, or 0 at the end. */
+char query_cut(struct str *rest, struct str *part);
 #endif

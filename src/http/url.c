@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Percent-encoding and query strings. A query is split at '&' only, and a part without '=' is no parameter:
- * that is how Twisted, and therefore Synapse, reads them. Names are compared after decoding.
+ * Percent-encoding and query strings. A query is split at '&' and ';', and a part without '=' is no
+ * parameter: that is how Twisted, and therefore Synapse, reads them. Names are compared after decoding.
  */
 #include "http_int.h"
 
@@ -65,11 +65,23 @@ static bool name_is(struct str raw, struct str name)
     return str_eq(str_n(small, decode(small, raw, true)), name);
 }
 
-static bool query_find(struct str query, struct str name, struct str *value)
+char query_cut(struct str *rest, struct str *part)
 {
-    struct str rest = query, part, key;
-    while (!str_absent(rest)) {
-        str_cut(rest, '&', &part, &rest);
+    size_t n = 0;
+    while (n < rest->n && rest->p[n] != '&' && rest->p[n] != ';')
+        n++;
+    *part = str_n(rest->p, n);
+    char sep = n < rest->n ? rest->p[n] : 0;
+    *rest = sep ? str_n(rest->p + n + 1, rest->n - n - 1) : STR_ABSENT;
+    return sep;
+}
+
+/* Advances *rest past what it finds. */
+static bool query_find(struct str *rest, struct str name, struct str *value)
+{
+    struct str part, key;
+    while (!str_absent(*rest)) {
+        query_cut(rest, &part);
         if (str_cut(part, '=', &key, value) && name_is(key, name))
             return true;
     }
@@ -78,14 +90,27 @@ static bool query_find(struct str query, struct str name, struct str *value)
 
 struct str http_query(struct http_req *req, struct str name)
 {
-    struct str value;
-    if (!query_find(req->query, name, &value))
+    struct str rest = req->query, value;
+    if (!query_find(&rest, name, &value))
         return STR_ABSENT;
     return url_decode(req->arena, value, true);
 }
 
 bool http_query_has(const struct http_req *req, struct str name)
 {
-    struct str value;
-    return query_find(req->query, name, &value);
+    struct str rest = req->query, value;
+    return query_find(&rest, name, &value);
+}
+
+bool http_query_next(struct http_req *req, struct str name, size_t *it, struct str *value)
+{
+    struct str query = req->query;
+    if (str_absent(query) || *it > query.n)
+        return false;
+    struct str rest = str_n(query.p + *it, query.n - *it);
+    if (!query_find(&rest, name, value))
+        return false;
+    *it = str_absent(rest) ? query.n + 1 : (size_t)(rest.p - query.p);
+    *value = url_decode(req->arena, *value, true);
+    return true;
 }

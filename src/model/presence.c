@@ -122,26 +122,29 @@ void presence_row(struct model *m, int64_t token, const struct feed_row *row)
         wake_sharing(m, row->presence.user_id);
 }
 
-bool model_presence_changed(struct model *m, int64_t pos, void (*fn)(void *arg, const struct presence *p),
+void model_presence_changed(struct model *m, int64_t pos, void (*fn)(void *arg, const struct presence *p),
                             void *arg)
 {
-    if (pos < m->presence_floor)
-        return false;
+    if (pos < m->presence_floor) {
+        size_t it = 0;
+        for (struct presence *p; (p = smap_next(&m->presence, &it));) {
+            if (p->stream > pos)
+                fn(arg, p);
+        }
+        return;
+    }
     for (size_t i = m->presence_log.n; i-- > 0 && m->presence_log.v[i].stream > pos;) {
         /* only the newest change of a user counts */
         if (m->presence_log.v[i].p->stream == m->presence_log.v[i].stream)
             fn(arg, m->presence_log.v[i].p);
     }
-    return true;
 }
 
 void model_presence_each(struct model *m, void (*fn)(void *arg, const struct presence *p), void *arg)
 {
     size_t it = 0;
-    for (struct presence *p; (p = smap_next(&m->presence, &it));) {
-        if (!str_eq(p->state, STR("offline")))
-            fn(arg, p);
-    }
+    for (struct presence *p; (p = smap_next(&m->presence, &it));)
+        fn(arg, p);
 }
 
 static void on_all(struct load_op *op, const struct pg_result *r)

@@ -79,21 +79,34 @@ static void put_presence(struct sync_run *run, struct buf *b, struct str user_id
     buf_put(b, STR("}}"));
 }
 
+static void add_members(struct collect *c, struct room *r)
+{
+    if (!run_have(c->run, model_room_state(c->run->m, r)))
+        return;
+    size_t it = 0;
+    for (struct member *mb; (mb = smap_next(&r->members, &it));) {
+        if (mb->membership == MEMBERSHIP_JOIN && !str_eq(mb->user_id, c->run->u->user_id))
+            add_user(c, mb->user_id);
+    }
+}
+
+/* Oneself and whomever one shares a room with, whether they ever had a presence or not. */
+static void add_everybody(struct collect *c)
+{
+    add_user(c, c->run->u->user_id);
+    for (size_t i = 0; i < c->run->joined_count; i++) {
+        if (room_counts(c->run, c->run->joined[i]))
+            add_members(c, c->run->joined[i]);
+    }
+}
+
 /* Those who have just come into view: members of rooms newly joined, users newly joined. Default offline too.
  */
 static void add_newcomers(struct collect *c)
 {
     struct sync_run *run = c->run;
-    for (size_t i = 0; i < run->newly_joined_rooms.v.n; i++) {
-        struct room *r = model_room(run->m, run->newly_joined_rooms.v.v[i]);
-        if (!run_have(run, model_room_state(run->m, r)))
-            continue;
-        size_t it = 0;
-        for (struct member *mb; (mb = smap_next(&r->members, &it));) {
-            if (mb->membership == MEMBERSHIP_JOIN && !str_eq(mb->user_id, run->u->user_id))
-                add_user(c, mb->user_id);
-        }
-    }
+    for (size_t i = 0; i < run->newly_joined_rooms.v.n; i++)
+        add_members(c, model_room(run->m, run->newly_joined_rooms.v.v[i]));
     for (size_t i = 0; i < run->newly_joined_users.v.n; i++) {
         if (!str_eq(run->newly_joined_users.v.v[i], run->u->user_id))
             add_user(c, run->newly_joined_users.v.v[i]);
@@ -114,8 +127,12 @@ static void collect_presence(struct collect *c)
             return;
     }
     c->exclude_offline = exclude_offline;
-    if (full || !model_presence_changed(run->m, run->since.presence, on_changed, c))
+    if (!full)
+        model_presence_changed(run->m, run->since.presence, on_changed, c);
+    else if (exclude_offline)
         model_presence_each(run->m, on_changed, c);
+    else
+        add_everybody(c);
 }
 
 void run_presence(struct sync_run *run)

@@ -310,7 +310,7 @@ static void force_newly_joined(struct sync_run *run)
 {
     for (size_t i = 0; i < run->joined_count && !run->f->lazy_load_members; i++) {
         const struct room *r = run->joined[i];
-        if (r->un_partial > run->since.un_partial_stated_rooms &&
+        if (r->un_partial > 0 && r->un_partial > run->since.un_partial_stated_rooms &&
             r->un_partial <= run->now.un_partial_stated_rooms)
             user_set_add(&run->newly_joined_rooms, r->room_id);
     }

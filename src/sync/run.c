@@ -74,7 +74,7 @@ static void run_account_data(struct sync_run *run)
     bool all = !run->has_since || run->full_state;
     bool ok = run_have(run, model_account_data(run->m, u));
     ok &= run_have(run, model_push_rules_position(run->m, u));
-    bool rules = all || (ok && u->push_rules_stream > run->since.push_rules);
+    bool rules = all || (ok && u->push_rules_stream > run->since.push_rules && u->push_rules_stream > 0);
     ok = ok && (!rules || run_have(run, model_push_rules(run->m, u)));
     if (!ok)
         return;

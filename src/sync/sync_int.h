@@ -140,10 +140,12 @@ static inline bool run_have(struct sync_run *run, enum have h)
         run->lack = true;
     return h == HAVE;
 }
-/* When the typing writer has restarted it counts from the beginning. */
+/* When the typing writer has restarted it counts from the beginning. Positions begin at 1: a token may have
+ * less than 0, but 0 stands for "never" in what we remember. */
 static inline int64_t run_since_typing(const struct sync_run *run)
 {
-    return run->has_since && run->since.typing <= run->now.typing ? run->since.typing : 0;
+    bool ours = run->has_since && run->since.typing <= run->now.typing && run->since.typing > 0;
+    return ours ? run->since.typing : 0;
 }
 static inline const struct mpos *run_since_room(const struct sync_run *run)
 {

@@ -93,13 +93,15 @@ bool entry_load_timeline(struct sync_run *run, struct room_entry *en)
     bool events_none = en->events_none;
     bool limited = events_none || en->newly_joined || run->f->timeline_limit < 0 || limit < en->events_count;
 
+    /* A gap after one has left says nothing about what one may still see: only up to the leave. Synapse
+     * looks as far as now, and resets upto to it, which can show events from after the leave (decision: the
+     * safe side). */
     int64_t gap = 0;
-    enum have h = model_gap(run->m, room, en->has_since ? en->since.room.min : 0, &run->now.room, &gap);
+    enum have h = model_gap(run->m, room, en->has_since ? en->since.room.min : 0,
+                            en->type == ENTRY_JOINED ? &run->now.room : &en->end.room, &gap);
     if (h == LACK)
         run->lack = true;
-    /* A gap after one has left says nothing about what one may still see: only up to the leave. Synapse
-     * resets upto to now here, which can show events from after the leave (decision: the safe side). */
-    bool gapped = h == HAVE && (en->type == ENTRY_JOINED || mpos_covers(&en->end.room, WRITER_NONE, gap));
+    bool gapped = h == HAVE;
     if (gapped) {
         events_none = limited = true;
         if (en->type == ENTRY_JOINED)

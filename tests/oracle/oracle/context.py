@@ -220,9 +220,9 @@ class Context:
     ) -> Reply:
         """Ask for /sync with a query as it stands, nothing encoded; compare everything.
 
-        Without `error_text` the text of an error may differ (where it is Python's own).
+        Without `error_text` the text of an error may differ (where it is Python's own). Who has just
+        written something calls settle() first.
         """
-        self.settle()
         path = f"/_matrix/client/v3/sync?{target}"
         replies = []
         for url in (self.reference_url, self.subject_url):

@@ -89,6 +89,63 @@ static void test_numbers(void **state)
     }
 }
 
+/* Rows as Python 3.13 answers int(b"..."). */
+static void test_i64_lax(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        int rc;
+        int64_t value;
+    } cases[] = {
+        {"7", 0, 7},
+        {" 7", 0, 7},
+        {"\t\n\v\f\r 7 \r\f\v\n\t", 0, 7},
+        {"+7", 0, 7},
+        {"-7", 0, -7},
+        {"-0", 0, 0},
+        {"1_000", 0, 1000},
+        {"+1_0 ", 0, 10},
+        {"0_0", 0, 0},
+        {"007", 0, 7},
+        {"9223372036854775807", 0, INT64_MAX},
+        {"9223372036854775808", 0, INT64_MAX},
+        {"-9223372036854775808", 0, INT64_MIN},
+        {"-9223372036854775809", 0, INT64_MIN},
+        {"99999999999999999999999999", 0, INT64_MAX},
+        {"-99999999999999999999999999", 0, INT64_MIN},
+        {"", -ERR_PARSE, 0},
+        {" ", -ERR_PARSE, 0},
+        {"+", -ERR_PARSE, 0},
+        {"-", -ERR_PARSE, 0},
+        {"+-7", -ERR_PARSE, 0},
+        {"--7", -ERR_PARSE, 0},
+        {"- 7", -ERR_PARSE, 0},
+        {"7 7", -ERR_PARSE, 0},
+        {"_7", -ERR_PARSE, 0},
+        {"7_", -ERR_PARSE, 0},
+        {"7_ ", -ERR_PARSE, 0},
+        {"1__0", -ERR_PARSE, 0},
+        {"-_7", -ERR_PARSE, 0},
+        {"\x1c7", -ERR_PARSE, 0},
+        {"0x7", -ERR_PARSE, 0},
+        {"7.0", -ERR_PARSE, 0},
+        {"7e1", -ERR_PARSE, 0},
+        {"\xd9\xa3", -ERR_PARSE, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int64_t v = 42;
+        if (str_to_i64_lax(str_of(cases[i].text), &v) != cases[i].rc ||
+            v != (cases[i].rc ? 42 : cases[i].value))
+            fail_msg("'%s' gives %lld", cases[i].text, (long long)v);
+    }
+    char digits[4302];
+    memset(digits, '1', sizeof digits);
+    int64_t v;
+    assert_int_equal(str_to_i64_lax(str_n(digits, 4300), &v), 0);
+    assert_int_equal(str_to_i64_lax(str_n(digits, 4301), &v), -ERR_PARSE);
+}
+
 static void test_hash(void **state)
 {
     (void)state;
@@ -134,7 +191,7 @@ int run_str_tests(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_compare), cmocka_unit_test(test_cut_and_trim), cmocka_unit_test(test_numbers),
-        cmocka_unit_test(test_hash),    cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_i64_lax), cmocka_unit_test(test_hash),         cmocka_unit_test(test_errors),
     };
     return cmocka_run_group_tests_name("str", tests, NULL, NULL);
 }

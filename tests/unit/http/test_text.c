@@ -27,7 +27,11 @@ static void test_query(void **state)
         {"a=%", "a", "%"},
         {"a=%zz", "a", "%zz"},
         {"a=%25", "a", "%"},
-        {"a=1;b=2", "b", NULL},
+        {"a=1;b=2", "b", "2"},
+        {"a=1;b=2", "a", "1"},
+        {";;a=1;", "a", "1"},
+        {"x&;a", "a", NULL},
+        {"b=a%3Bb;a=%3b", "a", ";"},
         {"%61=1", "a", "1"},
         {"access%5Ftoken=x", "access_token", "x"},
         {"org.x+y=1", "org.x y", "1"},
@@ -42,6 +46,32 @@ static void test_query(void **state)
     }
     struct http_req none = {.query = STR_ABSENT};
     assert_false(http_query_has(&none, STR("a")));
+}
+
+static void test_repeated(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *query, *values; /* of a, each followed by a comma */
+    } rows[] = {
+        {"a=1&b=2&a=3", "1,3,"}, {"%61=%31&a=&a&a=2", "1,,2,"}, {"b=1", ""}, {"", ""},
+        {"a=1&", "1,"},          {"&&a=+&&%61==&", " ,=,"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct http_req req = {.query = str_of(rows[i].query), .arena = arena_new(65536)};
+        struct buf b;
+        buf_init(&b, 64);
+        struct str v;
+        for (size_t it = 0; http_query_next(&req, STR("a"), &it, &v);)
+            buf_printf(&b, "%.*s,", STR_ARG(v));
+        if (!str_eq(buf_str(&b), str_of(rows[i].values)))
+            fail_msg("%s: '%.*s'", rows[i].query, STR_ARG(buf_str(&b)));
+        buf_fini(&b);
+        arena_free(&req.arena);
+    }
+    struct http_req none = {.query = STR_ABSENT};
+    struct str v;
+    assert_false(http_query_next(&none, STR("a"), &(size_t){0}, &v));
 }
 
 static void test_encode(void **state)
@@ -96,6 +126,7 @@ static void test_access_redaction(void **state)
         {"/a?x=1&access_token=SECRET&y=2&access_token=SECRET",
          "/a?x=1&access_token=<redacted>&y=2&access_token=<redacted>"},
         {"/a?client_secret=SECRET&", "/a?client_secret=<redacted>&"},
+        {"/a?x;access_token=SECRET;&y=1", "/a?x;access_token=<redacted>;&y=1"},
         {"/a?access%5ftoken=SECRET", "/a?access%5ftoken=<redacted>"},
         {"/a?%61ccess_token=SECRET=SECRET", "/a?%61ccess_token=<redacted>"},
         {"/a?xaccess_token=ok", "/a?xaccess_token=ok"},
@@ -154,9 +185,13 @@ static void test_date(void **state)
 int run_text_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_query),       cmocka_unit_test(test_encode),
-        cmocka_unit_test(test_access_line), cmocka_unit_test(test_access_redaction),
-        cmocka_unit_test(test_error_body),  cmocka_unit_test(test_date),
+        cmocka_unit_test(test_query),
+        cmocka_unit_test(test_repeated),
+        cmocka_unit_test(test_encode),
+        cmocka_unit_test(test_access_line),
+        cmocka_unit_test(test_access_redaction),
+        cmocka_unit_test(test_error_body),
+        cmocka_unit_test(test_date),
     };
     return cmocka_run_group_tests_name("text", tests, NULL, NULL);
 }

@@ -79,5 +79,6 @@ int run_request_tests(void);
 int run_join_tests(void);
 int run_room_tests(void);
 int run_feature_tests(void);
+int run_token_tests(void);
 int run_visibility_tests(void);
 #endif
