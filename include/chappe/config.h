@@ -119,6 +119,8 @@ struct config {
     bool account_validity; /* legacy account_validity configured */
     bool track_puppeted_user_ips, track_appservice_user_ips;
     bool msc4210_enabled, msc3773_enabled, msc2654_enabled, msc3391_enabled, msc3874_enabled, msc4222_enabled;
+    bool msc4155_enabled, msc4306_enabled, msc3664_enabled, msc1767_enabled, msc3381_polls_enabled,
+        msc4028_push_encrypted_events;
 
     /* chappe: — one row each in tbl/options.def */
 #define OPT_INT(field, deflt, min, max, unit, doc) int64_t field;

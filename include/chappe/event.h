@@ -151,7 +151,16 @@ struct push_rule_enable_row {
     struct str rule_id;
     bool enabled;
 };
+/* Experimental features that add default rules, or hide some. */
+enum {
+    PUSH_RULES_MSC4210 = 1,
+    PUSH_RULES_MSC1767 = 2,
+    PUSH_RULES_MSC3664 = 4,
+    PUSH_RULES_MSC3381 = 8,
+    PUSH_RULES_MSC4028 = 16,
+    PUSH_RULES_MSC4306 = 32,
+};
 void push_rules_render(struct buf *out, struct str user_id, const struct push_rule_row *rows,
                        size_t rows_count, const struct push_rule_enable_row *enables, size_t enables_count,
-                       bool msc4210);
+                       unsigned features);
 #endif

@@ -206,6 +206,12 @@ static void synapse_print(const struct config *c, struct buf *b)
     line_bool(b, "  msc3391_enabled", c->msc3391_enabled);
     line_bool(b, "  msc3874_enabled", c->msc3874_enabled);
     line_bool(b, "  msc4222_enabled", c->msc4222_enabled);
+    line_bool(b, "  msc4155_enabled", c->msc4155_enabled);
+    line_bool(b, "  msc4306_enabled", c->msc4306_enabled);
+    line_bool(b, "  msc3664_enabled", c->msc3664_enabled);
+    line_bool(b, "  msc1767_enabled", c->msc1767_enabled);
+    line_bool(b, "  msc3381_polls_enabled", c->msc3381_polls_enabled);
+    line_bool(b, "  msc4028_push_encrypted_events", c->msc4028_push_encrypted_events);
 }
 
 /* Documentation as a comment, wrapped at 100 columns. */

@@ -131,14 +131,14 @@ static const struct {
     SUPPORTED(msc3391_enabled),
     SUPPORTED(msc3874_enabled),
     SUPPORTED(msc4222_enabled),
+    SUPPORTED(msc4155_enabled),
+    SUPPORTED(msc4306_enabled),
+    SUPPORTED(msc3664_enabled),
+    SUPPORTED(msc1767_enabled),
+    SUPPORTED(msc3381_polls_enabled),
+    SUPPORTED(msc4028_push_encrypted_events),
 #undef SUPPORTED
-    {"msc4155_enabled", 0, "invites that a user filtered out would be shown"},
     {"msc4354_enabled", 0, "sticky events would be missing"},
-    {"msc4306_enabled", 0, "push rules for thread subscriptions would be missing"},
-    {"msc3664_enabled", 0, "a default push rule would be missing"},
-    {"msc1767_enabled", 0, "default push rules would be missing"},
-    {"msc3381_polls_enabled", 0, "default push rules would be missing"},
-    {"msc4028_push_encrypted_events", 0, "a default push rule would be missing"},
 };
 
 static void features_read(struct reader *r)

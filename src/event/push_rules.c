@@ -29,53 +29,112 @@ static const int kind_classes[KINDS] = {1, 2, 3, 6, 4, 5}; /* push_rules.priorit
 #define CALM            "{\"set_tweak\":\"highlight\",\"value\":false}"
 #define SOUND(s)        "{\"set_tweak\":\"sound\",\"value\":\"" s "\"}"
 #define MENTION         NOTIFY "," LOUD "," SOUND("default")
+#define ALERT           NOTIFY "," SOUND("default") "," CALM
+#define EXTENSIBLE                                                                                        \
+    "{\"kind\":\"org.matrix.msc3931.room_version_supports\",\"feature\":\"org.matrix.msc3932.extensible_" \
+    "events\"}"
+#define EXTENSIBLE_ONE_TO_ONE(type)                                                                   \
+    {                                                                                                 \
+        UNDERRIDE, MSC1767, 0, false, ".org.matrix.msc3933.rule.extensible." type ".room_one_to_one", \
+            MATCH("type", "org.matrix.msc1767." type) "," COUNT2 "," EXTENSIBLE, ALERT                \
+    }
+#define EXTENSIBLE_ANY(type)                                                       \
+    {                                                                              \
+        UNDERRIDE, MSC1767, 0, false, ".org.matrix.msc1767.rule.extensible." type, \
+            MATCH("type", "m." type) "," EXTENSIBLE, NOTIFY "," CALM               \
+    }
+
+enum {
+    MSC4210 = PUSH_RULES_MSC4210,
+    MSC1767 = PUSH_RULES_MSC1767,
+    MSC3664 = PUSH_RULES_MSC3664,
+    MSC3381 = PUSH_RULES_MSC3381,
+    MSC4028 = PUSH_RULES_MSC4028,
+    MSC4306 = PUSH_RULES_MSC4306,
+};
 
 struct base_rule {
     enum kind kind;
-    bool hidden_with_msc4210, disabled;
+    unsigned needs, hidden_by; /* experimental features: shown only with, or only without them */
+    bool disabled;
     const char *id;
     const char *conditions; /* the pattern of a content rule */
     const char *actions;
 };
 static const struct base_rule base_rules[] = {
-    {OVERRIDE, false, true, ".m.rule.master", "", ""},
-    {OVERRIDE, false, false, ".m.rule.suppress_notices", MATCH("content.msgtype", "m.notice"), ""},
-    {OVERRIDE, false, false, ".m.rule.invite_for_me",
+    {OVERRIDE, 0, 0, true, ".m.rule.master", "", ""},
+    {OVERRIDE, MSC4028, 0, false, ".org.matrix.msc4028.encrypted_event", MATCH("type", "m.room.encrypted"),
+     NOTIFY},
+    {OVERRIDE, 0, 0, false, ".m.rule.suppress_notices", MATCH("content.msgtype", "m.notice"), ""},
+    {OVERRIDE, 0, 0, false, ".m.rule.invite_for_me",
      MATCH("type", "m.room.member") "," MATCH("content.membership", "invite") "," MATCH("state_key", ME),
      NOTIFY "," CALM "," SOUND("default")},
-    {OVERRIDE, false, false, ".m.rule.member_event", MATCH("type", "m.room.member"), ""},
-    {OVERRIDE, false, false, ".m.rule.is_user_mention",
+    {OVERRIDE, 0, 0, false, ".m.rule.member_event", MATCH("type", "m.room.member"), ""},
+    {OVERRIDE, MSC3664, 0, false, ".im.nheko.msc3664.reply",
+     "{\"kind\":\"im.nheko.msc3664.related_event_match\",\"key\":\"sender\",\"rel_type\":\"m.in_reply_to\","
+     "\"pattern\":\"" ME "\"}",
+     MENTION},
+    {OVERRIDE, 0, 0, false, ".m.rule.is_user_mention",
      "{\"kind\":\"event_property_contains\",\"key\":\"content.m\\\\.mentions.user_ids\",\"value\":\"" ME
      "\"}",
      MENTION},
-    {OVERRIDE, true, false, ".m.rule.contains_display_name", "{\"kind\":\"contains_display_name\"}", MENTION},
-    {OVERRIDE, false, false, ".m.rule.is_room_mention",
+    {OVERRIDE, 0, MSC4210, false, ".m.rule.contains_display_name", "{\"kind\":\"contains_display_name\"}",
+     MENTION},
+    {OVERRIDE, 0, 0, false, ".m.rule.is_room_mention",
      "{\"kind\":\"event_property_is\",\"key\":\"content.m\\\\.mentions.room\",\"value\":true}"
      "," MAY_NOTIFY_ROOM,
      NOTIFY "," LOUD},
-    {OVERRIDE, true, false, ".m.rule.roomnotif", MAY_NOTIFY_ROOM "," MATCH("content.body", "@room"),
+    {OVERRIDE, 0, MSC4210, false, ".m.rule.roomnotif", MAY_NOTIFY_ROOM "," MATCH("content.body", "@room"),
      NOTIFY "," LOUD},
-    {OVERRIDE, false, false, ".m.rule.tombstone",
-     MATCH("type", "m.room.tombstone") "," MATCH("state_key", ""), NOTIFY "," LOUD},
-    {OVERRIDE, false, false, ".m.rule.reaction", MATCH("type", "m.reaction"), ""},
-    {OVERRIDE, false, false, ".m.rule.room.server_acl",
+    {OVERRIDE, 0, 0, false, ".m.rule.tombstone", MATCH("type", "m.room.tombstone") "," MATCH("state_key", ""),
+     NOTIFY "," LOUD},
+    {OVERRIDE, 0, 0, false, ".m.rule.reaction", MATCH("type", "m.reaction"), ""},
+    {OVERRIDE, 0, 0, false, ".m.rule.room.server_acl",
      MATCH("type", "m.room.server_acl") "," MATCH("state_key", ""), ""},
-    {OVERRIDE, false, false, ".m.rule.suppress_edits",
+    {OVERRIDE, 0, 0, false, ".m.rule.suppress_edits",
      "{\"kind\":\"event_property_is\",\"key\":\"content.m\\\\.relates_to.rel_type\",\"value\":\"m.replace\"}",
      ""},
-    {CONTENT, true, false, ".m.rule.contains_user_name", LOCAL, MENTION},
-    {UNDERRIDE, false, false, ".m.rule.call", MATCH("type", "m.call.invite"),
+    {OVERRIDE, MSC3381, 0, false, ".org.matrix.msc3930.rule.poll_response",
+     MATCH("type", "org.matrix.msc3381.poll.response"), ""},
+    {POSTCONTENT, MSC4306, 0, false, ".io.element.msc4306.rule.unsubscribed_thread",
+     "{\"kind\":\"io.element.msc4306.thread_subscription\",\"subscribed\":false}", ""},
+    {POSTCONTENT, MSC4306, 0, false, ".io.element.msc4306.rule.subscribed_thread",
+     "{\"kind\":\"io.element.msc4306.thread_subscription\",\"subscribed\":true}",
+     NOTIFY "," SOUND("default")},
+    {CONTENT, 0, MSC4210, false, ".m.rule.contains_user_name", LOCAL, MENTION},
+    {UNDERRIDE, 0, 0, false, ".m.rule.call", MATCH("type", "m.call.invite"),
      NOTIFY "," SOUND("ring") "," CALM},
-    {UNDERRIDE, false, false, ".m.rule.encrypted_room_one_to_one",
+    {UNDERRIDE, 0, 0, false, ".m.rule.encrypted_room_one_to_one",
      MATCH("type", "m.room.encrypted") "," COUNT2, NOTIFY "," SOUND("default") "," CALM},
-    {UNDERRIDE, false, false, ".m.rule.room_one_to_one", MATCH("type", "m.room.message") "," COUNT2,
+    {UNDERRIDE, 0, 0, false, ".m.rule.room_one_to_one", MATCH("type", "m.room.message") "," COUNT2,
      NOTIFY "," SOUND("default") "," CALM},
-    {UNDERRIDE, false, false, ".m.rule.message", MATCH("type", "m.room.message"), NOTIFY "," CALM},
-    {UNDERRIDE, false, false, ".m.rule.encrypted", MATCH("type", "m.room.encrypted"), NOTIFY "," CALM},
-    {UNDERRIDE, false, false, ".im.vector.jitsi",
+    {UNDERRIDE, MSC1767, 0, false, ".org.matrix.msc3933.rule.extensible.encrypted_room_one_to_one",
+     MATCH("type", "org.matrix.msc1767.encrypted") "," COUNT2 "," EXTENSIBLE, ALERT},
+    EXTENSIBLE_ONE_TO_ONE("message"),
+    EXTENSIBLE_ONE_TO_ONE("file"),
+    EXTENSIBLE_ONE_TO_ONE("image"),
+    EXTENSIBLE_ONE_TO_ONE("video"),
+    EXTENSIBLE_ONE_TO_ONE("audio"),
+    {UNDERRIDE, 0, 0, false, ".m.rule.message", MATCH("type", "m.room.message"), NOTIFY "," CALM},
+    {UNDERRIDE, 0, 0, false, ".m.rule.encrypted", MATCH("type", "m.room.encrypted"), NOTIFY "," CALM},
+    EXTENSIBLE_ANY("encrypted"),
+    EXTENSIBLE_ANY("message"),
+    EXTENSIBLE_ANY("file"),
+    EXTENSIBLE_ANY("image"),
+    EXTENSIBLE_ANY("video"),
+    EXTENSIBLE_ANY("audio"),
+    {UNDERRIDE, 0, 0, false, ".im.vector.jitsi",
      MATCH("type", "im.vector.modular.widgets") "," MATCH("content.type", "jitsi") "," MATCH("state_key",
                                                                                              "*"),
      NOTIFY "," CALM},
+    {UNDERRIDE, MSC3381, 0, false, ".org.matrix.msc3930.rule.poll_start_one_to_one",
+     COUNT2 "," MATCH("type", "org.matrix.msc3381.poll.start"), NOTIFY "," SOUND("default")},
+    {UNDERRIDE, MSC3381, 0, false, ".org.matrix.msc3930.rule.poll_start",
+     MATCH("type", "org.matrix.msc3381.poll.start"), NOTIFY},
+    {UNDERRIDE, MSC3381, 0, false, ".org.matrix.msc3930.rule.poll_end_one_to_one",
+     COUNT2 "," MATCH("type", "org.matrix.msc3381.poll.end"), NOTIFY "," SOUND("default")},
+    {UNDERRIDE, MSC3381, 0, false, ".org.matrix.msc3930.rule.poll_end",
+     MATCH("type", "org.matrix.msc3381.poll.end"), NOTIFY},
 };
 enum { BASE_RULES = sizeof base_rules / sizeof base_rules[0] };
 
@@ -86,8 +145,8 @@ struct render {
     size_t rows_count;
     const struct push_rule_enable_row *enables;
     size_t enables_count;
-    bool msc4210;
-    bool comma; /* something stands in the present array */
+    unsigned features; /* PUSH_RULES_x */
+    bool comma;        /* something stands in the present array */
 };
 
 /* A user id with a quote or the like in it is escaped. */
@@ -450,7 +509,7 @@ static void put_base_actions(struct render *r, const struct base_rule *b)
 
 static void put_base(struct render *r, const struct base_rule *b)
 {
-    if (b->hidden_with_msc4210 && r->msc4210)
+    if ((b->needs & ~r->features) || (b->hidden_by & r->features))
         return;
     char id[128];
     int n = snprintf(id, sizeof id, "global/%s/%s", kind_names[b->kind], b->id);
@@ -482,11 +541,11 @@ static int by_priority(const void *x, const void *y)
 
 void push_rules_render(struct buf *out, struct str user_id, const struct push_rule_row *rows,
                        size_t rows_count, const struct push_rule_enable_row *enables, size_t enables_count,
-                       bool msc4210)
+                       unsigned features)
 {
     struct str localpart, domain;
     str_cut(user_id.n ? str_n(user_id.p + 1, user_id.n - 1) : user_id, ':', &localpart, &domain);
-    struct render r = {out, user_id, localpart, NULL, rows_count, enables, enables_count, msc4210, false};
+    struct render r = {out, user_id, localpart, NULL, rows_count, enables, enables_count, features, false};
     r.rows = xmalloc(rows_count * sizeof *r.rows);
     for (size_t i = 0; i < rows_count; i++)
         r.rows[i] = &rows[i];

@@ -283,6 +283,16 @@ void account_shrink(struct user *u)
         blob_unref(&u->push_rules);
 }
 
+static unsigned push_rules_features(const struct config *cfg)
+{
+    return (cfg->msc4210_enabled ? PUSH_RULES_MSC4210 : 0u) |
+           (cfg->msc1767_enabled ? PUSH_RULES_MSC1767 : 0u) |
+           (cfg->msc3664_enabled ? PUSH_RULES_MSC3664 : 0u) |
+           (cfg->msc3381_polls_enabled ? PUSH_RULES_MSC3381 : 0u) |
+           (cfg->msc4028_push_encrypted_events ? PUSH_RULES_MSC4028 : 0u) |
+           (cfg->msc4306_enabled ? PUSH_RULES_MSC4306 : 0u);
+}
+
 static void push_rules_take(struct model *m, struct user *u, const struct pg_result *r)
 {
     VEC(struct push_rule_row) rules = {0};
@@ -305,7 +315,7 @@ static void push_rules_take(struct model *m, struct user *u, const struct pg_res
     }
     struct buf b;
     buf_init(&b, 16 << 20);
-    push_rules_render(&b, u->user_id, rules.v, rules.n, enables.v, enables.n, m->cfg->msc4210_enabled);
+    push_rules_render(&b, u->user_id, rules.v, rules.n, enables.v, enables.n, push_rules_features(m->cfg));
     blob_unref(&u->push_rules);
     u->push_rules = blob_from_buf(&b);
     buf_fini(&b);

@@ -50,15 +50,9 @@ static struct room_entry *add_entry(struct sync_run *run, struct room *room, enu
     return en;
 }
 
-static bool ignored(const struct sync_run *run, struct str user_id)
-{
-    return smap_get(&run->u->ignored, user_id) != NULL;
-}
-
-/* The invite of ev's room is hidden when its sender is ignored. */
 static void add_invite(struct sync_run *run, struct room *room, struct evrec *rec, struct str sender)
 {
-    if (!ignored(run, sender))
+    if (!run_invite_hidden(run, sender))
         add_stripped(run, room, rec, false);
 }
 
@@ -321,6 +315,7 @@ void run_rooms(struct sync_run *run)
     struct user *u = run->u;
     bool ok = run_have(run, model_user_rooms(run->m, u));
     ok &= run_have(run, model_ignored(run->m, u));
+    ok &= run_invite_rules_known(run);
     ok &= run_have(run, model_tags(run->m, u));
     if (run->has_since)
         ok &= run_have(run, model_user_own_events(run->m, u, &run->since.room));

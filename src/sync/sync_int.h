@@ -115,6 +115,9 @@ struct sync_run {
     size_t emitted_joined, emitted_archived;
     bool ephemeral_done;
 
+    const struct json *invite_rules; /* MSC4155; NULL: none */
+    bool invite_rules_read;
+
     struct str account_events, presence_events;
     size_t to_device_count;
     struct user_set newly_joined_users, newly_left_users;
@@ -165,6 +168,11 @@ bool user_set_has(const struct user_set *s, struct str id);
 void run_rooms(struct sync_run *run);
 bool run_is_joined(const struct sync_run *run, struct str room_id);
 bool run_shares_room(struct sync_run *run, struct str user_id); /* with any joined room; may lack */
+
+/* invites.c */
+bool run_invite_rules_known(struct sync_run *run); /* false: lacks */
+bool run_invite_hidden(struct sync_run *run, struct str sender);
+bool invite_glob(struct str pattern, struct str text);
 
 /* timeline.c */
 size_t run_timeline_limit(const struct sync_run *run);                 /* never negative, and bounded */

@@ -134,10 +134,7 @@ static void test_refused(void **state) /* tidy: allow function-length: a table o
         {"matrix_authentication_service: {enabled: true, secret: a, endpoint: mas}\n", 1,
          "http:// or https://"},
         {"experimental_features: {msc3861: {enabled: true}}\n", 1, "matrix_authentication_service"},
-        {"experimental_features:\n  msc4306_enabled: true\n", 2, "msc4306_enabled is not supported"},
         {"experimental_features: {msc4354_enabled: true}\n", 1, "sticky"},
-        {"experimental_features: {msc4306_enabled: true}\n", 1, "msc4306_enabled"},
-        {"experimental_features: {msc3664_enabled: true}\n", 1, "push rule"},
         {"retention:\n  enabled: true\n", 2, "retention.enabled is not supported"},
         {"presence: {last_active_granularity: 0}\n", 1, "must be positive"},
         {"presence: {sync_online_timeout: soon}\n", 1, "must be a duration"},
@@ -399,7 +396,10 @@ static void test_other_keys(void **state)
                             "matrix_authentication_service: {enabled: true, endpoint: 'https://mas/', "
                             "secret: s, force_http2: true}\n"
                             "experimental_features: {msc3861: {enabled: true}, msc4210_enabled: true, "
-                            "msc3874_enabled: true, msc4293_enabled: true, msc4222_enabled: true}\n"
+                            "msc3874_enabled: true, msc4293_enabled: true, msc4222_enabled: true, "
+                            "msc4155_enabled: true, msc4306_enabled: true, msc3664_enabled: true, "
+                            "msc1767_enabled: true, msc3381_polls_enabled: true, "
+                            "msc4028_push_encrypted_events: true}\n"
                             "filter_timeline_limit: -1\ncaches: {sync_response_cache_duration: 5m, "
                             "global_factor: 2}\n"
                             "push: {enabled: false}\nhs_disabled: true\nhs_disabled_message: "
@@ -425,6 +425,8 @@ static void test_other_keys(void **state)
     assert_str(c->mas.endpoint, "https://mas/");
     assert_str(c->mas.secret, "s");
     assert_true(c->msc4210_enabled && c->msc3874_enabled && c->msc4222_enabled && !c->msc2654_enabled);
+    assert_true(c->msc4155_enabled && c->msc4306_enabled && c->msc3664_enabled && c->msc1767_enabled &&
+                c->msc3381_polls_enabled && c->msc4028_push_encrypted_events);
     assert_int_equal(c->filter_timeline_limit, -1);
     assert_int_equal(c->sync_response_cache_duration_ms, 300000);
     assert_true(c->cache_global_factor > 1.9 && !c->enable_push && c->hs_disabled && c->limit_usage_by_mau);

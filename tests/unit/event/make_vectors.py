@@ -458,19 +458,32 @@ def filters():
 
 
 def push_rules():
-    def case(rows=(), enables=None, user="@alice:example.org", msc4210=False):
-        off = dict(msc1767_enabled=False, msc3381_polls_enabled=False, msc3664_enabled=False, msc4028_push_encrypted_events=False, msc4306_enabled=False)
+    names = ("msc4210_enabled", "msc1767_enabled", "msc3664_enabled", "msc3381_polls_enabled", "msc4028_push_encrypted_events", "msc4306_enabled")
+
+    def case(rows=(), enables=None, user="@alice:example.org", features=()):
         ordered = sorted(rows, key=lambda r: (-r[1], -r[2]))
         rules = PushRules([PushRule.from_db(rule_id=r[0], priority_class=r[1], conditions=r[3], actions=r[4]) for r in ordered])
-        out = format_push_rules_for_user(UserID.from_string(user), FilteredPushRules(rules, dict(enables or {}), msc4210_enabled=msc4210, **off))
-        return {"user": user, "rows": [list(r) for r in rows], "enables": [[k, v] for k, v in (enables or {}).items()], "msc4210": msc4210, "out": json_encoder.encode(out)}
+        out = format_push_rules_for_user(UserID.from_string(user), FilteredPushRules(rules, dict(enables or {}), **{name: name in features for name in names}))
+        return {"user": user, "rows": [list(r) for r in rows], "enables": [[k, v] for k, v in (enables or {}).items()], "features": list(features), "out": json_encoder.encode(out)}
 
     yield case()
-    yield case(msc4210=True)
+    for name in names:
+        yield case(features=[name])
+    yield case(features=names)
     yield case(user="@we\"ird\u00e9:example.org:8448")
     room = '[{"kind":"event_match","key":"room_id","pattern":"!r:x"}]'
     sender = '[{"kind":"event_match","key":"user_id","pattern":"@b:x"}]'
     body = '[{"kind":"event_match","key":"content.body","pattern":"zz*"}]'
+    of_features = [
+        ("global/override/mine", 5, 9, '[{"kind":"device"}]', '["notify"]'),
+        ("global/override/.org.matrix.msc4028.encrypted_event", 5, 3, "[]", '["dont_notify"]'),
+        ("global/postcontent/.io.element.msc4306.rule.subscribed_thread", 6, 3, "[]", "[]"),
+        ("global/underride/.org.matrix.msc3930.rule.poll_end", 1, 3, "[]", '["notify","coalesce"]'),
+        ("global/underride/mine", 1, 3, "[]", "[]"),
+    ]
+    off = {"global/override/.im.nheko.msc3664.reply": False, "global/underride/.org.matrix.msc1767.rule.extensible.file": False}
+    yield case(of_features, off)
+    yield case(of_features, off, features=names)
     yield case([
         ("global/override/low", 5, 0, "[]", '["dont_notify"]'),
         ("global/override/high", 5, 9, '[{"kind":"device"}]', '["notify"]'),

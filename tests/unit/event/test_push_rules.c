@@ -5,6 +5,14 @@
 
 enum { ROWS_MAX = 64, ENABLES_MAX = 8 };
 
+/* In the order of PUSH_RULES_x. */
+static const char *const feature_names[] = {"msc4210_enabled",
+                                            "msc1767_enabled",
+                                            "msc3664_enabled",
+                                            "msc3381_polls_enabled",
+                                            "msc4028_push_encrypted_events",
+                                            "msc4306_enabled"};
+
 static void render_case(const struct json *c)
 {
     struct push_rule_row rows[ROWS_MAX];
@@ -24,10 +32,14 @@ static void render_case(const struct json *c)
         assert_true(enables_count < ENABLES_MAX);
         enables[enables_count++] = (struct push_rule_enable_row){e->child->s, json_is_true(e->last)};
     }
+    unsigned features = 0;
+    json_each(name, json_get(c, STR("features"))) {
+        for (size_t i = 0; i < sizeof feature_names / sizeof *feature_names; i++)
+            features |= str_eq(name->s, str_of(feature_names[i])) ? 1u << i : 0u;
+    }
     struct buf out;
     buf_init(&out, 1 << 20);
-    push_rules_render(&out, json_get_str(c, STR("user")), rows, rows_count, enables, enables_count,
-                      json_is_true(json_get(c, STR("msc4210"))));
+    push_rules_render(&out, json_get_str(c, STR("user")), rows, rows_count, enables, enables_count, features);
     assert_false(out.failed);
     assert_slice(buf_str(&out), json_get_str(c, STR("out")));
     buf_fini(&out);
@@ -59,18 +71,18 @@ static void test_unreadable_rows(void **state)
     struct buf plain, got;
     buf_init(&plain, 1 << 20);
     buf_init(&got, 1 << 20);
-    push_rules_render(&plain, STR("@a:b"), NULL, 0, NULL, 0, false);
+    push_rules_render(&plain, STR("@a:b"), NULL, 0, NULL, 0, 0);
     for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
         struct push_rule_row row = {STR("global/override/x"), str_of(odd[i].conditions),
                                     str_of(odd[i].actions), odd[i].priority_class, 0};
         buf_reset(&got);
-        push_rules_render(&got, STR("@a:b"), &row, 1, NULL, 0, false);
+        push_rules_render(&got, STR("@a:b"), &row, 1, NULL, 0, 0);
         assert_slice(buf_str(&got), buf_str(&plain));
     }
     /* a default rule keeps its own actions when the row's cannot be read */
     struct push_rule_row row = {STR("global/override/.m.rule.reaction"), STR("[]"), STR("[\"foo\"]"), 5, 0};
     buf_reset(&got);
-    push_rules_render(&got, STR("@a:b"), &row, 1, NULL, 0, false);
+    push_rules_render(&got, STR("@a:b"), &row, 1, NULL, 0, 0);
     assert_slice(buf_str(&got), buf_str(&plain));
     buf_fini(&plain);
     buf_fini(&got);

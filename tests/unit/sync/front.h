@@ -77,6 +77,7 @@ const char *next_batch(struct world *w);
 
 int run_request_tests(void);
 int run_join_tests(void);
+int run_invite_tests(void);
 int run_room_tests(void);
 int run_feature_tests(void);
 int run_token_tests(void);
