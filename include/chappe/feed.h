@@ -33,6 +33,7 @@
     X(THREAD_SUBSCRIPTIONS, "thread_subscriptions", "thread_subscriptions")                 \
     X(STICKY_EVENTS, "sticky_events", "sticky_events")                                      \
     X(QUARANTINED_MEDIA, "quarantined_media", "quarantined_media")                          \
+    X(PROFILE_UPDATES, "profile_updates", "profile_updates")                                \
     X(CACHES, "caches", NULL)
 enum stream {
 #define X(id, wire, db) STREAM_##id,
@@ -72,7 +73,7 @@ struct feed_row {
         } account_data;
         struct {
             struct str user_id;
-        } user; /* push_rules, to_device (entity) */
+        } user; /* push_rules, to_device (entity), profile_updates */
         struct {
             struct str user_id, app_id, pushkey;
             bool deleted;
@@ -132,9 +133,9 @@ void feed_writer_refresh(struct feed *f, void (*done)(void *arg), void *arg);
 void feed_positions_check(struct feed *f);
 
 /* Loads positions and instance_map synchronously (before the loop runs), then subscribes when the loop runs.
- */
+ * known: release_now() is what feed_release_learn said. */
 int feed_start(struct feed **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg,
-               struct httpc *httpc, const struct feed_sink *sink, struct err *e) NODISCARD;
+               struct httpc *httpc, bool known, const struct feed_sink *sink, struct err *e) NODISCARD;
 /* Positions as loaded at start; the sink's owner copies them into its own positions objects (see positions_*)
  * and advances those itself as it absorbs rows. Borrowed. */
 const struct positions *feed_start_positions(const struct feed *f, enum stream s);
@@ -149,5 +150,10 @@ void feed_send_user_ip(struct feed *f, struct str user_id, struct str access_tok
  * "unavailable". */
 void feed_presence_start(struct feed *f, struct str user_id, struct str device_id, struct str state);
 void feed_presence_end(struct feed *f, struct str user_id, struct str device_id);
+/* Which Synapse this is, asked of the main process. feed_release_learn waits for it at start (the loop runs
+ * meanwhile), a few seconds at most: the release, or that of no answer (major 0). The feed goes on asking and
+ * keeps release_now() true. Known is also that it cannot be known (a proxy hides it). */
+struct release feed_release_learn(struct uv_loop_s *loop, const struct config *cfg, struct httpc *httpc);
+bool feed_release_known(const struct feed *f);
 void feed_stop(struct feed **f); /* sends CLEAR_USER_SYNC, flushes, closes; bounded in time (1 s) */
 #endif

@@ -31,7 +31,8 @@ struct httpc_req {
 struct httpc_res {
     int err; /* 0 or -ERR_x; then the rest is void */
     int status;
-    struct str body; /* borrowed for the callback */
+    struct str body;   /* borrowed for the callback */
+    struct str server; /* the Server header, as far as it is short; absent when there is none; borrowed */
 };
 typedef void httpc_done_fn(void *arg, const struct httpc_res *res);
 int httpc_start(struct httpc **out, struct uv_loop_s *loop, struct err *e) NODISCARD;

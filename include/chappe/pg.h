@@ -19,6 +19,7 @@
  */
 #include "chappe/mem.h"
 #include "chappe/config.h"
+#include "chappe/release.h"
 
 enum pg_stmt {
 #define SQL(name, store, why, text)  SQL_##name,
@@ -29,6 +30,8 @@ enum pg_stmt {
     SQL_COUNT
 };
 const char *pg_stmt_name(enum pg_stmt s);
+/* As it fits this database, once pg_schema_check has looked at it. */
+const char *pg_stmt_text(enum pg_stmt s);
 
 /* Arguments in text form; arrays as array literals (an absent element is NULL). Built, then consumed by
  * pg_exec. Text with a NUL byte, which PostgreSQL cannot hold, makes pg_exec end with -ERR_PARSE. */
@@ -69,10 +72,11 @@ int pg_sync_open(struct pg_sync **out, const struct config *cfg, struct str stor
 int pg_sync_exec(struct pg_sync *c, const char *sql, struct pg_args *args, const struct pg_result **out,
                  struct err *e) NODISCARD;
 void pg_sync_close(struct pg_sync **c);
-/* Synapse's schema: version, compat, token arity. Refuses what is not known (synapse-replication 8.3), and a
- * database that any statement of tbl/sql.def does not fit. */
+/* Synapse's schema: its numbers, and the oldest release that makes such tables. Refuses what is not known
+ * (synapse-replication 8.3), and a database that any statement of tbl/sql.def does not fit. */
 struct pg_schema {
-    int version, compat, token_arity;
+    int version, compat;
+    struct release least;
 };
 int pg_schema_check(const struct config *cfg, struct pg_schema *out, struct err *e) NODISCARD;
 #endif

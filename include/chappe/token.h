@@ -57,6 +57,7 @@ enum token_field {
     TOKEN_THREAD_SUBSCRIPTIONS,
     TOKEN_STICKY_EVENTS,
     TOKEN_QUARANTINED_MEDIA,
+    TOKEN_PROFILE_UPDATES,
     TOKEN_FIELD_COUNT
 };
 struct stream_token {
@@ -67,17 +68,20 @@ struct stream_token {
     struct mpos receipt;
     int64_t account_data, push_rules, to_device;
     struct mpos device_list;
-    int64_t un_partial_stated_rooms, thread_subscriptions, sticky_events;
+    int64_t un_partial_stated_rooms, thread_subscriptions;
+    struct mpos
+        sticky_events; /* a plain number before Synapse 1.163, which nobody can tell from one writer's */
     struct mpos quarantined_media;
+    int64_t profile_updates;
 };
 
-/* 10..13: how many fields this Synapse release writes (auth of the schema decides at start). */
+/* How many fields this Synapse release writes, and takes at most (release_token_fields). */
 void token_arity_set(int fields);
 int token_arity(void);
 /* 0 or -ERR_PARSE. Fewer fields are padded with 0. known_writer says whether an id is in instance_map (NULL:
  * all). */
 int token_parse(struct str text, bool (*known_writer)(writer_id), struct stream_token *out) NODISCARD;
-enum { TOKEN_TEXT_MAX = 2560 };
+enum { TOKEN_TEXT_MAX = 3072 };
 /* Writes at most TOKEN_TEXT_MAX bytes (no NUL) and returns how many. */
 size_t token_format(const struct stream_token *t, char *out);
 bool token_le(const struct stream_token *a, const struct stream_token *b); /* all fields but typing, groups */

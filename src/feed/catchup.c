@@ -164,6 +164,7 @@ static const struct {
     [STREAM_THREAD_SUBSCRIPTIONS] = {SQL_feed_thread_subscriptions, false, false, thread_read},
     [STREAM_STICKY_EVENTS] = {SQL_feed_sticky_events, false, false, room_read},
     [STREAM_QUARANTINED_MEDIA] = {SQL_feed_quarantined_media, false, false, room_read},
+    [STREAM_PROFILE_UPDATES] = {SQL_feed_profile_updates, false, false, user_read},
     [STREAM_CACHES] = {SQL_feed_caches, true, false, caches_read},
 };
 

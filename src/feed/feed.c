@@ -241,7 +241,10 @@ static struct feed_pair *line_pair(struct feed *f, const struct repl_line *l)
         return NULL;
     }
     p = feed_pair_find(f, (enum stream)s, l->instance);
-    if (!p) {
+    if (!p && !f->present[s]) {
+        metric_add_l(M_feed_bad, "unknown_stream", 1);
+        feed_log_unknown(f, "a stream that came after our start, restart Chappe to follow it", l->stream);
+    } else if (!p) {
         metric_add_l(M_feed_bad, "unknown_writer", 1);
         snprintf(what, sizeof what, "not a configured writer of %s", stream_name((enum stream)s));
         feed_log_unknown(f, what, l->instance);
@@ -304,6 +307,7 @@ static void on_tick(uv_timer_t *t)
     feed_fetch_tick(f);
     feed_positions_tick(f);
     feed_presence_tick(f);
+    feed_release_tick(f);
     if (f->state != FEED_LIVE)
         feed_check_live(f);
     feed_burst_end(f);
@@ -336,6 +340,7 @@ struct feed *feed_new(uv_loop_t *loop, const struct config *cfg, struct pg *pg, 
     f->source = src;
     f->t = *t;
     f->state = FEED_CONNECTING;
+    f->release_at_ms = INT64_MAX; /* until feed_release_begin */
     for (int s = 0; s < STREAM_COUNT; s++) {
         smap_init(&f->pairs[s]);
         f->start[s] = positions_new();
@@ -394,11 +399,12 @@ int feed_connect(struct feed *f, struct err *e)
 }
 
 int feed_start(struct feed **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg,
-               struct httpc *httpc, const struct feed_sink *sink, struct err *e)
+               struct httpc *httpc, bool known, const struct feed_sink *sink, struct err *e)
 {
     struct feed *f = feed_new(loop, cfg, pg, httpc, sink, &feed_source_real, &feed_tuning_default);
     int err = feed_load(f, e);
 
+    feed_release_begin(f, known);
     if (!err)
         err = feed_connect(f, e);
     if (err)
@@ -435,6 +441,7 @@ void feed_stop(struct feed **fp)
     redis_conn_stop(&f->sub);
     redis_conn_stop(&f->out);
     feed_fetches_detach(f);
+    feed_release_end(f);
     if (f->look)
         f->look->f = NULL;
     if (f->refresh)

@@ -212,6 +212,11 @@ struct feed {
     VEC(struct feed_waiter) refresh_waiters;
     writer_id next_local; /* negative ids of caches instances that have none in instance_map */
 
+    /* which Synapse */
+    struct feed_ask *release_ask; /* under way */
+    bool release_known;
+    int64_t release_at_ms, release_wait_until_ms;
+
     /* outbound */
     struct buf line;      /* scratch */
     struct imap user_ips; /* hash of (user, token, ip) → struct user_ip_entry */
@@ -235,6 +240,11 @@ void feed_check_live(struct feed *f);
 void feed_log_unknown(struct feed *f, const char *what, struct str name);
 void feed_epoch_begin(struct feed *f); /* a new subscription */
 void feed_epoch_lost(struct feed *f);
+
+/* release.c */
+void feed_release_begin(struct feed *f, bool known);
+void feed_release_tick(struct feed *f);
+void feed_release_end(struct feed *f);
 
 /* streams.c */
 struct feed_pair *feed_pair_add(struct feed *f, enum stream s, struct str name, writer_id w,
@@ -265,6 +275,7 @@ void feed_positions_tick(struct feed *f);
 int feed_load(struct feed *f, struct err *e) NODISCARD; /* positions, instance_map, pairs */
 const struct config_writers *feed_writers_of(const struct config *cfg,
                                              enum stream s); /* NULL: master only (or any: caches) */
+void feed_pairs_expect(struct feed *f);
 void feed_pairs_make(struct feed *f); /* one pair per configured writer, at the positions loaded */
 void feed_writer_put(struct feed *f, struct str name, writer_id id);
 writer_id feed_writer_local(struct feed *f,
@@ -278,6 +289,8 @@ void feed_user_ips_free(struct feed *f);
 void url_put(struct buf *b, struct str s);
 /* Fills url and unix_path for a replication endpoint of an instance; false when instance_map does not list
  * it. */
+/* http://host:port of an instance's replication listener; false: not in instance_map. */
+bool repl_base_url(const struct config *cfg, struct str instance, struct buf *url, struct str *unix_path);
 bool repl_url(const struct config *cfg, struct str instance, const char *endpoint, struct buf *url,
               struct str *unix_path);
 

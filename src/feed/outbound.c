@@ -45,8 +45,7 @@ void url_put(struct buf *b, struct str s)
     }
 }
 
-bool repl_url(const struct config *cfg, struct str instance, const char *endpoint, struct buf *url,
-              struct str *unix_path)
+bool repl_base_url(const struct config *cfg, struct str instance, struct buf *url, struct str *unix_path)
 {
     const struct config_instance *i = config_instance_find(cfg, instance);
 
@@ -62,6 +61,14 @@ bool repl_url(const struct config *cfg, struct str instance, const char *endpoin
         buf_put(url, i->tls ? STR("https://") : STR("http://"));
         buf_printf(url, v6 ? "[%.*s]:%d" : "%.*s:%d", STR_ARG(i->host), i->port);
     }
+    return true;
+}
+
+bool repl_url(const struct config *cfg, struct str instance, const char *endpoint, struct buf *url,
+              struct str *unix_path)
+{
+    if (!repl_base_url(cfg, instance, url, unix_path))
+        return false;
     buf_printf(url, "/_synapse/replication/%s", endpoint);
     return true;
 }

@@ -305,6 +305,13 @@ static void quarantined_row(struct cursor *c, struct feed_row *r)
     r->room.flag = bool_col(c);
 }
 
+/* Only the position matters: user, what happened, names of fields. */
+static void profile_row(struct cursor *c, struct feed_row *r)
+{
+    r->user.user_id = str_col(c);
+    (void)str_col(c);
+}
+
 static void caches_row(struct cursor *c, struct feed_row *r)
 {
     r->cache.func = str_col(c);
@@ -333,6 +340,7 @@ static void (*const row_readers[STREAM_COUNT])(struct cursor *, struct feed_row 
     [STREAM_THREAD_SUBSCRIPTIONS] = thread_row,
     [STREAM_STICKY_EVENTS] = sticky_row,
     [STREAM_QUARANTINED_MEDIA] = quarantined_row,
+    [STREAM_PROFILE_UPDATES] = profile_row,
     [STREAM_CACHES] = caches_row,
 };
 

@@ -15,14 +15,6 @@
 
 #include <stdlib.h>
 
-static const char *const sql_text[SQL_COUNT] = {
-#define SQL(name, store, why, text)  [SQL_##name] = text,
-#define SQLW(name, store, why, text) [SQL_##name] = text,
-#include "chappe/tbl/sql.def"
-#undef SQL
-#undef SQLW
-};
-
 /* ---- writers ---- */
 
 struct feed_writer {
@@ -178,6 +170,7 @@ const struct config_writers *feed_writers_of(const struct config *cfg, enum stre
     case STREAM_EVENTS:
     case STREAM_BACKFILL:
     case STREAM_STICKY_EVENTS:
+    case STREAM_PROFILE_UPDATES:
         return &cfg->writers[WRITERS_EVENTS];
     case STREAM_PRESENCE:
         return &cfg->writers[WRITERS_PRESENCE];
@@ -208,6 +201,21 @@ const struct config_writers *feed_writers_of(const struct config *cfg, enum stre
     return NULL;
 }
 
+/* Before 1.159 Synapse announces quarantined_media from the main process only, whoever writes it. */
+void feed_pairs_expect(struct feed *f)
+{
+    for (int s = 0; s < STREAM_COUNT; s++) {
+        const struct config_writers *w = feed_writers_of(f->cfg, (enum stream)s);
+
+        for (size_t i = 0; w && i < w->count; i++) {
+            struct feed_pair *p = smap_get(&f->pairs[s], w->names[i]);
+            if (p)
+                p->expected = s != STREAM_QUARANTINED_MEDIA || release_has(RELEASE_QUARANTINED_BY_WRITERS) ||
+                              str_eq(w->names[i], master_name);
+        }
+    }
+}
+
 void feed_pairs_make(struct feed *f)
 {
     for (int s = 0; s < STREAM_COUNT; s++) {
@@ -215,16 +223,13 @@ void feed_pairs_make(struct feed *f)
 
         for (size_t i = 0; w && f->present[s] && i < w->count; i++) {
             writer_id id = feed_writer_id(f, w->names[i]);
-            struct feed_pair *p;
-
             ASSERT(id != WRITER_NONE);
             if (smap_get(&f->pairs[s], w->names[i]))
                 continue; /* listed twice */
-            p = feed_pair_add(f, (enum stream)s, w->names[i], id, positions_of_writer(f->start[s], id));
-            /* Synapse 1.157 announces quarantined_media from the main process only (contract 8.2.3). */
-            p->expected = s != STREAM_QUARANTINED_MEDIA || str_eq(w->names[i], master_name);
+            feed_pair_add(f, (enum stream)s, w->names[i], id, positions_of_writer(f->start[s], id));
         }
     }
+    feed_pairs_expect(f);
     f->caches_base = positions_persisted_upto(f->start[STREAM_CACHES]);
 }
 
@@ -249,6 +254,7 @@ static const struct {
     T(THREAD_SUBSCRIPTIONS, thread_subscriptions, "thread_subscriptions"),
     T(STICKY_EVENTS, sticky_events, "sticky_events"),
     T(QUARANTINED_MEDIA, quarantined_media, "quarantined_media_changes"),
+    T(PROFILE_UPDATES, profile_updates, "profile_updates"),
 #undef T
 };
 
@@ -256,7 +262,7 @@ static int query(struct pg_sync *c, enum pg_stmt stmt, struct pg_args *a, const 
                  struct err *e)
 {
     struct err why = {0};
-    int err = pg_sync_exec(c, sql_text[stmt], a, r, &why);
+    int err = pg_sync_exec(c, pg_stmt_text(stmt), a, r, &why);
 
     return err ? err_set(e, -err, "%s: %s", pg_stmt_name(stmt), why.text) : 0;
 }

@@ -45,6 +45,7 @@ struct call {
     struct curl_slist *headers;
     char *body;
     struct buf response;
+    char server[96]; /* the Server header, cut; empty: none */
     size_t header_bytes;
     bool headers_too_large;
     int err, status; /* once ended */
@@ -124,6 +125,8 @@ static void deliver(struct call *x)
     if (x->err == 0) {
         res.status = x->status;
         res.body = str_n(x->response.p ? x->response.p : "", x->response.n);
+        if (x->server[0])
+            res.server = str_of(x->server);
     }
     x->done(x->arg, &res);
     call_free(x);
@@ -312,10 +315,15 @@ static size_t body_cb(char *p, size_t one, size_t n, void *arg)
 static size_t header_cb(char *p, size_t one, size_t n, void *arg)
 {
     struct call *x = arg;
-    (void)p;
+    struct str line = str_n(p, one * n), name, value;
     x->header_bytes += one * n;
-    if (x->header_bytes <= RESPONSE_HEADER_BYTES_MAX)
+    if (x->header_bytes <= RESPONSE_HEADER_BYTES_MAX) {
+        if (str_cut(line, ':', &name, &value) && name.n == 6 && strncasecmp(name.p, "server", 6) == 0) {
+            value = str_trim(value);
+            snprintf(x->server, sizeof x->server, "%.*s", STR_ARG(value));
+        }
         return one * n;
+    }
     x->headers_too_large = true;
     return 0;
 }

@@ -178,7 +178,10 @@ static void now_render(struct model *m)
     t->device_list = positions_mpos(m->pos[STREAM_DEVICE_LISTS]);
     t->un_partial_stated_rooms = positions_max(m->pos[STREAM_UN_PARTIAL_STATED_ROOM]);
     t->thread_subscriptions = positions_persisted_upto(m->pos[STREAM_THREAD_SUBSCRIPTIONS]);
-    t->sticky_events = positions_persisted_upto(m->pos[STREAM_STICKY_EVENTS]);
+    t->sticky_events = release_has(RELEASE_STICKY_BY_WRITERS)
+                           ? positions_mpos(m->pos[STREAM_STICKY_EVENTS])
+                           : mpos_of(positions_persisted_upto(m->pos[STREAM_STICKY_EVENTS]));
+    t->profile_updates = positions_persisted_upto(m->pos[STREAM_PROFILE_UPDATES]);
     t->quarantined_media = positions_mpos(m->pos[STREAM_QUARANTINED_MEDIA]);
     m->now_text_n = token_format(t, m->now_text);
 }

@@ -271,6 +271,7 @@ static void row_take(struct model *m, enum stream s, writer_id w, int64_t token,
     case STREAM_THREAD_SUBSCRIPTIONS:
     case STREAM_STICKY_EVENTS:
     case STREAM_QUARANTINED_MEDIA:
+    case STREAM_PROFILE_UPDATES:
     case STREAM_PUSHERS: /* positions only: nothing of them is in a classic sync */
         break;
     case STREAM_EVENTS:

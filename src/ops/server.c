@@ -103,7 +103,8 @@ static void on_feed_state(void *arg, enum feed_state st)
 
 static void update_health(struct server *s)
 {
-    bool ok = s->life <= LIFE_SERVING && model_ready(s->model) && feed_state(s->feed) == FEED_LIVE;
+    bool ok = s->life <= LIFE_SERVING && model_ready(s->model) && feed_state(s->feed) == FEED_LIVE &&
+              feed_release_known(s->feed);
     if (ok && s->life == LIFE_STARTING) {
         s->life = LIFE_SERVING;
         log_info("chappe", "serving as %.*s for %.*s, sockets by %s", STR_ARG(s->cfg->worker_name),
@@ -190,22 +191,45 @@ static int write_pid_file(const struct config *cfg, struct err *e)
     return err;
 }
 
+/* Which Synapse this is; *known: it said so itself. */
+static int find_release(struct server *s, bool *known, struct err *e)
+{
+    struct pg_schema schema;
+    int err = pg_schema_check(s->cfg, &schema, e);
+    if (err)
+        return err;
+    struct release r = feed_release_learn(&s->loop, s->cfg, s->httpc), oldest = release_oldest();
+    *known = r.major > 0;
+    if (!*known)
+        r = schema.least;
+    if (release_judge(r) == RELEASE_TOO_OLD)
+        return err_set(e, ERR_UNSUPPORTED, "this is Synapse %d.%d.%d; %d.%d is the oldest that is supported",
+                       r.major, r.minor, r.patch, oldest.major, oldest.minor);
+    if (release_judge(r) == RELEASE_NEWER)
+        log_warning("chappe", "this is Synapse %d.%d.%d, newer than the newest known, %d.%d", r.major,
+                    r.minor, r.patch, release_newest().major, release_newest().minor);
+    release_set(r);
+    token_arity_set(release_token_fields());
+    log_info("chappe",
+             "chappe %s: Synapse %d.%d.%d%s, schema version %d (compat %d), stream tokens have %d fields",
+             CHAPPE_VERSION, r.major, r.minor, r.patch, *known ? "" : " at least, going by its tables",
+             schema.version, schema.compat, token_arity());
+    return 0;
+}
+
 static int server_start(struct server *s, struct err *e)
 {
     const struct config *cfg = s->cfg;
-    struct pg_schema schema;
-    int err = pg_schema_check(cfg, &schema, e);
-    if (err)
+    bool known;
+    int err = httpc_start(&s->httpc, &s->loop, e);
+    if (err || (err = find_release(s, &known, e)))
         return err;
-    token_arity_set(schema.token_arity);
-    log_info("chappe", "chappe %s: schema version %d (compat %d), stream tokens have %d fields",
-             CHAPPE_VERSION, schema.version, schema.compat, schema.token_arity);
     struct model_hooks hooks = {s, on_wake, on_cache_row, on_cache_flush, on_feed_state};
-    if ((err = pg_start(&s->pg, &s->loop, cfg, e)) || (err = httpc_start(&s->httpc, &s->loop, e)) ||
+    if ((err = pg_start(&s->pg, &s->loop, cfg, e)) ||
         (err = model_start(&s->model, &s->loop, cfg, s->pg, &hooks, e)))
         return err;
     struct feed_sink sink = model_sink(s->model);
-    if ((err = feed_start(&s->feed, &s->loop, cfg, s->pg, s->httpc, &sink, e)))
+    if ((err = feed_start(&s->feed, &s->loop, cfg, s->pg, s->httpc, known, &sink, e)))
         return err;
     model_adopt(s->model, s->feed);
     if ((err = auth_start(&s->auth, &s->loop, cfg, s->pg, s->httpc, s->feed, e)) ||

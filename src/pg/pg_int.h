@@ -17,7 +17,7 @@
 enum {
     PG_SCHEMA_VERSION_MAX =
         94, /* K of the schema contract: the highest schema version whose tables were audited */
-    PG_SCHEMA_VERSION_MIN = 92,
+    PG_SCHEMA_VERSION_MIN = 93,
     PG_SERVER_VERSION_MIN = 140000,
     PG_CONNECT_TIMEOUT_MS = 10000, /* TCP connect, TLS, authentication and session setup together */
     PG_BACKOFF_MIN_MS = 200,
@@ -39,6 +39,20 @@ struct pg_stmt_def {
     const char *text;
 };
 extern const struct pg_stmt_def pg_stmts[];
+
+/* ---- conditional statements (shape.c) ---- */
+struct pg_needs {
+    struct str *v;
+    size_t n, cap;
+};
+void pg_needs_collect(const struct pg_stmt_def *s, struct pg_needs *out); /* slices of the text */
+char *pg_text_finish(const char *text, const struct pg_needs *present);   /* owned by the caller */
+/* Finished texts of one store's statements (NULL: of all) into out, which starts zeroed; they are on the
+ * heap. */
+void pg_stmts_decide(const struct pg_stmt_def *stmts, size_t count, const char *store,
+                     const struct pg_needs *present, struct pg_stmt_def *out);
+void pg_stmts_keep(struct pg_stmt_def *stmts); /* takes the texts of SQL_COUNT finished ones */
+const struct pg_stmt_def *pg_stmts_decided(void);
 
 /* ---- arguments ---- */
 struct pg_args {

@@ -137,7 +137,7 @@ static struct pg_pool *pool_of(struct pg *pg, int stmt)
 
 void pg_exec(struct pg *pg, enum pg_stmt stmt, struct pg_args *args, pg_done_fn *done, void *arg)
 {
-    ASSERT((size_t)stmt < pg->stmts_count);
+    ASSERT((size_t)stmt < pg->stmts_count && pg->stmts[stmt].text[0]);
     struct pg_req *r = xcalloc(1, sizeof *r);
     r->stmt = (int)stmt;
     r->args = args;
@@ -296,7 +296,7 @@ int pg_start_table(struct pg **out, struct uv_loop_s *loop, const struct config 
 
 int pg_start(struct pg **out, struct uv_loop_s *loop, const struct config *cfg, struct err *e)
 {
-    return pg_start_table(out, loop, cfg, pg_stmts, (size_t)SQL_COUNT, e);
+    return pg_start_table(out, loop, cfg, pg_stmts_decided(), (size_t)SQL_COUNT, e);
 }
 
 void pg_handle_closed(struct pg *pg)

@@ -10,13 +10,15 @@
  * promises that older code still works Beyond the numbers every table that we use must exist and be readable.
  * Each data store has tables and numbers of its own.
  *
- * The number of fields of a stream token grew with Synapse's releases, and an older one refuses longer
- * tokens. Which one it is shows in the tables that came with each field (the main process creates them before
- * any newer worker runs).
+ * Tables and columns that came within that range are asked for, and statements finished accordingly
+ * (shape.c). Which Synapse runs on the database the tables cannot say, only which is the oldest that made
+ * them all: the schema stays when Synapse goes back, and some releases changed what they answer and no table.
  */
 #include "pg_int.h"
 
 #include "chappe/log.h"
+
+#include <stdlib.h>
 
 static const char *const main_tables[] = {"events",
                                           "event_json",
@@ -107,7 +109,7 @@ static int check_statements(struct pg_sync *c, const struct pg_stmt_def *stmts, 
 {
     for (size_t i = 0; i < count; i++) {
         struct err why;
-        if (store && strcmp(stmts[i].store, store) != 0)
+        if (!stmts[i].text || !stmts[i].text[0] || (store && strcmp(stmts[i].store, store) != 0))
             continue;
         if (pg_sync_prepare(c, stmts[i].name, stmts[i].text, &why) < 0)
             return err_set(e, ERR_SCHEMA, "this release's statement %s does not fit the database: %s",
@@ -158,23 +160,62 @@ static int check_tables(struct pg_sync *c, bool main, bool state, struct err *e)
     return err;
 }
 
-static int token_arity(struct pg_sync *c, int *arity, struct err *e)
+/* Drops from needs ("table" or "table.column") what this database does not have. */
+static int needs_look(struct pg_sync *c, struct pg_needs *needs, struct err *e)
 {
+    static const char sql[] = "SELECT i - 1 FROM unnest($1::text[]) WITH ORDINALITY AS w(need, i)"
+                              " WHERE to_regclass(split_part(need, '.', 1)) IS NOT NULL AND (strpos(need, "
+                              "'.') = 0 OR EXISTS (SELECT FROM"
+                              " pg_attribute a WHERE a.attrelid = to_regclass(split_part(need, '.', 1))"
+                              " AND a.attname = split_part(need, '.', 2) AND NOT a.attisdropped)) ORDER BY i";
+    struct pg_args *args = pg_args_new();
+    pg_args_text_array(args, needs->v, needs->n);
     const struct pg_result *r;
-    int err = pg_sync_exec(c,
-                           "SELECT CASE WHEN to_regclass('quarantined_media_changes') IS NOT NULL THEN 13"
-                           " WHEN to_regclass('sticky_events') IS NOT NULL THEN 12"
-                           " WHEN to_regclass('thread_subscriptions') IS NOT NULL THEN 11 ELSE 10 END",
-                           NULL, &r, e);
-    if (err == 0)
-        *arity = (int)pg_i64(r, 0, 0);
+    int err = pg_sync_exec(c, sql, args, &r, e);
+    if (err < 0)
+        return err;
+    size_t n = 0;
+    for (int i = 0; i < pg_rows(r); i++)
+        needs->v[n++] = needs->v[pg_i64(r, i, 0)];
+    needs->n = n;
+    return 0;
+}
+
+static bool sign_there(const void *arg, const char *table)
+{
+    const struct pg_needs *present = arg;
+    for (size_t i = 0; i < present->n; i++)
+        if (str_eq(present->v[i], str_of(table)))
+            return true;
+    return false;
+}
+
+/* The statements as they fit this database, and which Synapse it is at least. */
+static int decide(struct pg_sync *c, const struct pg_stmt_def *stmts, size_t count, const char *store,
+                  struct pg_stmt_def *decided, struct release *least, struct err *e)
+{
+    struct pg_needs needs = {0};
+    const char *const *signs;
+    for (size_t i = 0; i < count; i++)
+        if (!store || strcmp(stmts[i].store, store) == 0)
+            pg_needs_collect(&stmts[i], &needs);
+    size_t signs_count = release_signs(&signs);
+    for (size_t i = 0; i < signs_count; i++)
+        vec_push(&needs, str_of(signs[i]));
+    int err = needs_look(c, &needs, e);
+    if (err == 0) {
+        pg_stmts_decide(stmts, count, store, &needs, decided);
+        *least = release_by_tables(sign_there, &needs);
+    }
+    vec_free(&needs);
     return err;
 }
 
 /* main, state: what the database behind this connection holds; both unless they are separate. */
 static int check_store(const struct config *cfg, const struct pg_stmt_def *stmts, size_t count, bool main,
-                       bool state, struct pg_schema *out, struct err *e)
+                       bool state, struct pg_stmt_def *decided, struct pg_schema *out, struct err *e)
 {
+    const char *store = main && state ? NULL : main ? "main" : "state";
     struct pg_sync *c;
     int err = pg_sync_open(&c, cfg, main ? STR("main") : STR("state"), e);
     if (err < 0)
@@ -184,9 +225,9 @@ static int check_store(const struct config *cfg, const struct pg_stmt_def *stmts
     if (err == 0)
         err = check_tables(c, main, state, &why);
     if (err == 0)
-        err = check_statements(c, stmts, count, main && state ? NULL : main ? "main" : "state", &why);
-    if (err == 0 && main)
-        err = token_arity(c, &out->token_arity, &why);
+        err = decide(c, stmts, count, store, decided, &out->least, &why);
+    if (err == 0)
+        err = check_statements(c, decided, count, store, &why);
     if (err < 0)
         err_set(e, -err, "%s database: %s", main ? "main" : "state", why.text);
     pg_sync_close(&c);
@@ -198,9 +239,17 @@ int pg_schema_check_table(const struct config *cfg, const struct pg_stmt_def *st
 {
     *out = (struct pg_schema){0};
     struct pg_schema other = {0};
-    int err = check_store(cfg, stmts, count, true, !cfg->db_state_separate, out, e);
+    struct pg_stmt_def *decided = xcalloc(count, sizeof *decided);
+    int err = check_store(cfg, stmts, count, true, !cfg->db_state_separate, decided, out, e);
     if (err == 0 && cfg->db_state_separate)
-        err = check_store(cfg, stmts, count, false, true, &other, e);
+        err = check_store(cfg, stmts, count, false, true, decided, &other, e);
+    if (err == 0 && stmts == pg_stmts) {
+        pg_stmts_keep(decided);
+        memset(decided, 0, count * sizeof *decided);
+    }
+    for (size_t i = 0; i < count; i++)
+        free((void *)(uintptr_t)decided[i].text);
+    free(decided);
     return err;
 }
 

@@ -74,8 +74,8 @@ void req_answer_empty(struct sync_req *r)
 
 /* ---- bounding a token that is ahead of us (sync-v3 0.4) ---- */
 
-/* quarantined_media is not compared: nothing of it is in a classic sync, and its position is not always
- * announced. */
+/* Not compared are streams of which nothing is in a classic sync: quarantined_media's position is not always
+ * announced, and those that came with an upgrade of Synapse are not followed before the next start. */
 static bool is_ahead(struct sync_req *r)
 {
     struct stream_token t;
@@ -84,6 +84,8 @@ static bool is_ahead(struct sync_req *r)
     ASSERT(req_parse_since(r, &t));
     const struct stream_token *now = model_now(r->s->m);
     t.quarantined_media = now->quarantined_media;
+    t.sticky_events = now->sticky_events;
+    t.profile_updates = now->profile_updates;
     return !token_le(&t, now);
 }
 
@@ -119,7 +121,10 @@ static void bound_field(struct stream_token *t, const struct pg_result *res, int
         t->thread_subscriptions = t->thread_subscriptions > max ? max : t->thread_subscriptions;
         break;
     case TOKEN_STICKY_EVENTS:
-        t->sticky_events = t->sticky_events > max ? max : t->sticky_events;
+        t->sticky_events = mpos_bound(&t->sticky_events, max);
+        break;
+    case TOKEN_PROFILE_UPDATES:
+        t->profile_updates = t->profile_updates > max ? max : t->profile_updates;
         break;
     default:
         break;

@@ -34,8 +34,9 @@ static const struct field fields[TOKEN_FIELD_COUNT] = {
     [TOKEN_GROUPS] = {FIELD_ZERO, 0, false},
     [TOKEN_UN_PARTIAL_STATED_ROOMS] = {FIELD_INT, AT(un_partial_stated_rooms), true},
     [TOKEN_THREAD_SUBSCRIPTIONS] = {FIELD_INT, AT(thread_subscriptions), true},
-    [TOKEN_STICKY_EVENTS] = {FIELD_INT, AT(sticky_events), true},
+    [TOKEN_STICKY_EVENTS] = {FIELD_MULTI, AT(sticky_events), true},
     [TOKEN_QUARANTINED_MEDIA] = {FIELD_MULTI, AT(quarantined_media), true},
+    [TOKEN_PROFILE_UPDATES] = {FIELD_INT, AT(profile_updates), true},
 };
 
 static _Atomic int arity = TOKEN_FIELD_COUNT;
@@ -230,9 +231,9 @@ static char *field_format(char *out, const struct field *f, const struct stream_
     return int_format(out, 0);
 }
 
-/* Longest text: four vector clocks, nine numbers (and the topological one), separators. */
+/* Longest text: five vector clocks, nine numbers (and the topological one), separators. */
 enum { INT_TEXT = 20, ENTRY_TEXT = 1 + 11 + 1 + INT_TEXT };
-_Static_assert(4 * (1 + INT_TEXT + MPOS_WRITERS_MAX * ENTRY_TEXT) + 10 * INT_TEXT + TOKEN_FIELD_COUNT + 2 <=
+_Static_assert(5 * (1 + INT_TEXT + MPOS_WRITERS_MAX * ENTRY_TEXT) + 10 * INT_TEXT + TOKEN_FIELD_COUNT + 2 <=
                    TOKEN_TEXT_MAX,
                "TOKEN_TEXT_MAX holds any token");
 

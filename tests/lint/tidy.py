@@ -20,7 +20,7 @@ MODULES = ["base", "loop", "config", "token", "http", "httpc", "pg", "feed", "ev
 HEADERS = {
     "base": "str err mem blob map clock log json metrics version",
     "loop": "loop",
-    "config": "config",
+    "config": "config release",
     "token": "token",
     "http": "httpd",
     "httpc": "httpc",

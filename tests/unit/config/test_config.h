@@ -30,4 +30,5 @@ bool has_warning(const struct config *c, const char *part);
 int run_config(void);
 int run_files(void);
 int run_yaml(void);
+int run_release(void);
 #endif

@@ -33,5 +33,5 @@ bool has_warning(const struct config *c, const char *part)
 
 int main(void)
 {
-    return run_yaml() + run_config() + run_files();
+    return run_yaml() + run_config() + run_files() + run_release();
 }

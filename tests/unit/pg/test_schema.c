@@ -32,7 +32,8 @@ static void says(const char *part)
         fail_msg("the password is in \"%s\"", e.text);
 }
 
-static void accepts(int version, int compat, int arity)
+/* least: the minor number of the oldest Synapse that has made such tables. */
+static void accepts(int version, int compat, int least)
 {
     struct pg_schema s;
     struct err e = {{0}};
@@ -40,7 +41,7 @@ static void accepts(int version, int compat, int arity)
         fail_msg("%s", e.text);
     assert_int_equal(s.version, version);
     assert_int_equal(s.compat, compat);
-    assert_int_equal(s.token_arity, arity);
+    assert_int_equal(s.least.minor, least);
 }
 
 static void schema_is_judged(void **state)
@@ -100,24 +101,24 @@ static void schema_is_judged(void **state)
     sql_now(db, "ALTER TABLE events RENAME COLUMN y TO x");
     static const struct {
         const char *table;
-        int arity;
+        int least;
     } steps[] = {
-        {NULL, 10}, {"thread_subscriptions", 11}, {"sticky_events", 12}, {"quarantined_media_changes", 13}};
+        {NULL, 147}, {"sticky_events", 148}, {"quarantined_media_changes", 152}, {"profile_updates", 159}};
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
         if (steps[i].table) {
             snprintf(sql, sizeof sql, "CREATE TABLE %s (x int)", steps[i].table);
             sql_now(db, sql);
         }
-        accepts(94, 84, steps[i].arity);
+        accepts(94, 84, steps[i].least);
     }
+    sql_now(db, "UPDATE schema_version SET version = 93");
+    accepts(93, 84, 159);
     sql_now(db, "UPDATE schema_version SET version = 92");
-    accepts(92, 84, 13);
-    sql_now(db, "UPDATE schema_version SET version = 91");
     says("upgrade Synapse");
     sql_now(db, "UPDATE schema_version SET version = 99");
-    accepts(99, 84, 13);
+    accepts(99, 84, 159);
     sql_now(db, "UPDATE schema_compat_version SET compat_version = 94");
-    accepts(99, 94, 13);
+    accepts(99, 94, 159);
     sql_now(db, "UPDATE schema_compat_version SET compat_version = 95");
     says("upgrade Chappe");
     sql_now(db, "DELETE FROM schema_compat_version");
@@ -141,9 +142,70 @@ static void each_store_has_its_own_tables(void **state)
     sql_now("state_like", "CREATE TABLE state_group_edges (x int)");
     sql_now("state_like", "CREATE TABLE state_groups_state (x int)");
     sql_now("synapse_like", "DROP TABLE state_groups, state_group_edges, state_groups_state");
-    accepts(99, 84, 13);
+    accepts(99, 84, 159);
     cfg.db_state_separate = false;
     says("state_group_edges");
+}
+
+/* Statements that stand for two: what a schema lacks is not named to the server. */
+static void statements_follow_the_schema(void **state)
+{
+    static const struct pg_stmt_def both[] = {
+        {"t_column", "main", false, "SELECT ?{events.later;later;'none'} AS v FROM events WHERE x = $1::int"},
+        {"t_table", "main", false, "SELECT 1?{extras; UNION ALL SELECT count(*) FROM extras;} -- and so on"},
+        {"t_only", "main", false, "?{extras;SELECT x FROM extras;}"},
+    };
+    struct pg_needs needs = {0}, one = {0};
+    struct pg_schema s;
+    struct err e = {{0}};
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++)
+        pg_needs_collect(&both[i], &needs);
+    assert_int_equal(needs.n, 2); /* each once */
+    vec_push(&one, STR("extras"));
+    static const char *const texts[3][2] = {
+        {"SELECT 'none' AS v FROM events WHERE x = $1::int",
+         "SELECT later AS v FROM events WHERE x = $1::int"},
+        {"SELECT 1 -- and so on", "SELECT 1 UNION ALL SELECT count(*) FROM extras -- and so on"},
+        {"", "SELECT x FROM extras"}};
+    for (size_t i = 0; i < 3; i++) {
+        struct pg_needs none = {0};
+        char *without = pg_text_finish(both[i].text, &none), *with = pg_text_finish(both[i].text, &needs);
+        assert_string_equal(without, texts[i][0]);
+        assert_string_equal(with, texts[i][1]);
+        free(without);
+        free(with);
+    }
+    assert_int_equal(pg_schema_check_table(&cfg, both, 3, &s, &e), 0);
+    sql_now("synapse_like", "CREATE TABLE extras (y int)"); /* there, and then the statement is judged too */
+    assert_int_equal(pg_schema_check_table(&cfg, both, 3, &s, &e), -ERR_SCHEMA);
+    assert_non_null(strstr(e.text, "statement t_only does not fit"));
+    sql_now("synapse_like", "ALTER TABLE extras RENAME COLUMN y TO x");
+    assert_int_equal(pg_schema_check_table(&cfg, both, 3, &s, &e), 0);
+    sql_now("synapse_like", "ALTER TABLE events ADD COLUMN later int");
+    assert_int_equal(pg_schema_check_table(&cfg, both, 3, &s, &e), 0);
+    sql_now("synapse_like", "ALTER TABLE events DROP COLUMN later");
+    assert_int_equal(pg_schema_check_table(&cfg, both, 3, &s, &e), 0);
+    vec_free(&needs);
+    vec_free(&one);
+}
+
+/* All of ours can be taken apart, for the oldest schema as for the newest. */
+static void own_statements_are_well_formed(void **state)
+{
+    struct pg_needs none = {0};
+
+    (void)state;
+    for (int i = 0; i < SQL_COUNT; i++) {
+        char *text = pg_text_finish(pg_stmts[i].text, &none);
+        assert_null(strstr(text, "?{"));
+        assert_null(strchr(text, ';'));
+        assert_null(strstr(pg_stmt_text((enum pg_stmt)i), "?{"));
+        assert_null(strchr(pg_stmt_text((enum pg_stmt)i), ';'));
+        assert_true(pg_stmt_text((enum pg_stmt)i)[0]);
+        free(text);
+    }
 }
 
 static void unreadable_tables_are_named(void **state)
@@ -194,7 +256,9 @@ int run_schema(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(schema_is_judged),
+        cmocka_unit_test(statements_follow_the_schema),
         cmocka_unit_test(each_store_has_its_own_tables),
+        cmocka_unit_test(own_statements_are_well_formed),
         cmocka_unit_test(unreadable_tables_are_named),
         cmocka_unit_test(sync_connections),
     };

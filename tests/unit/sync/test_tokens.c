@@ -64,7 +64,8 @@ static void test_positions_below_zero(void **state)
     struct stream_token since = *model_now(w->m);
     enum run_result res;
     since.typing = since.account_data = since.push_rules = since.to_device = -1;
-    since.un_partial_stated_rooms = since.thread_subscriptions = since.sticky_events = -1;
+    since.un_partial_stated_rooms = since.thread_subscriptions = since.profile_updates = -1;
+    since.sticky_events = mpos_of(-1);
     const char *body = compute(w, "@me:x", "D", "{}", &since, &res, NULL);
     if (res != RUN_EMPTY)
         fail_msg("not empty: %s", body);
