@@ -17,10 +17,10 @@ static bool account_item_matches(struct sync_run *run, struct str type)
 
 static void put_datum(struct buf *b, struct str type, struct str content)
 {
-    buf_put(b, b->n ? STR(",{\"content\":") : STR("{\"content\":"));
-    buf_put(b, content);
-    buf_put(b, STR(",\"type\":"));
+    buf_put(b, b->n ? STR(",{\"type\":") : STR("{\"type\":"));
     json_write_str(b, type, 0);
+    buf_put(b, STR(",\"content\":"));
+    buf_put(b, content);
     buf_putc(b, '}');
 }
 

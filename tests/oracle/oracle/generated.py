@@ -12,12 +12,14 @@ Beyond what `Context` does:
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
-from typing import Any
+import time
+from typing import Any, Callable
 
 from stack.matrix import Client, Reply
 
-from oracle.context import Context, Device
+from oracle.context import _ALWAYS, Context, Device, Mismatch
 from oracle.context import _headers as shown_headers
 from oracle.differ import Difference, differences
 from oracle.exact import inexact, parse
@@ -26,6 +28,7 @@ from oracle.normal import level_choices, normalise
 from oracle.quirks import explained
 
 Json = dict[str, Any]
+_PARK_SECONDS = 0.15
 
 
 class GeneratedContext(Context):
@@ -37,6 +40,7 @@ class GeneratedContext(Context):
         self.exact = True
         self._settled = False
         self._clients: dict[tuple[int, str, str], Client] = {}
+        self._polls = concurrent.futures.ThreadPoolExecutor(2)
         self._memories: dict[str, Memory] = {}
 
     # -- asking ----------------------------------------------------------------------------------
@@ -53,6 +57,7 @@ class GeneratedContext(Context):
 
     def close(self) -> None:
         """Close the kept connections."""
+        self._polls.shutdown()
         for client in self._clients.values():
             client.link.close()
         self._clients.clear()
@@ -71,6 +76,33 @@ class GeneratedContext(Context):
         if threading.current_thread() is not threading.main_thread():
             return super()._one(url, device, query)
         return self._kept(url, str(device.do.token)).sync_raw(**query)
+
+    def poll(self, device: Device, step: str, action: Callable[[], object], **query: Any) -> bool:
+        """Park the same long poll at both servers, act, compare; tell whether it came to that.
+
+        A device that is told something by every answer (its filter may do that) cannot wait. When the action does not
+        concern the device, both polls end empty at their timeout.
+        """
+        for _ in range(4):
+            answers = self.ask(device, f"{step}: before", **{**query, "timeout": 0, "since": device.since})
+            if "next_batch" not in answers[0]:
+                return False
+            device.since = answers[1]["next_batch"]
+            if answers[0].keys() <= _ALWAYS:
+                break
+        else:
+            return False
+        query = {"set_presence": "offline", "since": device.since, **query}
+        polls = [self._polls.submit(self._one, url, device, query) for url in (self.reference_url, self.subject_url)]
+        time.sleep(_PARK_SECONDS)
+        for who, poll in zip(("reference", "subject"), polls):
+            if poll.done():
+                raise Mismatch(f"{self.name}, {step}: the {who} did not park the poll: {poll.result().raw[:600]!r}")
+        action()
+        replies = [poll.result() for poll in polls]
+        bodies = self._judge(step, query, *replies, self._compare(device, *replies))
+        device.since = bodies[self.steps % 2].get("next_batch", device.since)
+        return True
 
     # -- comparing -------------------------------------------------------------------------------
 

@@ -732,7 +732,7 @@ class Generator:
         self.actions[self.pick(["text", "text", "topic", "receipt", "account", "typing", "invite", "to_device"])]()
         inner, self.steps = self.steps[:1], kept
         if inner:
-            self.add("poll", who=device, filter=chosen, query={"timeout": 2000}, steps=inner, **{"as": self.new("t")})
+            self.add("poll", who=device, filter=chosen, query={"timeout": 1500}, steps=inner, **{"as": self.new("t")})
 
     # -- the whole -------------------------------------------------------------------------------
 

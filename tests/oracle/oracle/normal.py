@@ -9,6 +9,7 @@ shows in state only when its cache happens to hold them. Everything else is comp
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 Json = dict[str, Any]
@@ -78,14 +79,23 @@ def _room(room: Json) -> None:
 
 def _drop_previous(event: Json) -> None:
     unsigned = event.get("unsigned")
-    if isinstance(unsigned, dict):
+    if isinstance(unsigned, dict) and ("prev_content" in unsigned or "prev_sender" in unsigned):
         unsigned.pop("prev_content", None)
         unsigned.pop("prev_sender", None)
+        if not unsigned:
+            # A filter's event_fields asked for the previous content alone.
+            del event["unsigned"]
 
 
 def _sort_events(section: Any) -> None:
     if isinstance(section, dict) and isinstance(section.get("events"), list):
-        section["events"].sort(key=lambda e: (str(e.get("type")), str(e.get("state_key")), str(e.get("sender"))))
+        section["events"].sort(key=_sort_key)
+
+
+def _sort_key(event: Json) -> tuple[str, ...]:
+    """Order events by what identifies them; by everything when a filter left that out (event_fields)."""
+    key = tuple(str(event.get(field)) for field in ("type", "state_key", "sender"))
+    return key if "type" in event and "event_id" in event else (*key, json.dumps(event, sort_keys=True))
 
 
 def _ages(value: Any) -> Any:

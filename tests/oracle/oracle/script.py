@@ -27,7 +27,8 @@ from urllib.parse import quote
 from stack.matrix import Client, MatrixError
 from support.world import PASSWORD
 
-from oracle.context import Context, Device
+from oracle.context import Device
+from oracle.generated import GeneratedContext
 
 Json = dict[str, Any]
 Step = dict[str, Any]
@@ -65,7 +66,7 @@ class Missing(Exception):
 class Executor:
     """Carries a script out with fresh users. Override `sync` or `poll` to do something else than compare."""
 
-    def __init__(self, context: Context, script: Script) -> None:
+    def __init__(self, context: GeneratedContext, script: Script) -> None:
         self.context, self.script = context, script
         self.names: dict[str, str] = {}
         self.devices: dict[str, Device] = {}
@@ -311,4 +312,4 @@ class Executor:
 
     def poll(self, device: Device, title: str, query: Json, action: Callable[[], object]) -> None:
         """Park a long poll at both servers, act, and compare what they were woken with."""
-        self.context.ask_parked(device, title, action, **query)
+        self.context.poll(device, title, action, **query)
