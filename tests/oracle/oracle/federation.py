@@ -113,10 +113,9 @@ class Federation:
         self.wait(f"news in the stream {field}", lambda: self._position(url).split("_")[index] != before)
 
     def deliver(self, room: Room, *event_ids: str) -> None:
-        """Send the puppet's events, one transaction each, and wait until they are stored."""
-        for name in event_ids:
-            self.puppet.send(room, name)
-            self.arrived(name)
+        """Send the puppet's events in one transaction and wait until they are stored."""
+        self.puppet.send(room, *event_ids)
+        self.arrived(*event_ids)
 
     def told(self, room: Room, *event_ids: str) -> None:
         """Wait until the puppet has got events, so that it goes on from them."""

@@ -335,7 +335,7 @@ class Puppet:
                 "server_name": self.name,
                 "verify_keys": {self.signer.key_id: {"key": self.signer.public}},
                 "old_verify_keys": {},
-                "valid_until_ts": int(time.time() * 1000) + 86400_000,
+                "valid_until_ts": int(time.time() * 1000) + 5 * 86400_000,
             }
         )
 
