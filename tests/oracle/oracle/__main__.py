@@ -40,6 +40,7 @@ def _parse() -> argparse.Namespace:
     seeds.add_argument("--steps", type=int, default=30, metavar="S", help="length of the scripts (default: 30)")
     seeds.add_argument("--replay", type=Path, action="append", metavar="FILE", help="run a saved script (repeatable)")
     seeds.add_argument("--no-shrink", action="store_true", help="leave scripts that differ as long as they are")
+    seeds.add_argument("--rotation", action="store_true", help="let Synapse sum up push actions meanwhile")
     parser.add_argument("--report", type=Path, help="folder for answers that differ (default: in the temporary folder)")
     return parser.parse_args()
 

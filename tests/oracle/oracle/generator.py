@@ -768,7 +768,7 @@ class Generator:
                 self.act()
             if self.chance(self.profile.polls):
                 self.poll()
-            for _ in range(self.random.randint(1, 3)):
+            for _ in range(self.random.randint(2, 5)):
                 self.ask()
         return self.script
 

@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from support.world import World
@@ -16,6 +17,7 @@ from support.world import World
 from oracle.context import CountMismatch, Mismatch
 from oracle.generated import GeneratedContext
 from oracle.generator import PROFILES, generate
+from oracle.rotation import Held
 from oracle.script import Executor, Script, Step
 from oracle.shrink import kind, shrink
 
@@ -50,15 +52,15 @@ def script_of(profile: str, seed: int, steps: int) -> Script:
     return generate(names[seed % len(names)] if profile == "all" else profile, seed, steps)
 
 
-def run(world: World, script: Script, report: Path | None = None) -> Outcome:
-    """Run a script once, or twice when counts alone differ (see CountMismatch)."""
-    outcome = _once(world, script, report)
-    if isinstance(outcome.mismatch, CountMismatch):
-        outcome = _once(world, script, report)
+def run(world: World, script: Script, report: Path | None = None, rotation: bool = False) -> Outcome:
+    """Run a script; with `rotation` Synapse sums counts up meanwhile, and counts alone may differ once (CountMismatch)."""
+    outcome = _once(world, script, report, rotation)
+    if rotation and isinstance(outcome.mismatch, CountMismatch):
+        outcome = _once(world, script, report, rotation)
     return outcome
 
 
-def _once(world: World, script: Script, report: Path | None) -> Outcome:
+def _once(world: World, script: Script, report: Path | None, rotation: bool = False) -> Outcome:
     world.apply(SETTINGS)
     subject = world.target if world.settings.with_chappe else world.main
     folder = report or Path(tempfile.gettempdir()) / "chappe-oracle"
@@ -67,7 +69,8 @@ def _once(world: World, script: Script, report: Path | None) -> Outcome:
     begun = time.monotonic()
     mismatch = None
     try:
-        executor.run()
+        with nullcontext() if rotation else Held(world):
+            executor.run()
     except Mismatch as error:
         mismatch = error
     finally:
@@ -106,7 +109,7 @@ def command(world: World, options: argparse.Namespace) -> int:
     try:
         world.start()
         for script in scripts:
-            outcome = run(world, script, options.report)
+            outcome = run(world, script, options.report, options.rotation)
             answers += outcome.answers
             became.update(outcome.done)
             spent.update(outcome.spent)
