@@ -284,7 +284,7 @@ struct device {
     /* lazy-loaded members sent: user_id -> event id (sync-v3 4.2) */
     struct smap ll;
     struct list ll_lru;
-    int64_t ll_expires_ms;
+    int64_t ll_expires_ms, ll_newest; /* the latter: no entry was sent beyond it */
     bool hidden_unused;
 };
 struct presence {
@@ -342,9 +342,9 @@ struct user {
     /* waiting */
     struct list waiters, running; /* requests: parked; being computed */
     size_t waiters_count;         /* parked, or joined to another */
-    bool active;     /* listed in the active vectors of its joined rooms */
-    bool reactivate; /* scratch of the loader */
-    bool woken;      /* in the list of users to look at */
+    bool active;                  /* listed in the active vectors of its joined rooms */
+    bool reactivate;              /* scratch of the loader */
+    bool woken;                   /* in the list of users to look at */
     struct list woken_list;
     uint32_t pins; /* requests that are being answered for this user */
     int64_t used_ms;

@@ -11,9 +11,9 @@
  *
  * At start we wait a moment for the answer. Without one (the main process is still starting) what the tables
  * show stands in and the main process is asked every second; /health is not OK until it has answered, or for
- * UNKNOWN_MS. Later it is asked every minute: when Synapse was upgraded under us, tokens and answers follow at
- * once, while streams and tables that are new need our own restart, which the log and a metric say. What is
- * not followed until then shows in no answer: such fields of a token are not compared (sync/park.c).
+ * UNKNOWN_MS. Later it is asked every minute: when Synapse was upgraded under us, tokens and answers follow
+ * at once, while streams and tables that are new need our own restart, which the log and a metric say. What
+ * is not followed until then shows in no answer: such fields of a token are not compared (sync/park.c).
  */
 #include "chappe/clock.h"
 #include "chappe/log.h"
@@ -37,7 +37,7 @@ static bool ask(const struct config *cfg, struct httpc *httpc, httpc_done_fn *do
     struct buf url;
 
     buf_init(&url, 8192);
-    bool there = repl_base_url(cfg, STR("main"), &url, &req.unix_path);
+    bool there = repl_base_url(cfg, STR("master"), &url, &req.unix_path);
     if (there) {
         buf_put(&url, STR("/health"));
         req.url = buf_str(&url);
@@ -76,10 +76,11 @@ static void adopt(struct feed *f, struct release r)
     if (!f->release_known) {
         log_info(FEED_LOG, "the main process is Synapse %d.%d.%d", r.major, r.minor, r.patch);
     } else if (release_differs(old, r)) {
-        log_warning(FEED_LOG,
-                    "Synapse was changed from %d.%d.%d to %d.%d.%d: restart Chappe, which follows no new streams and "
-                    "tables until then",
-                    old.major, old.minor, old.patch, r.major, r.minor, r.patch);
+        log_warning(
+            FEED_LOG,
+            "Synapse was changed from %d.%d.%d to %d.%d.%d: restart Chappe, which follows no new streams and "
+            "tables until then",
+            old.major, old.minor, old.patch, r.major, r.minor, r.patch);
         metric_set(M_synapse_changed, 1);
     }
     release_set(r);
@@ -105,10 +106,11 @@ static void on_answer(void *arg, const struct httpc_res *res)
         adopt(f, r);
     } else if (!f->release_known) {
         r = release_now();
-        log_warning(FEED_LOG,
-                    "what answers at instance_map's main does not say which Synapse it is (Server header); going by "
-                    "the database's tables: like %d.%d",
-                    r.major, r.minor);
+        log_warning(
+            FEED_LOG,
+            "what answers at instance_map's main does not say which Synapse it is (Server header); going by "
+            "the database's tables: like %d.%d",
+            r.major, r.minor);
     }
     f->release_known = true;
 }

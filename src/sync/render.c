@@ -253,7 +253,22 @@ static void put_joined(struct sync_run *run, const struct room_entry *en, struct
     rope_put(out, STR("}"));
 }
 
-/* invite_state, knock_state: the stripped state the event carries, then the event itself, whole. */
+/* Stripped state: four keys. */
+static void put_bare(struct sync_run *run, struct event *ev, struct rope *out)
+{
+    rope_put(out, STR("{\"type\":"));
+    rope_json_str(run, out, ev->type);
+    rope_put(out, STR(",\"state_key\":"));
+    rope_json_str(run, out, ev->state_key);
+    rope_put(out, STR(",\"content\":"));
+    rope_put(out, event_content(ev));
+    rope_put(out, STR(",\"sender\":"));
+    rope_json_str(run, out, ev->sender);
+    rope_put(out, STR("}"));
+}
+
+/* invite_state, knock_state: the stripped state the event carries, then the event itself: whole, from Synapse
+ * 1.162 on stripped too (MSC4319). */
 static void put_stripped(struct sync_run *run, const struct stripped_entry *s, bool knock, struct rope *out)
 {
     struct str state = event_stripped_state(s->ev, knock, run->a);
@@ -261,6 +276,11 @@ static void put_stripped(struct sync_run *run, const struct stripped_entry *s, b
     if (state.n) {
         rope_put(out, state);
         rope_put(out, STR(","));
+    }
+    if (release_has(RELEASE_INVITE_STRIPPED)) {
+        put_bare(run, s->ev, out);
+        rope_put(out, STR("]}}"));
+        return;
     }
     struct event_extra x;
     run_event_extra(run, s->ev, false, STR_ABSENT, &x);

@@ -229,6 +229,7 @@ enum run_result sync_run(struct sync_run *run, struct rope *out, struct stream_t
 {
     metric_add(M_sync_computes, 1);
     run_init(run);
+    ll_begin(run);
     run_account_data(run);
     /* With all rooms blocked an initial sync needs them only for presence (sync-v3 8.4). */
     bool presence = run->cfg->presence.enabled && !filter_blocks_section(&run->f->presence, false);

@@ -176,6 +176,7 @@ struct wanted {
                                 all senders */
     struct id_set contains;  /* state events of the timeline, last per key */
     struct id_set result;
+    struct smap changed; /* ids of result's members that changed since the token, among others */
 };
 
 static struct str state_key_of(struct sync_run *run, struct str type, struct str key)
@@ -204,6 +205,15 @@ static void add_other_keys(struct id_set *s, const struct id_set *from)
     smap_fini(&keys);
 }
 
+static void note_changed(struct wanted *w, const struct id_set *s, const struct id_set *before)
+{
+    size_t it = 0;
+    for (struct state_item *x; (x = smap_next(&s->by_id, &it));) {
+        if (str_eq(x->type, MEMBER) && !smap_get(&before->by_id, x->rec->id))
+            smap_put(&w->changed, x->rec->id, x);
+    }
+}
+
 static bool combine(struct wanted *w, const struct state_ref *start, const struct state_ref *end,
                     const struct state_ref *prev, const struct state_filter *f, const struct state_filter *g)
 {
@@ -218,6 +228,10 @@ static bool combine(struct wanted *w, const struct state_ref *start, const struc
         ok &= set_fill(&s_prev, prev, g);
     if (ok) {
         size_t it = 0;
+        if (w->lazy && prev) {
+            note_changed(w, &s_end, &s_prev);
+            note_changed(w, &s_start, &s_prev);
+        }
         if (w->lazy) { /* members of start are always offered; the cache drops what the client has */
             for (struct state_item *x; (x = smap_next(&s_start.by_id, &it));) {
                 if (str_eq(x->type, MEMBER))
@@ -324,8 +338,20 @@ static bool current_state(struct wanted *w)
     return false;
 }
 
+/* The timeline's senders as they are at its end. */
+static bool members_after(struct wanted *w)
+{
+    struct state_ref end;
+    if (w->en->type != ENTRY_ARCHIVED || !release_has(RELEASE_STATE_AFTER_LEFT))
+        return current_state(w);
+    return state_ref_at(w->result.run, w->en->room, &w->en->end.room, &end) &&
+           set_fill_members(&w->result, &end, &w->members);
+}
+
 static void add_members(struct wanted *w)
 {
+    if (w->en->type == ENTRY_ARCHIVED && release_has(RELEASE_STATE_AFTER_LEFT))
+        return; /* members_after has done it */
     for (size_t i = 0; i < w->members.v.n; i++) {
         struct member *mb = room_member_get(w->en->room, w->members.v.v[i]);
         if (mb)
@@ -362,18 +388,16 @@ static bool incremental_after(struct wanted *w)
 {
     struct sync_run *run = w->result.run;
     struct room_entry *en = w->en;
-    bool ok = w->members.v.n == 0 || current_state(w);
+    bool ok = w->members.v.n == 0 || members_after(w);
     ok &= run_have(run, model_room_deltas(run->m, en->room, &en->since.room));
     if (!ok)
         return false;
     add_members(w);
     struct smap by_key; /* -> struct evrec */
     smap_init(&by_key);
-    for (size_t i = 0; i < w->members.v.n; i++) {
-        struct member *mb = room_member_get(en->room, w->members.v.v[i]);
-        if (mb)
-            smap_put(&by_key, state_key_of(run, MEMBER, mb->user_id), mb->rec);
-    }
+    size_t it = 0;
+    for (struct state_item *x; (x = smap_next(&w->result.by_id, &it));)
+        smap_put(&by_key, state_key_of(run, MEMBER, x->key), x->rec);
     for (size_t i = 0; i < en->room->deltas.n; i++) {
         const struct state_delta *d = &en->room->deltas.v[i];
         if (!d->rec || !mpos_in_range(&en->since.room, &en->end.room, d->writer, d->stream))
@@ -382,6 +406,7 @@ static bool incremental_after(struct wanted *w)
         if (old)
             smap_del(&w->result.by_id, old->id);
         set_add(&w->result, d->type, d->state_key, d->rec);
+        smap_put(&w->changed, d->rec->id, d->rec);
     }
     smap_fini(&by_key);
     return true;
@@ -392,13 +417,14 @@ static bool incremental_after(struct wanted *w)
 static void scan_timeline(struct wanted *w)
 {
     struct room_entry *en = w->en;
+    bool all_senders = w->result.run->use_state_after && release_has(RELEASE_STATE_AFTER_SENDERS);
     struct smap own; /* members whose event stands in the timeline before */
     smap_init(&own);
     struct smap by_key;
     smap_init(&by_key);
     for (size_t i = 0; i < en->timeline_count; i++) {
         const struct tl_ev *t = &en->timeline[i];
-        if (w->lazy && (w->result.run->use_state_after || !smap_get(&own, t->ev->sender)))
+        if (w->lazy && (all_senders || !smap_get(&own, t->ev->sender)))
             user_set_add(&w->members, t->ev->sender);
         if (str_absent(t->ev->state_key))
             continue;
@@ -421,11 +447,14 @@ static void apply_ll_cache(struct wanted *w)
     if (!w->lazy || run->f->include_redundant_members || !run->d)
         return;
     size_t it = 0;
-    if (!w->en->has_since) {
+    bool by_position = release_has(RELEASE_LAZY_BY_POSITION); /* what has changed is sent again then */
+    if (!w->en->has_since && !by_position) {
         ll_clear(run);
     } else {
         for (struct state_item *x; (x = smap_next(&w->result.by_id, &it));) {
-            if (str_eq(x->type, MEMBER) && str_eq(ll_get(run, x->key), x->rec->id))
+            if (!str_eq(x->type, MEMBER) || (by_position && smap_get(&w->changed, x->rec->id)))
+                continue;
+            if (str_eq(ll_get(run, x->key), x->rec->id))
                 smap_del(&w->result.by_id, x->rec->id);
         }
     }
@@ -475,6 +504,7 @@ bool entry_load_state(struct sync_run *run, struct room_entry *en)
     user_set_init(&w.members);
     set_init(&w.contains, run);
     set_init(&w.result, run);
+    smap_init(&w.changed);
     scan_timeline(&w);
     bool whole = en->full_state || !en->has_since, ok;
     if (run->use_state_after)
@@ -487,6 +517,7 @@ bool entry_load_state(struct sync_run *run, struct room_entry *en)
     }
     user_set_fini(&w.members);
     smap_fini(&w.contains.by_id);
+    smap_fini(&w.changed);
     smap_fini(&w.result.by_id);
     return ok;
 }

@@ -213,6 +213,7 @@ void run_device_lists(struct sync_run *run);
 void run_to_device(struct sync_run *run);
 
 /* ll.c: the lazy-loading cache of a device (sync-v3 4.2) */
+void ll_begin(struct sync_run *run);
 struct str ll_get(struct sync_run *run, struct str user_id);
 void ll_clear(struct sync_run *run);
 void ll_set(struct sync_run *run, struct str user_id, struct str event_id);

@@ -24,8 +24,8 @@ static void server_headers(void **state)
     parses("Synapse/1.163.0rc2", 163, 0);
     parses("Synapse/1.160.3 (b=develop,0123abcd)", 160, 3);
     parses("Synapse/1.161", 161, 0);
-    static const char *const others[] = {"",          "Synapse",      "Synapse/",         "Synapse/x.1", "Synapse/1.",
-                                         "nginx/1.2", "synapse/1.90", "Synapse/1234567.1"};
+    static const char *const others[] = {"",           "Synapse",   "Synapse/",     "Synapse/x.1",
+                                         "Synapse/1.", "nginx/1.2", "synapse/1.90", "Synapse/1234567.1"};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         assert_false(release_parse(str_of(others[i]), &r));
     assert_false(release_parse(STR_ABSENT, &r));
@@ -37,9 +37,9 @@ static void facts(void **state)
     static const struct {
         int minor, fields;
         bool stripped, by_position;
-    } steps[] = {{147, 11, false, false}, {148, 12, false, false}, {153, 12, false, false}, {154, 13, false, false},
-                 {157, 13, false, false}, {159, 14, false, false}, {162, 14, true, false},  {163, 14, true, true},
-                 {999, 14, true, true}};
+    } steps[] = {{147, 11, false, false}, {148, 12, false, false}, {153, 12, false, false},
+                 {154, 13, false, false}, {157, 13, false, false}, {159, 14, false, false},
+                 {162, 14, true, false},  {163, 14, true, true},   {999, 14, true, true}};
 
     (void)state;
     assert_int_equal(release_now().minor, release_newest().minor);
@@ -83,8 +83,8 @@ static void what_tables_show(void **state)
     assert_int_equal(release_by_tables(in_list, "sticky_events quarantined_media_changes").minor, 152);
     release_set(release_by_tables(in_list, "sticky_events quarantined_media_changes"));
     assert_int_equal(release_token_fields(), 12);
-    assert_int_equal(release_by_tables(in_list, "sticky_events quarantined_media_changes profile_updates").minor,
-                     159);
+    assert_int_equal(
+        release_by_tables(in_list, "sticky_events quarantined_media_changes profile_updates").minor, 159);
     release_set(release_newest());
 }
 
