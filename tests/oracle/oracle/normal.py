@@ -77,8 +77,8 @@ def _room(room: Json) -> None:
             event["content"]["user_ids"].sort()
 
 
-def _drop_previous(event: Json) -> None:
-    unsigned = event.get("unsigned")
+def _drop_previous(event: Any) -> None:
+    unsigned = event.get("unsigned") if isinstance(event, dict) else None  # stripped state may be anything
     if isinstance(unsigned, dict) and ("prev_content" in unsigned or "prev_sender" in unsigned):
         unsigned.pop("prev_content", None)
         unsigned.pop("prev_sender", None)
@@ -92,8 +92,10 @@ def _sort_events(section: Any) -> None:
         section["events"].sort(key=_sort_key)
 
 
-def _sort_key(event: Json) -> tuple[str, ...]:
+def _sort_key(event: Any) -> tuple[str, ...]:
     """Order events by what identifies them; by everything when a filter left that out (event_fields)."""
+    if not isinstance(event, dict):
+        return (json.dumps(event, sort_keys=True),)
     key = tuple(str(event.get(field)) for field in ("type", "state_key", "sender"))
     return key if "type" in event and "event_id" in event else (*key, json.dumps(event, sort_keys=True))
 
@@ -135,7 +137,7 @@ def level_choices(reference: Json, subject: Json) -> None:
     """Forgive, in two normalised answers, what Synapse leaves to the order of its sets and tasks.
 
     Where the two ends of a timeline disagree on a key and no event between them is shown, Synapse
-    sends one of both. Where one's membership changed in several rooms, the room that happens to be
+    sends one of both. Where somebody joined one room and left another, the room that happens to be
     the last decides whether that user's devices changed. Whether one took part in a thread is kept in
     a cache that nothing invalidates. And the heroes that a lazily loading client gets for a room it
     has left are today's, which we do not show. Only for scenarios that ask for such things.
@@ -147,14 +149,7 @@ def level_choices(reference: Json, subject: Json) -> None:
             if section == "leave":
                 _level_heroes(room, there.get(room_id, {}))
             _level_threads(room, there.get(room_id, {}))
-    seen: dict[str, set[str]] = {}
-    for body in (reference, subject):
-        for room_id, room in body.get("rooms", {}).get("join", {}).items():
-            events = [*room.get("state", {}).get("events", []), *room.get("timeline", {}).get("events", [])]
-            for event in events:
-                if event.get("type") == "m.room.member" and "state_key" in event:
-                    seen.setdefault(event["state_key"], set()).add("" if "<one of two>" in event else room_id)
-    several = {user for user, rooms in seen.items() if len(rooms) > 1 or "" in rooms}
+    several = {user for user, kinds in _member_changes(reference, subject).items() if len(kinds) > 1}
     for body in (reference, subject):
         lists = body.get("device_lists", {})
         for key in ("changed", "left"):
@@ -163,6 +158,20 @@ def level_choices(reference: Json, subject: Json) -> None:
                 lists[key] = kept
         if not lists:
             body.pop("device_lists", None)
+
+
+def _member_changes(*bodies: Json) -> dict[str, set[str]]:
+    """Return, for each user, the two kinds of what answers say of memberships in joined rooms."""
+    seen: dict[str, set[str]] = {}
+    for body in bodies:
+        for room in body.get("rooms", {}).get("join", {}).values():
+            for key in ("state", "state_after", "org.matrix.msc4222.state_after", "timeline"):
+                for event in room.get(key, {}).get("events", []):
+                    if event.get("type") == "m.room.member" and "state_key" in event:
+                        here = event.get("content", {}).get("membership") in ("join", "invite", "knock")
+                        kinds = {"here", "gone"} if "<one of two>" in event else {"here" if here else "gone"}
+                        seen.setdefault(event["state_key"], set()).update(kinds)
+    return seen
 
 
 def _level_state(reference: Json, subject: Json) -> None:
