@@ -60,7 +60,10 @@ class Federation:
         own = client.user_id.partition(":")[2]
         servers = "&".join(f"server_name={quote(name)}" for name in names if name != own)
         client.call("POST", f"/join/{quote(room)}?{servers}")
-        self.member(room, client.user_id, "join")
+        if own == self.world.settings.server_name:
+            self.member_now(room, client.user_id, "join")
+        else:
+            self.member(room, client.user_id, "join")
 
     def room(self, creator: "Device", *members: Client, **options: object) -> str:
         """Make a room on the first homeserver which users of the second join."""
@@ -103,6 +106,14 @@ class Federation:
         )
         self.wait(f"{user_id}: {membership}", lambda: self.sql(statement) == "1")
         self.digested()
+
+    def member_now(self, room: str, user_id: str, membership: str) -> None:
+        """Wait until one of our own users is this to a room whose state may be unknown."""
+        statement = (
+            "SELECT count(*) FROM local_current_membership"
+            f" WHERE room_id = '{room}' AND user_id = '{user_id}' AND membership = '{membership}'"
+        )
+        self.wait(f"{user_id}: {membership}", lambda: self.sql(statement) == "1")
 
     def moved(self, field: str, action: Callable[[], object]) -> None:
         """Act, and wait until one of the homeserver's streams has moved on."""

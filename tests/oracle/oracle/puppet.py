@@ -179,7 +179,7 @@ class Puppet:
         self.edus: list[Json] = []
         self.devices: dict[str, list[Json]] = {}  # of a user: what /user/devices tells
         self.profiles: dict[str, Json] = {}
-        self.answers: dict[str, Callable[[str, Json], Answer]] = {}  # a scenario's own, by start of the path
+        self.answers: dict[str, Callable[[str, Json], Answer | None]] = {}  # a scenario's own, by start of the path
         self._streams = itertools.count(1)
         self._server = _serve(self, port, certificate, key)
 
@@ -319,8 +319,9 @@ class Puppet:
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Json) -> Answer:
         """Answer a request of another server."""
         for start, own in list(self.answers.items()):
-            if path.startswith(start):
-                return own(path, body)
+            own_answer = own(path, body) if path.startswith(start) else None
+            if own_answer is not None:
+                return own_answer
         if path == "/_matrix/key/v2/server":
             return 200, self._keys()
         parts = [unquote(part) for part in path.removeprefix("/_matrix/federation/").split("/")]
@@ -473,6 +474,8 @@ def _serve(puppet: Puppet, port: int, certificate: Path, key: Path) -> Threading
     """Listen and answer in threads."""
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def _handle(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             raw = self.rfile.read(length)
@@ -482,12 +485,22 @@ def _serve(puppet: Puppet, port: int, certificate: Path, key: Path) -> Threading
                 status, value = puppet.answer(self.command, url.path, parse_qs(url.query), body)
             except Exception as error:  # noqa: BLE001 - the scenario shall see why
                 status, value = 500, {"errcode": "M_UNKNOWN", "error": f"puppet: {type(error).__name__}: {error}"}
-            data = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self._reply(status, json.dumps(value).encode())
+
+        def _reply(self, status: int, data: bytes) -> None:
+            self.close_connection = True
+            try:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.send_header("Connection", "close")
+                self.end_headers()
+                self.wfile.write(data)
+                # A connection that is closed from here first may lose the answer.
+                self.connection.settimeout(1)
+                self.rfile.read(1)
+            except OSError:
+                pass  # nobody waits for it any more
 
         do_GET = do_PUT = do_POST = _handle
 
