@@ -19,6 +19,7 @@ from oracle.script import Script, Step
 
 Json = dict[str, Any]
 
+OLD_VERSIONS = ["1", "2", "3", "4", "5", "7", "8"]
 VERSIONS = ["6", "9", "10", "10", "11", "11", "12", "12"]
 RULES = ["joined", "invited", "shared", "shared", "world_readable"]
 JOIN_RULES = ["invite", "public", "public", "knock"]
@@ -88,6 +89,7 @@ PROFILES: dict[str, Profile] = {
     ),
     "e2ee": Profile({**_ALL, **_times(5, _E2EE), **_times(2, _MEMBERS)}, EAGER + LAZY[:2], made=0.05),
     "presence": Profile({**_ALL, "presence": 12}, [{}, {"room": {"timeline": {"limit": 5}}}], made=0.0, presence=True),
+    "old": Profile(_ALL, EAGER, versions=OLD_VERSIONS),
     "after": Profile(_ALL, EAGER + LAZY[-2:], after=0.9, together=0.1),
 }
 
@@ -315,8 +317,11 @@ class Generator:
 
     def act_join_rule(self) -> None:
         """Who may join."""
-        rule = self.pick(JOIN_RULES)
-        room = self.state("m.room.join_rules", {"join_rule": rule})
+        rule = self.pick([*JOIN_RULES, "restricted", "knock_restricted"])
+        content: Json = {"join_rule": rule}
+        if rule.endswith("restricted"):
+            content["allow"] = [{"type": "m.room_membership", "room_id": f"<{self.pick(self.rooms).name}>"}]
+        room = self.state("m.room.join_rules", content)
         if room:
             room.join_rule = rule
 
@@ -346,15 +351,19 @@ class Generator:
         """Change a membership."""
         if device is not None:
             reason = f"reason {self.number()}" if self.chance(0.1) else None
-            self.add("membership", who=device, room=room.name, action=action, user=target, reason=reason)
+            name = self.new("e") if self.chance(0.2) else None
+            step = {"who": device, "room": room.name, "action": action, "user": target, "reason": reason, "as": name}
+            self.add("membership", **step)
+            if name:
+                room.events.append((name, "state"))
             room.members[target or user] = now
 
     def act_join(self) -> None:
         """Join where one may."""
         room = self.pick(self.rooms)
-        able = room.who("invite") + (
-            [user for user in self.users if room.members.get(user) != "join"] if room.join_rule == "public" else []
-        )
+        able = room.who("invite")
+        if room.join_rule not in ("invite", "knock"):
+            able += [user for user in self.users if room.members.get(user) != "join"]
         user = self.pick(able) or self.pick(self.users)
         self.member("join", "join", user, room, self.at(user))
 

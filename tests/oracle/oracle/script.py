@@ -203,7 +203,7 @@ class Executor:
         self.names[step["into"]] = answer["replacement_room"]
 
     def do_membership(self, step: Step) -> None:
-        """Change a membership: who, room, action, and for invite, kick, ban, unban the user."""
+        """Change a membership: who, room, action, and for invite, kick, ban, unban the user; as: its event."""
         body = {key: self.real(step[key]) for key in ("user",) if key in step}
         body = {"user_id": body["user"]} if body else {}
         if "reason" in step:
@@ -211,6 +211,11 @@ class Executor:
         room, action = self.real(step["room"]), step["action"]
         path = f"/{action}/{quote(room)}" if action in ("join", "knock") else f"/rooms/{quote(room)}/{action}"
         self.write(step, "POST", path, body)
+        if "as" in step:
+            device = self.device(step["who"])
+            user = quote(body.get("user_id", device.user_id))
+            event = device.do.call("GET", f"/rooms/{quote(room)}/state/m.room.member/{user}?format=event")
+            self.names[step["as"]] = event["event_id"]
 
     def do_send(self, step: Step) -> None:
         """Send an event: who, room, type, content, as."""
