@@ -183,13 +183,13 @@ class Client:
     def redact(self, room: str, event_id: str, reason: str | None = None) -> str:
         """Redact an event and return the redaction's id."""
         transaction = f"t{next(self._transactions)}.{id(self)}"
-        path = f"/rooms/{quote(room)}/redact/{quote(event_id)}/{transaction}"
+        path = f"/rooms/{quote(room)}/redact/{quote(event_id, safe='')}/{transaction}"
         return str(self.call("PUT", path, {"reason": reason} if reason else {})["event_id"])
 
     def receipt(self, room: str, event_id: str, kind: str = "m.read", thread: str | None = None) -> None:
         """Send a receipt."""
         body = {"thread_id": thread} if thread else {}
-        self.call("POST", f"/rooms/{quote(room)}/receipt/{kind}/{quote(event_id)}", body)
+        self.call("POST", f"/rooms/{quote(room)}/receipt/{kind}/{quote(event_id, safe='')}", body)
 
     def typing(self, room: str, on: bool, timeout: int = 30000) -> None:
         """Start or stop typing."""
