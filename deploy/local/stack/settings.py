@@ -39,6 +39,8 @@ class Ports:
     writer1 = property(lambda self: self.base + 12)
     writer2 = property(lambda self: self.base + 13)
     writes = property(lambda self: self.base + 14)
+    # A second Chappe, for the oracle's token interchange.
+    chappe2 = property(lambda self: self.base + 15)
     # With federation only.
     federation = property(lambda self: self.base + 16)
     remote = property(lambda self: self.base + 17)

@@ -41,6 +41,9 @@ def _parse() -> argparse.Namespace:
     seeds.add_argument("--replay", type=Path, action="append", metavar="FILE", help="run a saved script (repeatable)")
     seeds.add_argument("--no-shrink", action="store_true", help="leave scripts that differ as long as they are")
     seeds.add_argument("--rotation", action="store_true", help="let Synapse sum up push actions meanwhile")
+    seeds.add_argument(
+        "--interchange", action="store_true", help="compare a client that moves between servers with one that stays"
+    )
     parser.add_argument("--report", type=Path, help="folder for answers that differ (default: in the temporary folder)")
     return parser.parse_args()
 
@@ -70,8 +73,10 @@ def main() -> int:
     deployments = (settings_for("oracle", **settings), federated_settings(**settings))
     try:
         if options.seeds or options.replay:
-            from oracle import seeds
+            from oracle import interchange_run, seeds
 
+            if options.interchange:
+                return interchange_run.command(World(deployments[0]), options)
             return seeds.command(World(deployments[0]), options)
         for deployment in deployments:
             part = [name for name in chosen if runner.federated(name) == deployment.federation]

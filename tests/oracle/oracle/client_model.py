@@ -59,6 +59,7 @@ class Piece:
     events: list[Json]
     prev_batch: str | None
     closed: bool = False  # nothing is missing between this piece and the one before (or the room's beginning)
+    island: bool = False  # shown to who was not in the room: others may lie between
 
 
 @dataclasses.dataclass
@@ -90,10 +91,10 @@ class Room:
 class ClientModel:
     """One device."""
 
-    def __init__(self, user_id: str, device_id: str, *, state_after: bool = False, members: bool = True) -> None:
-        """`members`: the client's filters let member events through, so that senders must be known."""
+    def __init__(self, user_id: str, device_id: str, *, state_after: bool = False, heroes: bool = True) -> None:
+        """`heroes`: their member events must be known."""
         self.user_id, self.device_id = user_id, device_id
-        self.state_after, self.members = state_after, members
+        self.state_after, self.heroes = state_after, heroes
         self.next_batch: str | None = None
         self.applied = 0
         self.rooms: dict[str, Room] = {}
@@ -188,7 +189,7 @@ class ClientModel:
             if counts.keys() != {"notification_count", "highlight_count"} or min(counts.values()) < 0:
                 self._fail(f"{room.room_id}: unread counts are {counts}")
         room.summary.update(entry.get("summary") or {})
-        for hero in (entry.get("summary") or {}).get("m.heroes", []) if self.members else []:
+        for hero in (entry.get("summary") or {}).get("m.heroes", []) if self.heroes else []:
             if (_MEMBER, hero) not in room.state:
                 self._fail(f"{room.room_id}: the member event of the hero {hero} is not known")
 
@@ -214,13 +215,18 @@ class ClientModel:
         events, state = self._events(entry["timeline"], None), self._events(entry, key)
         rejoined = self._rejoined(room, [*state, *events]) or room.section != section
         self._apply_state(room, state)
-        self._check_senders(room, events)
+        if "join" in (section, room.section):
+            self._check_senders(room, events)
         for event in events:
             if "state_key" in event:
                 room.named |= event["type"] in ("m.room.name", "m.room.canonical_alias")
                 if not self.state_after:
                     room.state[(event["type"], event["state_key"])] = event
+        if section == "join":
+            self._drop_islands(room)
         self._append(room, events, prev_batch, limited, rejoined)
+        if section == "leave" and room.section != "join" and events:
+            room.pieces[-1].island = True
 
     def _rejoined(self, room: Room, events: Iterable[Json]) -> bool:
         """Tell whether one's own membership event is another than the one known."""
@@ -240,19 +246,18 @@ class ClientModel:
             room.state[key] = event
 
     def _check_senders(self, room: Room, events: list[Json]) -> None:
-        """For every event of a timeline its sender's member event is known, or stands before it."""
-        if not self.members:
-            return
-        here: set[str] = set()
+        """For every event shown to a member its sender's member event is known when the answer has been read.
+
+        Mostly it comes before. But where history is hidden from the reader, the one that counted may be hidden
+        too, and a later one in the timeline is all that Synapse gives.
+        """
+        here = {event["state_key"] for event in events if event["type"] == _MEMBER and "state_key" in event}
         for event in events:
-            if event["type"] == _MEMBER and "state_key" in event:
-                here.add(event["state_key"])
-            sender = event["sender"]
-            # A room's first event comes before its creator's join.
-            if sender in here or event["type"] == "m.room.create":
-                continue
-            if (_MEMBER, sender) not in room.state:
-                self._fail(f"{room.room_id}: the member event of {sender}, who sent {event['event_id']}, is not known")
+            if event["sender"] not in here and (_MEMBER, event["sender"]) not in room.state:
+                self._fail(
+                    f"{room.room_id}: the member event of {event['sender']}, who sent {event['event_id']},"
+                    f" a {event['type']}, is not known"
+                )
 
     def _append(self, room: Room, events: list[Json], prev_batch: str, limited: bool, rejoined: bool) -> None:
         ids = [event["event_id"] for event in events]
@@ -261,21 +266,34 @@ class ClientModel:
         old = [event_id for event_id in ids if event_id in room.known]
         if old and not (limited and rejoined):
             self._fail(f"{room.room_id}: the timeline already holds {old}")
-        new = [event for event in events if event["event_id"] not in room.known]
         if old:
-            order = [event["event_id"] for event in room.timeline]
-            if [event_id for event_id in order if event_id in old] != old or ids[: len(old)] != old:
-                self._fail(f"{room.room_id}: events come again in another order: {ids}")
-        if old and old[-1] == room.pieces[-1].events[-1]["event_id"]:
-            room.pieces[-1].events += new  # what is shown again shows that nothing is missing between
-        elif limited or not room.pieces:
-            if new or not room.pieces:
-                room.pieces.append(Piece(new, prev_batch))
-            else:
-                room.pieces[-1].closed &= not limited
+            self._overlap(room, events, old, prev_batch)
+        elif limited or not room.pieces or room.pieces[-1].island:
+            if events or not room.pieces:
+                room.pieces.append(Piece(events, prev_batch))
         else:
-            room.pieces[-1].events += new
-        room.known.update((event["event_id"], event) for event in new)
+            room.pieces[-1].events += events
+        room.known.update((event["event_id"], event) for event in events)
+
+    def _overlap(self, room: Room, events: list[Json], old: list[str], prev_batch: str) -> None:
+        """Whoever has joined again is shown events again: the end of what is known, or all of it with older ones."""
+        piece = room.pieces[-1]
+        ids, order = [event["event_id"] for event in events], [event["event_id"] for event in piece.events]
+        first = ids.index(old[0])
+        if ids[first : first + len(old)] != old or order[-len(old) :] != old:
+            self._fail(f"{room.room_id}: of the events {order} come again {ids}")
+        if first:
+            if len(old) != len(order) or piece.closed:
+                self._fail(f"{room.room_id}: {ids[:first]} were missing before {old[0]}")
+            piece.events, piece.prev_batch = events[:first] + piece.events, prev_batch
+        piece.events += events[first + len(old) :]
+
+    def _drop_islands(self, room: Room) -> None:
+        """Whoever joins may see what came before and between the events that were shown from outside."""
+        for piece in room.pieces:
+            for event in piece.events if piece.island else []:
+                del room.known[event["event_id"]]
+        room.pieces = [piece for piece in room.pieces if not piece.island]
 
     # -- closing gaps ----------------------------------------------------------------------------
 
@@ -285,7 +303,7 @@ class ClientModel:
         self._where = f"back-filling {room_id}"
         found = 0
         for index in range(len(room.pieces) - 1, -1, -1):
-            if not room.pieces[index].closed:
+            if not room.pieces[index].closed and not room.pieces[index].island:
                 found += self._fill_before(room, index, pager)
         return found
 
@@ -299,10 +317,9 @@ class ClientModel:
         for event in self._page(room, piece.prev_batch, pager):
             event_id = event["event_id"]
             if event_id in own:
-                # Synapse's prev_batch of a timeline that was not cut is its end: the piece may come again, wholly.
-                if brought or (own.index(event_id) != len(own) - 1 and own[own.index(event_id) + 1] != repeated):
-                    self._fail(f"{event_id} of the piece itself comes again")
-                repeated = event_id
+                # Synapse's prev_batch of a timeline that was not cut is its end: what the answer held comes again.
+                if brought:
+                    self._fail(f"between events of one piece there are {[other['event_id'] for other in brought]}")
                 continue
             if event_id in before:
                 if event_id != before[-1]:
@@ -331,6 +348,47 @@ class ClientModel:
                 self._fail(f"/messages goes on from where it was: {token}")
             token = following
         self._fail(f"{room.room_id}: no end of pages")
+
+    # -- showing ---------------------------------------------------------------------------------
+
+    def snapshot(self) -> Json:
+        """Return what the client believes, in a form in which two clients can be compared.
+
+        Left out is what depends on when a client asked: events' unsigned parts, ages, a threaded receipt of an
+        event that has an unthreaded one too (Synapse shows both only to who asks between them), heroes of a room
+        that had a name at some time, and what a joiner does not get when it was set before the join.
+        """
+        return {
+            "rooms": {room_id: self._show_room(room) for room_id, room in self.rooms.items()},
+            "account_data": self.account_data,
+            "presence": {
+                user: {key: content[key] for key in ("presence", "status_msg") if key in content}
+                for user, content in self.presence.items()
+                if content.get("presence") != "offline"
+            },
+            "to_device": self.to_device,
+        }
+
+    def _show_room(self, room: Room) -> Json:
+        shown: Json = {"section": room.section, "timeline": [_name(event) for event in room.timeline]}
+        shown["state"] = {f"{kind} {key}": event["event_id"] for (kind, key), event in room.state.items()}
+        if room.stripped:
+            shown["stripped"] = sorted(
+                [event["type"], event.get("state_key", ""), event["sender"], event["content"]] for event in room.stripped
+            )
+        if room.section == "join":
+            dropped = {"m.heroes"} if room.named else set()
+            shown["summary"] = {key: value for key, value in room.summary.items() if key not in dropped}
+            shown["unread"], shown["threads"] = room.unread, room.threads
+            if not room.joined_later:
+                plain = {(user, event_id) for (_, user, thread), (event_id, _) in room.receipts.items() if not thread}
+                shown["receipts"] = {
+                    " ".join(key): list(value)
+                    for key, value in room.receipts.items()
+                    if not key[2] or (key[1], value[0]) not in plain
+                }
+                shown["typing"], shown["account_data"] = room.typing, room.account_data
+        return shown
 
     # -- checks of shape -------------------------------------------------------------------------
 
@@ -366,6 +424,11 @@ class ClientModel:
             and event.get("state_key") == self.user_id
             and event["content"].get("membership") == membership
         )
+
+
+def _name(event: Json) -> str:
+    """Name an event by what does not change when it is redacted."""
+    return " ".join(str(event[key]) for key in ("event_id", "type", "sender", "state_key") if key in event)
 
 
 def _show(value: Any) -> str:
