@@ -16,7 +16,6 @@
  */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "auth_int.h"
-#include <arpa/inet.h>
 #include <pcre2.h>
 
 enum { MATCH_STEPS_MAX = 100000, MATCH_HEAP_KIB_MAX = 4096 };
@@ -32,57 +31,6 @@ struct app_service {
     pcre2_match_data *match;
     pcre2_match_context *limits;
 };
-
-int ip_range_parse(struct str s, struct ip_range *out)
-{
-    char text[64];
-    struct str address, bits;
-    int64_t n;
-    bool has_bits = str_cut(s, '/', &address, &bits);
-
-    memset(out, 0, sizeof *out);
-    if (address.n == 0 || address.n >= sizeof text)
-        return -ERR_PARSE;
-    memcpy(text, address.p, address.n);
-    text[address.n] = '\0';
-    if (inet_pton(AF_INET6, text, out->bytes) == 1)
-        out->v6 = true;
-    else if (inet_pton(AF_INET, text, out->bytes) != 1)
-        return -ERR_PARSE;
-    out->bits = out->v6 ? 128 : 32;
-    if (has_bits) {
-        if (str_to_i64(bits, &n) || n < 0 || n > out->bits)
-            return -ERR_PARSE;
-        out->bits = (unsigned)n;
-    }
-    return 0;
-}
-
-static bool range_has(const struct ip_range *r, const struct ip_range *ip)
-{
-    unsigned whole = r->bits / 8, rest = r->bits % 8;
-
-    if (r->v6 != ip->v6 || memcmp(r->bytes, ip->bytes, whole) != 0)
-        return false;
-    return rest == 0 || (r->bytes[whole] ^ ip->bytes[whole]) >> (8 - rest) == 0;
-}
-
-bool ip_in_ranges(const struct ip_range *v, size_t n, struct str ip)
-{
-    static const unsigned char mapped[12] = {[10] = 0xff, [11] = 0xff};
-    struct ip_range a, four = {.bits = 32};
-    bool is_mapped;
-
-    if (str_find(ip, '/') >= 0 || ip_range_parse(ip, &a))
-        return false;
-    is_mapped = a.v6 && memcmp(a.bytes, mapped, sizeof mapped) == 0;
-    if (is_mapped)
-        memcpy(four.bytes, a.bytes + 12, 4);
-    for (size_t i = 0; i < n; i++)
-        if (range_has(&v[i], &a) || (is_mapped && range_has(&v[i], &four)))
-            return true;
-    return false;
-}
 
 static int compile_users(struct app_service *s, struct err *e)
 {

@@ -15,6 +15,7 @@
  * invalidations.
  */
 #include "chappe/auth.h"
+#include "chappe/ip.h"
 #include "chappe/clock.h"
 #include "chappe/json.h"
 #include "chappe/log.h"
@@ -221,13 +222,6 @@ const struct app_service *app_services_find(const struct app_services *s, const 
 int app_service_params(struct auth_op *op, struct http_req *req) NODISCARD;
 void run_app_service(struct auth_op *op);
 bool app_service_controls(const struct app_service *s, struct str user_id);
-struct ip_range {
-    unsigned char bytes[16]; /* IPv4 in the first four */
-    unsigned bits;
-    bool v6;
-};
-int ip_range_parse(struct str s, struct ip_range *out) NODISCARD; /* 0 or -ERR_PARSE */
-bool ip_in_ranges(const struct ip_range *v, size_t n, struct str ip);
 
 /* ---- mas.c */
 struct mas;

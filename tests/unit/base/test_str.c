@@ -127,7 +127,9 @@ static void test_i64_lax(void **state)
         {"7_ ", -ERR_PARSE, 0},
         {"1__0", -ERR_PARSE, 0},
         {"-_7", -ERR_PARSE, 0},
-        {"\x1c7", -ERR_PARSE, 0},
+        {"\x1c"
+         "7",
+         -ERR_PARSE, 0},
         {"0x7", -ERR_PARSE, 0},
         {"7.0", -ERR_PARSE, 0},
         {"7e1", -ERR_PARSE, 0},
