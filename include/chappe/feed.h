@@ -150,6 +150,11 @@ void feed_send_user_ip(struct feed *f, struct str user_id, struct str access_tok
  * "unavailable". */
 void feed_presence_start(struct feed *f, struct str user_id, struct str device_id, struct str state);
 void feed_presence_end(struct feed *f, struct str user_id, struct str device_id);
+/* Asks the main process to delete a pusher (Synapse 1.157 replication/http/push.py). Only a status 200 says
+ * that it is gone; the row of the pushers stream follows. False: it cannot be sent at all (done is not
+ * called). */
+bool feed_remove_pusher(struct feed *f, struct str user_id, struct str app_id, struct str pushkey,
+                        httpc_done_fn *done, void *arg);
 /* Which Synapse this is, asked of the main process. feed_release_learn waits for it at start (the loop runs
  * meanwhile), a few seconds at most: the release, or that of no answer (major 0). The feed goes on asking and
  * keeps release_now() true. Known is also that it cannot be known (a proxy hides it). */

@@ -293,6 +293,10 @@ void url_put(struct buf *b, struct str s);
 bool repl_base_url(const struct config *cfg, struct str instance, struct buf *url, struct str *unix_path);
 bool repl_url(const struct config *cfg, struct str instance, const char *endpoint, struct buf *url,
               struct str *unix_path);
+/* POSTs a JSON body to an instance's replication API (…/endpoint/key), with the secret. False: no such
+ * instance, or too long; then done is not called. */
+bool repl_post(struct feed *f, struct str instance, const char *endpoint, struct str key, struct str body,
+               httpc_done_fn *done, void *arg);
 
 /* presence_out.c */
 void feed_presence_connected(struct feed *f); /* repeats start for every syncing device */

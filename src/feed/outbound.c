@@ -73,6 +73,54 @@ bool repl_url(const struct config *cfg, struct str instance, const char *endpoin
     return true;
 }
 
+bool repl_post(struct feed *f, struct str instance, const char *endpoint, struct str key, struct str body,
+               httpc_done_fn *done, void *arg)
+{
+    struct httpc_header headers[3] = {{STR("Content-Type"), STR("application/json")},
+                                      {STR("Accept"), STR("application/json")}};
+    struct httpc_req req = {.method = "POST", .headers = headers, .headers_count = 2, .body = body};
+    struct buf url, secret;
+    bool known;
+
+    buf_init(&url, 8192);
+    buf_init(&secret, 8192);
+    known = repl_url(f->cfg, instance, endpoint, &url, &req.unix_path);
+    buf_putc(&url, '/');
+    url_put(&url, key);
+    if (f->cfg->replication_secret.n) {
+        buf_put(&secret, STR("Bearer "));
+        buf_put(&secret, f->cfg->replication_secret);
+        headers[req.headers_count++] = (struct httpc_header){STR("Authorization"), buf_str(&secret)};
+    }
+    req.url = buf_str(&url);
+    known = known && !url.failed && !secret.failed;
+    if (known)
+        httpc_send(f->httpc, &req, done, arg);
+    if (secret.p)
+        explicit_bzero(secret.p, secret.n);
+    buf_fini(&secret);
+    buf_fini(&url);
+    return known;
+}
+
+bool feed_remove_pusher(struct feed *f, struct str user_id, struct str app_id, struct str pushkey,
+                        httpc_done_fn *done, void *arg)
+{
+    struct buf body;
+    bool sent;
+
+    buf_init(&body, 1 << 20);
+    buf_put(&body, STR("{\"app_id\":"));
+    json_write_str(&body, app_id, 0);
+    buf_put(&body, STR(",\"pushkey\":"));
+    json_write_str(&body, pushkey, 0);
+    buf_putc(&body, '}');
+    sent = !body.failed && repl_post(f, STR("master"), "remove_pusher", user_id, buf_str(&body), done, arg);
+    buf_fini(&body);
+    metric_add_l(sent ? M_feed_sent : M_feed_unsent, "remove_pusher", 1);
+    return sent;
+}
+
 /* ---- publishing ---- */
 
 int feed_publish(struct feed *f, struct str channel_suffix, struct str line, const char *command)

@@ -173,40 +173,21 @@ static void relay_body(struct buf *b, struct str device, struct str state)
 static void relay(struct feed *f, struct str user, struct str device, struct str state)
 {
     const struct config_writers *w = &f->cfg->writers[WRITERS_PRESENCE];
-    struct httpc_header headers[3] = {{STR("Content-Type"), STR("application/json")},
-                                      {STR("Accept"), STR("application/json")}};
-    struct httpc_req req = {.method = "POST", .headers = headers, .headers_count = 2};
-    struct buf url, body, auth;
+    struct relay *r = xcalloc(1, sizeof *r);
+    struct buf body;
 
-    buf_init(&url, 8192);
     buf_init(&body, 8192);
-    buf_init(&auth, 8192);
+    relay_body(&body, device, state);
     if (f->relays_in_flight < RELAYS_MAX && w->count > 0 &&
-        repl_url(f->cfg, w->names[0], "presence_set_state", &url, &req.unix_path)) {
-        struct relay *r = xcalloc(1, sizeof *r);
-
-        buf_putc(&url, '/');
-        url_put(&url, user);
-        relay_body(&body, device, state);
-        if (f->cfg->replication_secret.n) {
-            buf_put(&auth, STR("Bearer "));
-            buf_put(&auth, f->cfg->replication_secret);
-            headers[req.headers_count++] = (struct httpc_header){STR("Authorization"), buf_str(&auth)};
-        }
-        req.url = buf_str(&url);
-        req.body = buf_str(&body);
+        repl_post(f, w->names[0], "presence_set_state", user, buf_str(&body), on_relayed, r)) {
         r->f = f;
         list_push(&f->relays, &r->link);
         f->relays_in_flight++;
-        httpc_send(f->httpc, &req, on_relayed, r);
     } else {
+        free(r);
         metric_add_l(M_feed_unsent, "presence_set_state", 1);
     }
-    if (auth.p)
-        explicit_bzero(auth.p, auth.n);
-    buf_fini(&auth);
     buf_fini(&body);
-    buf_fini(&url);
 }
 
 static void relay_throttled(struct feed *f, struct presence_entry *e, struct str state)
