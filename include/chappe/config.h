@@ -7,6 +7,7 @@
  * for their *.yaml) and one section "chappe:" of ours, whose options are rows of tbl/options.def. Everything
  * is owned by struct config and immutable after config_load.
  */
+#include "chappe/ip.h"
 #include "chappe/mem.h"
 
 struct config_listener {
@@ -121,6 +122,19 @@ struct config {
     bool msc4210_enabled, msc3773_enabled, msc2654_enabled, msc3391_enabled, msc3874_enabled, msc4222_enabled;
     bool msc4155_enabled, msc4306_enabled, msc3664_enabled, msc1767_enabled, msc3381_polls_enabled,
         msc4028_push_encrypted_events;
+
+    struct {                   /* the push worker */
+        struct str *instances; /* pusher_instances, in order: it decides the shards */
+        size_t instances_count;
+        int index; /* which of them we are; -1: none */
+        bool include_content, group_unread_count_by_room, msc4076, email_notifs;
+        int64_t jitter_ms;
+        struct str user_agent_suffix, http_proxy, https_proxy; /* proxies as URLs; absent or empty: none */
+        struct str *no_proxy;
+        size_t no_proxy_count;
+        struct ip_range *ip_block, *ip_allow;
+        size_t ip_block_count, ip_allow_count;
+    } push;
 
     /* chappe: — one row each in tbl/options.def */
 #define OPT_INT(field, deflt, min, max, unit, doc) int64_t field;

@@ -38,6 +38,7 @@ static void defaults_set(struct config *c)
     c->sync_response_cache_duration_ms = 120000;
     c->cache_global_factor = 0.5;
     c->enable_push = true;
+    c->push.include_content = c->push.group_unread_count_by_room = true;
 #define OPT_INT(field, deflt, min, max, unit, doc) c->field = (deflt);
 #define OPT_BOOL(field, deflt, doc)                c->field = (deflt);
 #define OPT_ENUM(field, deflt, choices, doc)       c->field = STR(deflt);
@@ -145,6 +146,8 @@ static struct config *finish(struct reader *r)
         app_services_read(r);
     if (!r->failed)
         synapse_read(r);
+    if (!r->failed)
+        push_read(r);
     if (!r->failed)
         options_read(r);
     c->warnings_count = r->warnings.n;

@@ -80,6 +80,7 @@ int file_read(struct arena *a, const char *path, size_t max, bool regular, struc
 void worker_read(struct reader *r); /* identity, listeners, instance_map, stream_writers, duties, redis */
 void database_read(struct reader *r);
 void synapse_read(struct reader *r); /* presence, limits, features, refusals */
+void push_read(struct reader *r);    /* push, pusher_instances, addresses and proxies for outgoing requests */
 void app_services_read(struct reader *r);
 void options_read(struct reader *r); /* chappe: */
 bool list_has(const struct str *v, size_t n, struct str s);

@@ -176,6 +176,11 @@ static void synapse_print(const struct config *c, struct buf *b)
                (long long)c->sync_response_cache_duration_ms, c->cache_global_factor);
     buf_put(b, STR("push:\n"));
     line_bool(b, "  enabled", c->enable_push);
+    line_bool(b, "  include_content", c->push.include_content);
+    line_bool(b, "  group_unread_count_by_room", c->push.group_unread_count_by_room);
+    if (c->push.jitter_ms > 0)
+        line_int(b, "  jitter_delay", c->push.jitter_ms);
+    line_list(b, "pusher_instances", c->push.instances, c->push.instances_count);
     line_bool(b, "allow_guest_access", c->allow_guest_access);
     line_secret(b, "macaroon_secret_key", c->macaroon_secret_key);
     line_bool(b, "enable_metrics", c->enable_metrics);

@@ -228,6 +228,5 @@ void synapse_read(struct reader *r)
     read_int(r, r->root, "filter_timeline_limit", INT32_MIN, INT32_MAX, &c->filter_timeline_limit);
     read_duration(r, caches, "caches.sync_response_cache_duration", &c->sync_response_cache_duration_ms);
     read_double(r, caches, "caches.global_factor", &c->cache_global_factor);
-    read_bool(r, read_map(r, r->root, "push"), "push.enabled", &c->enable_push);
     read_bool(r, r->root, "enable_metrics", &c->enable_metrics);
 }

@@ -360,8 +360,7 @@ static void duties_check(struct reader *r)
     static const char *const keys[] = {
         "run_background_tasks_on",           "notify_appservices_from_worker",
         "update_user_directory_from_worker", "media_instance_running_background_jobs",
-        "federation_sender_instances",       "pusher_instances",
-        "outbound_federation_restricted_to",
+        "federation_sender_instances",       "outbound_federation_restricted_to",
     };
 
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {

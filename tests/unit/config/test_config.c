@@ -100,7 +100,9 @@ static void test_refused(void **state) /* tidy: allow function-length: a table o
         {"update_user_directory_from_worker: sync1\n", 1, "update_user_directory_from_worker"},
         {"media_instance_running_background_jobs: sync1\n", 1, "media_instance_running_background_jobs"},
         {"federation_sender_instances:\n- w2\n- sync1\n", 2, "federation_sender_instances names this worker"},
-        {"pusher_instances: [sync1]\n", 1, "pusher_instances"},
+        {"pusher_instances: {a: 1}\n", 1, "pusher_instances"},
+        {"ip_range_blocklist: [10.0.0.0/33]\n", 1, "ip_range_blocklist: 10.0.0.0/33 is not an address range"},
+        {"ip_range_whitelist: [gateway.example]\n", 1, "ip_range_whitelist"},
         {"outbound_federation_restricted_to: [sync1]\n", 1, "outbound_federation_restricted_to"},
         {"database:\n", 0, "no \"database\""},
         {"database:\ndatabase_path: /a.db\n", 2, "SQLite"},
@@ -289,6 +291,40 @@ static void test_writers(void **state)
     assert_int_equal(c->writers[WRITERS_RECEIPTS].count, 2);
     assert_str(c->writers[WRITERS_QUARANTINED_MEDIA].names[0], "w9");
     assert_str(c->writers[WRITERS_PRESENCE].names[0], "master");
+    config_free(&c);
+}
+
+static void test_push(void **state)
+{
+    struct config *c = load("");
+
+    (void)state;
+    assert_int_equal(c->push.index, -1);
+    assert_true(c->enable_push && c->push.include_content && c->push.group_unread_count_by_room);
+    assert_int_equal(c->push.ip_block_count, 19);
+    assert_int_equal(c->push.ip_allow_count, 0);
+    config_free(&c);
+
+    c = load(
+        "pusher_instances: [p1, sync1]\npush: {include_content: false, group_unread_count_by_room: false, "
+        "jitter_delay: 10s}\nip_range_blocklist: []\nip_range_allowlist: [127.0.0.1, 'fd00::/8']\n"
+        "https_proxy: proxy.example:3128\nno_proxy_hosts: [a.example]\n");
+    assert_int_equal(c->push.index, 1);
+    assert_int_equal(c->push.instances_count, 2);
+    assert_false(c->push.include_content || c->push.group_unread_count_by_room);
+    assert_int_equal(c->push.jitter_ms, 10000);
+    assert_int_equal(c->push.ip_block_count, 0);
+    assert_int_equal(c->push.ip_allow_count, 2);
+    assert_str(c->push.https_proxy, "http://proxy.example:3128");
+    assert_int_equal(c->push.no_proxy_count, 1);
+    config_free(&c);
+
+    /* The older key wins, whatever the newer one says. */
+    c = load("pusher_instances: sync1\npush: {include_content: true}\nemail: {redact_content: true, "
+             "enable_notifs: true}\n");
+    assert_int_equal(c->push.index, 0);
+    assert_false(c->push.include_content);
+    assert_true(c->push.email_notifs);
     config_free(&c);
 }
 
@@ -514,8 +550,9 @@ int run_config(void)
         cmocka_unit_test(test_defaults),      cmocka_unit_test(test_refused),
         cmocka_unit_test(test_refused_whole), cmocka_unit_test(test_warnings),
         cmocka_unit_test(test_listeners),     cmocka_unit_test(test_writers),
-        cmocka_unit_test(test_database),      cmocka_unit_test(test_presence),
-        cmocka_unit_test(test_other_keys),    cmocka_unit_test(test_print),
+        cmocka_unit_test(test_push),          cmocka_unit_test(test_database),
+        cmocka_unit_test(test_presence),      cmocka_unit_test(test_other_keys),
+        cmocka_unit_test(test_print),
     };
 
     return cmocka_run_group_tests_name("config", tests, NULL, NULL);
