@@ -14,6 +14,9 @@
  * nothing is decompressed, and no other protocol than http and https is spoken. Proxies of the environment
  * are ignored: replication traffic carries a secret and goes to a neighbour. Copies of headers and bodies are
  * overwritten before they are freed.
+ *
+ * A client for addresses that strangers name (push gateways) gets a policy: it is asked with the very address
+ * that curl is about to connect to, so a name that resolves differently a moment later gains nothing.
  */
 #include "chappe/httpc.h"
 
@@ -24,6 +27,9 @@
 #include <curl/curl.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <time.h>
 #include <uv.h>
 
 enum {
@@ -31,10 +37,12 @@ enum {
     HOST_CONNECTIONS_MAX = 32,
     TOTAL_CONNECTIONS_MAX = 256,
     IDLE_CONNECTIONS_MAX = 32,
+    STREAMS_MAX = 1000, /* on one HTTP/2 connection, if the peer allows as many */
     RESPONSE_HEADER_BYTES_MAX = 64 * 1024,
     RESPONSE_BYTES_DEFAULT = 1024 * 1024,
     CONNECT_TIMEOUT_DEFAULT_MS = 2000,
     TIMEOUT_DEFAULT_MS = 10000,
+    RETRY_AFTER_MAX_S = 86400,
     LOG_INTERVAL_MS = 5000
 };
 
@@ -47,7 +55,9 @@ struct call {
     struct buf response;
     char server[96]; /* the Server header, cut; empty: none */
     size_t header_bytes;
-    bool headers_too_large;
+    struct curl_slist *resolve;
+    int64_t retry_after_ms;
+    bool headers_too_large, proxied, forbidden;
     int err, status; /* once ended */
     httpc_done_fn *done;
     void *arg;
@@ -65,7 +75,10 @@ struct httpc {
     size_t calls;
     struct call_list active, ended;
     int64_t logged_ms;
-    bool delivering, stopping;
+    size_t calls_max;
+    const struct ip_policy *policy;
+    char *user_agent;
+    bool delivering, stopping, quiet;
 };
 
 /* One watched socket; lives until its handle is closed. */
@@ -109,6 +122,7 @@ static void call_free(struct call *x)
     for (struct curl_slist *h = x->headers; h; h = h->next)
         explicit_bzero(h->data, strlen(h->data));
     curl_slist_free_all(x->headers);
+    curl_slist_free_all(x->resolve);
     secret_free(&x->body);
     if (x->response.p)
         explicit_bzero(x->response.p, x->response.n);
@@ -118,12 +132,13 @@ static void call_free(struct call *x)
 
 static void deliver(struct call *x)
 {
-    struct httpc_res res = {.err = x->err};
+    struct httpc_res res = {.err = x->err, .retry_after_ms = -1};
     list_remove(x);
     x->client->calls--;
     metric_set(M_httpc_pending, (int64_t)x->client->calls);
     if (x->err == 0) {
         res.status = x->status;
+        res.retry_after_ms = x->retry_after_ms;
         res.body = str_n(x->response.p ? x->response.p : "", x->response.n);
         if (x->server[0])
             res.server = str_of(x->server);
@@ -162,6 +177,8 @@ static int err_of(const struct call *x, CURLcode code)
 {
     if (x->response.failed || x->headers_too_large)
         return -ERR_LIMIT;
+    if (x->forbidden && code != CURLE_OK)
+        return -ERR_UNSUPPORTED;
     switch (code) {
     case CURLE_OK:
         return 0;
@@ -193,6 +210,8 @@ static void log_failure(struct call *x, CURLcode code)
 {
     int64_t now = clock_mono_ms();
     metric_add_l(M_httpc_failures, err_text(x->err), 1);
+    if (x->client->quiet)
+        return;
     if (x->client->logged_ms && now - x->client->logged_ms < LOG_INTERVAL_MS)
         return;
     x->client->logged_ms = now;
@@ -312,15 +331,35 @@ static size_t body_cb(char *p, size_t one, size_t n, void *arg)
     return x->response.failed ? 0 : one * n;
 }
 
+/* RFC 9110 10.2.3: seconds, or a date. */
+static int64_t retry_after(struct str value)
+{
+    char text[64];
+    int64_t seconds;
+    if (str_to_i64(value, &seconds) != 0) {
+        if (value.n == 0 || value.n >= sizeof text)
+            return -1;
+        memcpy(text, value.p, value.n);
+        text[value.n] = 0;
+        time_t when = curl_getdate(text, NULL);
+        if (when < 0)
+            return -1;
+        seconds = (int64_t)when - clock_wall_ms() / 1000;
+    }
+    return (seconds < 0 ? 0 : seconds > RETRY_AFTER_MAX_S ? RETRY_AFTER_MAX_S : seconds) * 1000;
+}
+
 static size_t header_cb(char *p, size_t one, size_t n, void *arg)
 {
     struct call *x = arg;
     struct str line = str_n(p, one * n), name, value;
-    x->header_bytes += one * n;
+    x->header_bytes += line.n;
     if (x->header_bytes <= RESPONSE_HEADER_BYTES_MAX) {
         if (str_cut(line, ':', &name, &value) && name.n == 6 && strncasecmp(name.p, "server", 6) == 0) {
             value = str_trim(value);
             snprintf(x->server, sizeof x->server, "%.*s", STR_ARG(value));
+        } else if (name.n == 11 && strncasecmp(name.p, "retry-after", 11) == 0) {
+            x->retry_after_ms = retry_after(str_trim(value));
         }
         return one * n;
     }
@@ -396,6 +435,39 @@ static void set_limits(struct call *x, const struct httpc_req *req)
     curl_easy_setopt(x->easy, CURLOPT_NOPROGRESS, 1L);
 }
 
+/* The address is final here: what is permitted is what is connected to. */
+static curl_socket_t open_cb(void *arg, curlsocktype purpose, struct curl_sockaddr *to)
+{
+    struct call *x = arg;
+    const struct ip_policy *policy = x->client->policy;
+    if (policy && !x->proxied && purpose == CURLSOCKTYPE_IPCXN && to->family != AF_UNIX &&
+        !ip_policy_allows_sockaddr(policy, &to->addr)) {
+        x->forbidden = true;
+        return CURL_SOCKET_BAD;
+    }
+    return socket(to->family, to->socktype | SOCK_CLOEXEC, to->protocol);
+}
+
+static void set_route(struct call *x, const struct httpc_req *req)
+{
+    curl_easy_setopt(x->easy, CURLOPT_OPENSOCKETFUNCTION, open_cb);
+    curl_easy_setopt(x->easy, CURLOPT_OPENSOCKETDATA, x);
+    x->proxied = !str_absent(req->proxy);
+    if (x->proxied) {
+        char *proxy = xstrndup(req->proxy);
+        curl_easy_setopt(x->easy, CURLOPT_PROXY, proxy);
+        curl_easy_setopt(x->easy, CURLOPT_NOPROXY, "");
+        free(proxy);
+    }
+    if (!str_absent(req->resolve)) {
+        char *line = xstrndup(req->resolve);
+        x->resolve = curl_slist_append(NULL, line);
+        free(line);
+        ASSERT(x->resolve);
+        curl_easy_setopt(x->easy, CURLOPT_RESOLVE, x->resolve);
+    }
+}
+
 static int call_prepare(struct call *x, const struct httpc_req *req)
 {
     if (req->url.n == 0 || has_control(req->url) || has_control(req->unix_path) ||
@@ -403,7 +475,9 @@ static int call_prepare(struct call *x, const struct httpc_req *req)
         return -ERR_PARSE;
     if (has_control(str_of(req->method)))
         return -ERR_PARSE;
-    int err = header_add(x, STR("User-Agent"), STR("chappe/" CHAPPE_VERSION));
+    if (has_control(req->proxy) || has_control(req->resolve))
+        return -ERR_PARSE;
+    int err = header_add(x, STR("User-Agent"), str_of(x->client->user_agent));
     for (size_t i = 0; i < req->headers_count && err == 0; i++)
         err = header_add(x, req->headers[i].name, req->headers[i].value);
     if (err < 0)
@@ -415,6 +489,7 @@ static int call_prepare(struct call *x, const struct httpc_req *req)
     x->headers = all;
     set_limits(x, req);
     set_method(x, req);
+    set_route(x, req);
     char *url = xstrndup(req->url);
     CURLcode code = curl_easy_setopt(x->easy, CURLOPT_URL, url);
     free(url);
@@ -427,6 +502,8 @@ static int call_prepare(struct call *x, const struct httpc_req *req)
     curl_easy_setopt(x->easy, CURLOPT_HTTP_VERSION,
                      req->http2_prior_knowledge ? (long)CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE
                                                 : (long)CURL_HTTP_VERSION_2TLS);
+    /* Wait for a connection that others are opening: it may turn out to be able to carry this one too. */
+    curl_easy_setopt(x->easy, CURLOPT_PIPEWAIT, 1L);
     curl_easy_setopt(x->easy, CURLOPT_WRITEFUNCTION, body_cb);
     curl_easy_setopt(x->easy, CURLOPT_WRITEDATA, x);
     curl_easy_setopt(x->easy, CURLOPT_HEADERFUNCTION, header_cb);
@@ -441,7 +518,8 @@ void httpc_send(struct httpc *c, const struct httpc_req *req, httpc_done_fn *don
     x->client = c;
     x->done = done;
     x->arg = arg;
-    bool full = c->calls >= CALLS_MAX;
+    x->retry_after_ms = -1;
+    bool full = c->calls >= c->calls_max;
     c->calls++;
     metric_add(M_httpc_requests, 1);
     metric_set(M_httpc_pending, (int64_t)c->calls);
@@ -465,8 +543,13 @@ static void global_init(void)
     global_result = curl_global_init(CURL_GLOBAL_DEFAULT);
 }
 
-int httpc_start(struct httpc **out, struct uv_loop_s *loop, struct err *e)
+int httpc_start(struct httpc **out, struct uv_loop_s *loop, const struct httpc_options *options,
+                struct err *e)
 {
+    static const struct httpc_options usual = {.calls_max = CALLS_MAX,
+                                               .host_connections_max = HOST_CONNECTIONS_MAX,
+                                               .connections_max = TOTAL_CONNECTIONS_MAX};
+    const struct httpc_options *o = options ? options : &usual;
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, global_init);
     CURLM *multi = global_result == CURLE_OK ? curl_multi_init() : NULL;
@@ -477,6 +560,10 @@ int httpc_start(struct httpc **out, struct uv_loop_s *loop, struct err *e)
     c->loop = loop;
     c->multi = multi;
     c->handles = 2;
+    c->calls_max = o->calls_max;
+    c->policy = o->policy;
+    c->quiet = o->quiet;
+    c->user_agent = xstrndup(o->user_agent.n ? o->user_agent : STR("chappe/" CHAPPE_VERSION));
     list_init(&c->active);
     list_init(&c->ended);
     uv_timer_init(loop, &c->timer);
@@ -486,9 +573,12 @@ int httpc_start(struct httpc **out, struct uv_loop_s *loop, struct err *e)
     curl_multi_setopt(multi, CURLMOPT_SOCKETDATA, c);
     curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, timeout_cb);
     curl_multi_setopt(multi, CURLMOPT_TIMERDATA, c);
-    curl_multi_setopt(multi, CURLMOPT_MAX_HOST_CONNECTIONS, (long)HOST_CONNECTIONS_MAX);
-    curl_multi_setopt(multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long)TOTAL_CONNECTIONS_MAX);
-    curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long)IDLE_CONNECTIONS_MAX);
+    curl_multi_setopt(multi, CURLMOPT_MAX_HOST_CONNECTIONS, (long)o->host_connections_max);
+    curl_multi_setopt(multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long)o->connections_max);
+    curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS,
+                      o->connections_max > IDLE_CONNECTIONS_MAX ? (long)o->connections_max
+                                                                : (long)IDLE_CONNECTIONS_MAX);
+    curl_multi_setopt(multi, CURLMOPT_MAX_CONCURRENT_STREAMS, (long)STREAMS_MAX);
     *out = c;
     return 0;
 }
@@ -496,8 +586,10 @@ int httpc_start(struct httpc **out, struct uv_loop_s *loop, struct err *e)
 static void handle_closed(uv_handle_t *h)
 {
     struct httpc *c = h->data;
-    if (--c->handles == 0)
-        free(c);
+    if (--c->handles > 0)
+        return;
+    free(c->user_agent);
+    free(c);
 }
 
 void httpc_stop(struct httpc **cp)

@@ -17,6 +17,7 @@
 #include "chappe/log.h"
 #include "chappe/metrics.h"
 #include "chappe/model.h"
+#include "chappe/push.h"
 #include "chappe/sync.h"
 #include "chappe/version.h"
 
@@ -48,6 +49,8 @@ struct server {
     struct model *model;
     struct auth *auth;
     struct sync *sync;
+    struct feed_sink sink, push_sink;
+    struct push *push; /* NULL unless this worker is a pusher instance */
     struct httpd *httpd;
 };
 
@@ -99,12 +102,49 @@ static void on_feed_state(void *arg, enum feed_state st)
         sync_feed_state(s->sync, st);
 }
 
+/* The feed's rows go to the model, and to the push worker after it. */
+static void both_rows(void *arg, enum stream st, writer_id w, int64_t token, const struct feed_row *rows,
+                      size_t n)
+{
+    struct server *s = arg;
+    s->sink.rows(s->sink.arg, st, w, token, rows, n);
+    s->push_sink.rows(s->push_sink.arg, st, w, token, rows, n);
+}
+
+static void both_reset(void *arg, enum stream st, writer_id w)
+{
+    struct server *s = arg;
+    s->sink.reset(s->sink.arg, st, w);
+    s->push_sink.reset(s->push_sink.arg, st, w);
+}
+
+static void both_burst_end(void *arg)
+{
+    struct server *s = arg;
+    s->sink.burst_end(s->sink.arg);
+    s->push_sink.burst_end(s->push_sink.arg);
+}
+
+static void both_flush(void *arg, enum stream st)
+{
+    struct server *s = arg;
+    s->sink.flush(s->sink.arg, st);
+    s->push_sink.flush(s->push_sink.arg, st);
+}
+
+static void both_state(void *arg, enum feed_state st)
+{
+    struct server *s = arg;
+    s->sink.state(s->sink.arg, st);
+    s->push_sink.state(s->push_sink.arg, st);
+}
+
 /* ---- health, drain ---- */
 
 static void update_health(struct server *s)
 {
     bool ok = s->life <= LIFE_SERVING && model_ready(s->model) && feed_state(s->feed) == FEED_LIVE &&
-              feed_release_known(s->feed);
+              feed_release_known(s->feed) && (!s->push || push_ready(s->push));
     if (ok && s->life == LIFE_STARTING) {
         s->life = LIFE_SERVING;
         log_info("chappe", "serving as %.*s for %.*s, sockets by %s", STR_ARG(s->cfg->worker_name),
@@ -131,7 +171,8 @@ static void on_tick(uv_timer_t *t)
     }
     if (s->life != LIFE_DRAINING)
         return;
-    bool done = sync_in_flight(s->sync) == 0 && httpd_in_flight(s->httpd) == 0;
+    bool done =
+        sync_in_flight(s->sync) == 0 && httpd_in_flight(s->httpd) == 0 && (!s->push || push_idle(s->push));
     if (done || clock_mono_ms() >= s->drain_until_ms) {
         if (!done)
             log_warning("chappe", "drain bound reached: %zu requests are cut off", sync_in_flight(s->sync));
@@ -156,6 +197,8 @@ static void on_stop_signal(uv_signal_t *h, int signum)
     uv_timer_start(&s->tick, on_tick, TICK_MS, TICK_MS);
     httpd_drain(s->httpd);
     sync_drain(s->sync);
+    if (s->push)
+        push_drain(s->push);
 }
 
 static void on_sighup(uv_signal_t *h, int signum)
@@ -221,17 +264,25 @@ static int server_start(struct server *s, struct err *e)
 {
     const struct config *cfg = s->cfg;
     bool known;
-    int err = httpc_start(&s->httpc, &s->loop, e);
+    int err = httpc_start(&s->httpc, &s->loop, NULL, e);
     if (err || (err = find_release(s, &known, e)))
         return err;
     struct model_hooks hooks = {s, on_wake, on_cache_row, on_cache_flush, on_feed_state};
     if ((err = pg_start(&s->pg, &s->loop, cfg, e)) ||
         (err = model_start(&s->model, &s->loop, cfg, s->pg, &hooks, e)))
         return err;
-    struct feed_sink sink = model_sink(s->model);
-    if ((err = feed_start(&s->feed, &s->loop, cfg, s->pg, s->httpc, known, &sink, e)))
+    struct feed_sink both = {s, both_rows, both_reset, both_burst_end, both_flush, both_state};
+    s->sink = model_sink(s->model);
+    if (push_wanted(cfg)) {
+        if ((err = push_start(&s->push, &s->loop, cfg, s->pg, e)))
+            return err;
+        s->push_sink = push_sink(s->push);
+    }
+    if ((err = feed_start(&s->feed, &s->loop, cfg, s->pg, s->httpc, known, s->push ? &both : &s->sink, e)))
         return err;
     model_adopt(s->model, s->feed);
+    if (s->push)
+        push_adopt(s->push, s->feed);
     if ((err = auth_start(&s->auth, &s->loop, cfg, s->pg, s->httpc, s->feed, e)) ||
         (err = sync_start(&s->sync, &s->loop, cfg, s->pg, s->feed, s->model, s->auth, e)))
         return err;
@@ -253,6 +304,8 @@ static void server_stop(struct server *s)
 {
     /* Requests first, while everything they hold on to is there; then the feed says goodbye (presence), while
      * its connections are up; then what is still under way for tokens and the database ends. */
+    if (s->push)
+        push_halt(s->push);
     if (s->sync)
         sync_stop(&s->sync);
     if (s->feed)
@@ -263,6 +316,8 @@ static void server_stop(struct server *s)
         httpc_stop(&s->httpc);
     if (s->pg)
         pg_stop(&s->pg);
+    if (s->push)
+        push_stop(&s->push);
     if (s->model)
         model_stop(&s->model);
     if (s->httpd)

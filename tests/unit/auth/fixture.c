@@ -427,7 +427,7 @@ struct fix *fix_new_with(void (*configure)(struct config *cfg), bool real)
         configure(&f->cfg);
     if (real) {
         assert_int_equal(pg_start(&f->pg, &f->loop, &f->cfg, &e), 0);
-        assert_int_equal(httpc_start(&f->httpc, &f->loop, &e), 0);
+        assert_int_equal(httpc_start(&f->httpc, &f->loop, NULL, &e), 0);
     }
     /* What is not real is never looked into: everything that would is wrapped. */
     assert_int_equal(auth_start(&f->auth, &f->loop, &f->cfg, real ? f->pg : (struct pg *)f,

@@ -55,7 +55,7 @@ static int setup(void **state)
     struct fix *f = xcalloc(1, sizeof *f);
     struct err e;
     assert_int_equal(uv_loop_init(&f->loop), 0);
-    assert_int_equal(httpc_start(&f->c, &f->loop, &e), 0);
+    assert_int_equal(httpc_start(&f->c, &f->loop, NULL, &e), 0);
     *state = f;
     return 0;
 }
