@@ -239,8 +239,8 @@ def part_e2e() -> Count:
 def part_oracle() -> Count:
     """every answer compared with the Synapse worker's; one, then two event persisters"""
     build_release()
-    count = pytest("oracle", ["tests/oracle"], 10)
-    count.add(pytest("oracle-two-persisters", ["tests/oracle", "--event-persisters", "2"], 10))
+    count = pytest("oracle", ["tests/oracle"], 20)
+    count.add(pytest("oracle-two-persisters", ["tests/oracle", "--event-persisters", "2"], 20))
     return count
 
 

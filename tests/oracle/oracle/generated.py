@@ -13,6 +13,7 @@ Beyond what `Context` does:
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import threading
 import time
 from typing import Any, Callable
@@ -38,6 +39,7 @@ class GeneratedContext(Context):
         super().__init__(*args)
         self.choices = True
         self.exact = True
+        self.forgiven = 0  # answers in which something was left out as being up to chance
         self._settled = False
         self._clients: dict[tuple[int, str, str], Client] = {}
         self._polls = concurrent.futures.ThreadPoolExecutor(2)
@@ -120,10 +122,12 @@ class GeneratedContext(Context):
         found = list(differences(_head(reference), _head(subject)))
         bodies = normalise(parse(reference.raw)), normalise(parse(subject.raw))
         memory = self._memories.setdefault(f"{device.user_id} {device.do.device_id}", Memory())
+        before = [json.dumps(body) for body in bodies]
         loose = level_lazy(memory, *bodies)
         level_left(*bodies)
         level_choices(*bodies)
         _level_devices(loose, *bodies)
+        self.forgiven += any(text != json.dumps(body) for text, body in zip(before, bodies))
         inside = [d for d in differences(*bodies) if not explained(self.world, device.user_id, d)]
         if not inside and self.exact:
             inside = inexact(reference.raw, subject.raw, *bodies)

@@ -89,6 +89,12 @@ PROFILES: dict[str, Profile] = {
     ),
     "e2ee": Profile({**_ALL, **_times(5, _E2EE), **_times(2, _MEMBERS)}, EAGER + LAZY[:2], made=0.05),
     "presence": Profile({**_ALL, "presence": 12}, [{}, {"room": {"timeline": {"limit": 5}}}], made=0.0, presence=True),
+    "counts": Profile(
+        {**_TALK, **_MEMBERS, "thread": 12, "mention": 8, "receipt": 20, "markers": 3, "push": 4, "ignore": 1, "redact": 5},
+        [{"room": {"timeline": {"limit": limit, "unread_thread_notifications": limit < 9}}} for limit in (1, 4, 10)],
+        made=0.0,
+        rooms=3,
+    ),
     "old": Profile(_ALL, EAGER, versions=OLD_VERSIONS),
     "after": Profile(_ALL, EAGER + LAZY[-2:], after=0.9, together=0.1),
 }
