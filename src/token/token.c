@@ -13,9 +13,11 @@
  */
 #include "token_int.h"
 
+#include "chappe/release.h"
+
 #include <stdatomic.h>
 
-enum field_kind { FIELD_ROOM, FIELD_INT, FIELD_MULTI, FIELD_ZERO };
+enum field_kind { FIELD_ROOM, FIELD_INT, FIELD_MULTI, FIELD_STICKY, FIELD_ZERO };
 struct field {
     enum field_kind kind;
     size_t off;
@@ -34,7 +36,7 @@ static const struct field fields[TOKEN_FIELD_COUNT] = {
     [TOKEN_GROUPS] = {FIELD_ZERO, 0, false},
     [TOKEN_UN_PARTIAL_STATED_ROOMS] = {FIELD_INT, AT(un_partial_stated_rooms), true},
     [TOKEN_THREAD_SUBSCRIPTIONS] = {FIELD_INT, AT(thread_subscriptions), true},
-    [TOKEN_STICKY_EVENTS] = {FIELD_MULTI, AT(sticky_events), true},
+    [TOKEN_STICKY_EVENTS] = {FIELD_STICKY, AT(sticky_events), true},
     [TOKEN_QUARANTINED_MEDIA] = {FIELD_MULTI, AT(quarantined_media), true},
     [TOKEN_PROFILE_UPDATES] = {FIELD_INT, AT(profile_updates), true},
 };
@@ -144,6 +146,10 @@ static int field_parse(const struct field *f, struct str s, bool (*known_writer)
     switch (f->kind) {
     case FIELD_ROOM:
         return room_parse(s, known_writer, out);
+    case FIELD_STICKY:
+        if (!release_has(RELEASE_STICKY_BY_WRITERS))
+            return plain_parse(s, at);
+        /* fallthrough */
     case FIELD_MULTI:
         if (s.n > 0 && s.p[0] == 'm')
             return map_parse(str_n(s.p + 1, s.n - 1), known_writer, at);
@@ -221,6 +227,10 @@ static char *field_format(char *out, const struct field *f, const struct stream_
         out = int_format(out, t->topological);
         *out++ = '-';
         return int_format(out, t->room.min);
+    case FIELD_STICKY:
+        if (!release_has(RELEASE_STICKY_BY_WRITERS))
+            return int_format(out, mpos_at(t, f)->min);
+        /* fallthrough */
     case FIELD_MULTI:
         return mpos_format(out, mpos_at(t, f), 0);
     case FIELD_INT:

@@ -23,7 +23,7 @@ from typing import Any
 from stack.deployment import Deployment
 from stack.matrix import Client
 from stack.settings import Ports, Settings, default_state
-from stack.versions import synapse_release
+from stack.versions import release_key, synapse_release
 
 TARGET = os.environ.get("CHAPPE_TEST_TARGET", "chappe")
 PASSWORD = "correct horse"
@@ -119,6 +119,10 @@ class World:
     def target(self) -> str:
         """The server under test: Chappe, or the Synapse worker in its place."""
         return f"http://127.0.0.1:{self.settings.ports.chappe}" if self.settings.with_chappe else self.worker
+
+    def synapse_from(self, release: str) -> bool:
+        """Tell whether this Synapse is of the release, as in "1.163", or newer."""
+        return release_key(self.settings.synapse_version) >= release_key(release)
 
     # -- users -----------------------------------------------------------------------------------
 

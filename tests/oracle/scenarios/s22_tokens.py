@@ -23,6 +23,15 @@ VALUES = (
 ).split()
 
 
+def _fields(token: str) -> tuple[str, ...]:
+    """Return the fields that this release's tokens have."""
+    return tuple(TOKEN_FIELDS[: token.count("_") + 1])
+
+
+def _multi(device: Device) -> set[str]:
+    return MULTI | ({"sticky"} if device.context.world.synapse_from("1.163") else set())
+
+
 def _replaced(token: str, field: str, value: str) -> str:
     parts = token.split("_")
     parts[TOKEN_FIELDS.index(field)] = value
@@ -31,7 +40,7 @@ def _replaced(token: str, field: str, value: str) -> str:
 
 def _broken(context: Context, alice: Device, since: str) -> None:
     """Every value in every field: whether it is understood, and what is answered."""
-    for field in TOKEN_FIELDS:
+    for field in _fields(since):
         for value in ("", *VALUES):
             for letter in ("s", "") if field == "room" else ("",):
                 text = _replaced(since, field, letter + value)
@@ -42,7 +51,7 @@ def _broken(context: Context, alice: Device, since: str) -> None:
         "empty": "",
         "a word": "garbage",
         "the underscore": "_",
-        "many underscores": "_" * 12,
+        "many underscores": "_" * since.count("_"),
         "one field too many": f"{since}_1",
         "one empty field too many": f"{since}_",
         "a thousand fields": "s1" + "_1" * 1000,
@@ -72,13 +81,13 @@ def _shorter(alice: Device, since: str) -> None:
 
 def _elsewhere(alice: Device, since: str) -> None:
     """One field at a time from the beginning of time, and from before it."""
-    for field in TOKEN_FIELDS:
+    for field in _fields(since):
         for value in ("0", "1", "-1", "-7"):
-            if value.startswith("-") and field in MULTI:
+            if value.startswith("-") and field in _multi(alice):
                 continue  # refused, among the broken ones
             alice.since = _replaced(since, field, "s" + value if field == "room" else value)
             alice.ask(f"{field} at {value}", filter=NO_PRESENCE)
-    for value in ("s0", "s1", "s0" + "_0" * 12, "s1" + "_1" * 12, "s-1"):
+    for value in ("s0", "s1", "s0" + "_0" * since.count("_"), "s1" + "_1" * since.count("_"), "s-1"):
         alice.since = value
         alice.ask(f"from {value}", filter=NO_PRESENCE)
     alice.since = "s0"
@@ -88,18 +97,18 @@ def _elsewhere(alice: Device, since: str) -> None:
 
 def _ahead(alice: Device, since: str) -> None:
     """A million ahead of everybody: a token from a database that was restored since. Bounded, answered at once."""
-    for field in TOKEN_FIELDS:
+    for field in _fields(since):
         value = since.split("_")[TOKEN_FIELDS.index(field)]
         if "m" in value:
             continue
         number = int(value.lstrip("s")) + 1_000_000
         alice.since = _replaced(since, field, f"s{number}" if field == "room" else str(number))
         alice.ask(f"{field} a million ahead")
-        if field in MULTI or field == "room":
+        if field in _multi(alice) or field == "room":
             alice.since = _replaced(since, field, f"m{value.lstrip('s')}~1.{number}")
             alice.ask(f"{field}'s first writer a million ahead")
     alice.since = "_".join(
-        f"s{10**9}" if field == "room" else str(10**9) for field in TOKEN_FIELDS
+        f"s{10**9}" if field == "room" else str(10**9) for field in _fields(since)
     )
     alice.ask("everything ahead")
 

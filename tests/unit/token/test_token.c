@@ -5,6 +5,7 @@
  * round trips.
  */
 #include "test_token.h"
+#include "chappe/release.h"
 
 #define BRAND_NEW "s1_1_0_1_1_1_1_1_0_1_1_1_1"
 #define SINGLE    "s12345_100_7_200_300_40_500_600_0_1_12_1_1"
@@ -221,6 +222,17 @@ static void test_arity(void **state)
     assert_int_equal(token_parse(STR("s1_1_0_1_1_1_1_1_0_1_1"), NULL, &t), -ERR_PARSE);
     token_arity_set(11);
     assert_string_equal(text_of(&t), "s1_1_0_1_1_1_1_1_0_1_0");
+    token_arity_set(13);
+    /* sticky_events is a number until 1.163, and may have writers from then on */
+    release_set((struct release){1, 162, 0});
+    assert_int_equal(token_parse(STR("s1_1_0_1_1_1_1_1_0_1_1_-1_1"), NULL, &t), 0);
+    assert_string_equal(text_of(&t), "s1_1_0_1_1_1_1_1_0_1_1_-1_1");
+    assert_int_equal(token_parse(STR("s1_1_0_1_1_1_1_1_0_1_1_m5~1.7_1"), NULL, &t), -ERR_PARSE);
+    release_set((struct release){1, 163, 0});
+    assert_int_equal(token_parse(STR("s1_1_0_1_1_1_1_1_0_1_1_-1_1"), NULL, &t), -ERR_PARSE);
+    assert_int_equal(token_parse(STR("s1_1_0_1_1_1_1_1_0_1_1_m5~1.7_1"), NULL, &t), 0);
+    assert_string_equal(text_of(&t), "s1_1_0_1_1_1_1_1_0_1_1_m5~1.7_1");
+    release_set(release_newest());
     token_arity_set(TOKEN_FIELD_COUNT);
 }
 
