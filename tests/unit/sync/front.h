@@ -80,6 +80,7 @@ int run_join_tests(void);
 int run_invite_tests(void);
 int run_room_tests(void);
 int run_feature_tests(void);
+int run_release_tests(void);
 int run_token_tests(void);
 int run_visibility_tests(void);
 #endif
