@@ -20,7 +20,15 @@ static bool excluded(const struct sync_run *run, const struct room *r)
         if (str_eq(run->cfg->exclude_rooms_from_sync[i], r->room_id))
             return true;
     }
-    return r->partial && !run->f->lazy_load_members;
+    return false;
+}
+
+/* A client that does not load members lazily is not shown a room that it is in while the room's state is
+ * partial. It is told of invitations to it and that one has left it: Synapse 1.157 looks at rooms that one is
+ * joined to now (handlers/sync.py, get_sync_result_builder). */
+static bool partial_joined(const struct sync_run *run, const struct membership_row *row)
+{
+    return row->membership == MEMBERSHIP_JOIN && row->room->partial && !run->f->lazy_load_members;
 }
 
 static void add_stripped(struct sync_run *run, struct room *room, struct evrec *rec, bool knock)
@@ -62,7 +70,7 @@ static void classify_initial(struct sync_run *run)
 {
     size_t it = 0;
     for (struct membership_row *row; (row = smap_next(&run->u->rooms, &it));) {
-        if (row->forgotten || !row->known_version || excluded(run, row->room))
+        if (row->forgotten || !row->known_version || excluded(run, row->room) || partial_joined(run, row))
             continue;
         switch (row->membership) {
         case MEMBERSHIP_JOIN: {
@@ -82,6 +90,8 @@ static void classify_initial(struct sync_run *run)
                 break;
             __attribute__((fallthrough));
         case MEMBERSHIP_BAN: {
+            if (row->room->partial && !run->f->lazy_load_members)
+                break; /* Synapse waits until the state is whole */
             struct room_entry *en = add_entry(run, row->room, ENTRY_ARCHIVED);
             en->full_state = en->events_none = true;
             en->upto = en->end = run->now;
@@ -210,7 +220,9 @@ static void classify_own_events(struct sync_run *run)
     size_t n = 0;
     for (size_t i = 0; i < u->own.n; i++) {
         struct own_event *e = &u->own.v[i];
-        if (!mpos_in_range(&run->since.room, &run->now.room, e->writer, e->stream) || excluded(run, e->room))
+        const struct membership_row *row = smap_get(&u->rooms, e->room->room_id);
+        if (!mpos_in_range(&run->since.room, &run->now.room, e->writer, e->stream) ||
+            excluded(run, e->room) || (row && partial_joined(run, row)))
             continue;
         struct event *ev;
         if (run_have(run, model_event_raw(run->m, e->rec, &ev)) && !ev->rejected)
@@ -290,7 +302,8 @@ static void collect_joined(struct sync_run *run)
     for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
         if (!mpos_covers(&run->now.room, row->writer, row->stream))
             run->ahead = true;
-        if (row->membership != MEMBERSHIP_JOIN || !row->known_version || excluded(run, row->room))
+        if (row->membership != MEMBERSHIP_JOIN || !row->known_version || excluded(run, row->room) ||
+            partial_joined(run, row))
             continue;
         run->joined[run->joined_count++] = row->room;
         smap_put(&run->joined_set, row->room_id, row->room);

@@ -496,6 +496,50 @@ static bool load_items(struct wanted *w)
     return ok;
 }
 
+/* The member event by which somebody was permitted to send one of the timeline's events. */
+static bool permitting_member(struct wanted *w, const struct event *sent, struct str user_id)
+{
+    struct sync_run *run = w->result.run;
+    for (size_t i = 0; i < sent->auth_events_count; i++) {
+        struct evrec *rec = model_rec(run->m, sent->auth_events[i]);
+        struct event *ev;
+        enum have h = model_event_raw(run->m, rec, &ev);
+        if (h == LACK) {
+            run->lack = true;
+            return false;
+        }
+        if (h == HAVE && str_eq(ev->type, MEMBER) && str_eq(ev->state_key, user_id)) {
+            set_add(&w->result, MEMBER, ev->state_key, rec);
+            return true;
+        }
+    }
+    return true;
+}
+
+/* While a room's state is partial it lacks most members. Those who sent the timeline's events stand among the
+ * events' auth events (Synapse 1.157 handlers/sync.py, _find_missing_partial_state_memberships). */
+static bool add_partial_members(struct wanted *w)
+{
+    struct room_entry *en = w->en;
+    bool ok = true;
+    struct user_set found;
+    user_set_init(&found);
+    size_t it = 0;
+    for (struct state_item *x; (x = smap_next(&w->result.by_id, &it));) {
+        if (str_eq(x->type, MEMBER))
+            user_set_add(&found, x->key);
+    }
+    for (size_t i = 0; i < en->timeline_count; i++) {
+        const struct event *ev = en->timeline[i].ev;
+        if (!user_set_has(&w->members, ev->sender) || user_set_has(&found, ev->sender))
+            continue;
+        user_set_add(&found, ev->sender); /* the sender's first event decides */
+        ok &= permitting_member(w, ev, ev->sender);
+    }
+    user_set_fini(&found);
+    return ok;
+}
+
 bool entry_load_state(struct sync_run *run, struct room_entry *en)
 {
     if (en->out_of_band)
@@ -511,6 +555,8 @@ bool entry_load_state(struct sync_run *run, struct room_entry *en)
         ok = whole ? full_after(&w) : incremental_after(&w);
     else
         ok = whole ? full(&w) : incremental(&w);
+    if (ok && w.lazy && en->room->partial)
+        ok = add_partial_members(&w);
     if (ok) {
         apply_ll_cache(&w);
         ok = load_items(&w);

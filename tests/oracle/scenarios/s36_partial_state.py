@@ -123,4 +123,6 @@ def _left_before_it_is_whole(context: Context) -> None:
         held.release()
     _whole(context, room)
     _both(bob, lazy, "left, and then whole")
-    context.device(bob.user_id, "E3").ask("initial, left and whole", filter={"room": {"include_leave": True}})
+    # Of an untrimmed timeline with a gap Synapse lets prev_batch be now, though one has left (a decision differs).
+    trimmed = {"room": {"include_leave": True, "timeline": {"limit": 1}}}
+    context.device(bob.user_id, "E3").ask("initial, left and whole", filter=trimmed)
