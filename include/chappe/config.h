@@ -104,6 +104,11 @@ struct config {
     } presence;
     double rc_presence_per_second;
     double rc_presence_burst;
+    struct {
+        bool enabled;
+        bool has_max_lifetime; /* default_policy.max_lifetime */
+        int64_t max_lifetime_ms;
+    } retention;
     struct str *exclude_rooms_from_sync;
     size_t exclude_rooms_from_sync_count;
     struct str *exclude_rooms_from_presence;
@@ -121,7 +126,7 @@ struct config {
     bool track_puppeted_user_ips, track_appservice_user_ips;
     bool msc4210_enabled, msc3773_enabled, msc2654_enabled, msc3391_enabled, msc3874_enabled, msc4222_enabled;
     bool msc4155_enabled, msc4306_enabled, msc3664_enabled, msc1767_enabled, msc3381_polls_enabled,
-        msc4028_push_encrypted_events;
+        msc4028_push_encrypted_events, msc4293_enabled, msc4354_enabled;
 
     struct {                   /* the push worker */
         struct str *instances; /* pusher_instances, in order: it decides the shards */

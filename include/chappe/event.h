@@ -62,10 +62,12 @@ struct event {
     bool soft_failed, out_of_band_membership, recheck_redaction, policy_server_spammy;
     /* parsed PDU, the small ones of what follows */
     bool has_age_ts;
-    bool has_name;      /* m.room.name: content.name is truthy; m.room.canonical_alias: content.alias is */
-    bool contains_url;  /* content.url is a string */
-    bool redacted;      /* set by event_redact; prunes all that is shown */
-    bool content_owned; /* content_json is an allocation of its own, not a part of enc.blob */
+    bool has_name;     /* m.room.name: content.name is truthy; m.room.canonical_alias: content.alias is */
+    bool contains_url; /* content.url is a string */
+    bool has_max_lifetime;
+    bool redacts_sender;        /* MSC4293: a kick or ban that redacts all that its target has sent */
+    bool redacted;              /* set by event_redact; prunes all that is shown */
+    bool content_owned;         /* content_json is an allocation of its own, not a part of enc.blob */
     enum membership membership; /* content.membership of m.room.member */
     uint32_t block;             /* size of the allocation that starts with this struct */
     struct str txn_id, txn_device_id, delay_id;
@@ -80,6 +82,8 @@ struct event {
     size_t prev_events_count;
     struct str *auth_events;
     size_t auth_events_count;
+    int64_t max_lifetime;          /* of m.room.retention */
+    int32_t sticky_ms;             /* MSC4354: for how long, -1: not sticky; as sent, redacted or not */
     struct str history_visibility; /* content.history_visibility of that type when a string */
     struct str join_rule;
     struct str rel_type, relates_to; /* content["m.relates_to"] */
@@ -129,6 +133,7 @@ struct event_extra {
     struct str relations;                           /* JSON text of m.relations */
     struct str invite_room_state, knock_room_state; /* kept for the knock quirk; JSON text */
     bool mark_soft_failed, mark_spammy;             /* server admins */
+    int64_t sticky_ttl_ms;                          /* MSC4354; 0: none */
     bool is_because; /* rendered as redacted_because of another: without its own redacted_by */
 };
 /* Appends the event as a client sees it: shared slices of ev->enc.blob with a few private bytes between. */

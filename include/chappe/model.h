@@ -351,6 +351,15 @@ struct user {
     struct list lru;
 };
 
+/* ---- sticky events ---- */
+
+struct sticky_event {
+    int64_t stream, expires_ms;
+    writer_id writer;
+    struct str room_id;
+    struct evrec *rec; /* pinned */
+};
+
 /* ---- the model ---- */
 
 struct uv_loop_s;
@@ -472,6 +481,10 @@ void model_presence_changed(struct model *m, int64_t pos, void (*fn)(void *arg, 
 
 /* Every user who has a presence, offline or not. */
 void model_presence_each(struct model *m, void (*fn)(void *arg, const struct presence *p), void *arg);
+
+/* Sticky events (MSC4354) not yet expired, ascending by stream id, until fn says false. Those up to now are
+ * complete. */
+void model_sticky_each(struct model *m, bool (*fn)(void *arg, const struct sticky_event *s), void *arg);
 
 /* Device lists: rows in (lo, hi] that may concern u. fn for each changed user with a room (which u need not
  * be in; room_id absent: the user's own row in device_lists_stream or user_signature_stream). LACK notes the

@@ -217,6 +217,12 @@ static void synapse_print(const struct config *c, struct buf *b)
     line_bool(b, "  msc1767_enabled", c->msc1767_enabled);
     line_bool(b, "  msc3381_polls_enabled", c->msc3381_polls_enabled);
     line_bool(b, "  msc4028_push_encrypted_events", c->msc4028_push_encrypted_events);
+    line_bool(b, "  msc4293_enabled", c->msc4293_enabled);
+    line_bool(b, "  msc4354_enabled", c->msc4354_enabled);
+    buf_put(b, STR("retention:\n"));
+    line_bool(b, "  enabled", c->retention.enabled);
+    if (c->retention.has_max_lifetime)
+        line_int(b, "  default_policy:\n    max_lifetime", c->retention.max_lifetime_ms);
 }
 
 /* Documentation as a comment, wrapped at 100 columns. */

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Synapse's settings that change answers of /sync, who may ask, or what a request leaves behind. Features
- * whose answers would be wrong without support are refused; those that merely lack something are warned
- * about.
+ * Synapse's settings that change answers of /sync, who may ask, or what a request leaves behind. What is
+ * merely lacking here is warned about.
  */
 #include "config_int.h"
 
@@ -118,27 +117,18 @@ static void access_read(struct reader *r)
 /* Flags that change what /sync answers. */
 static const struct {
     const char *name;
-    size_t off;        /* the field that holds a supported one */
-    const char *wrong; /* what would be wrong */
+    size_t off;
 } features[] = {
-#define SUPPORTED(flag)                            \
-    {                                              \
-#flag, offsetof(struct config, flag), NULL \
+#define FEATURE(flag)                        \
+    {                                        \
+#flag, offsetof(struct config, flag) \
     }
-    SUPPORTED(msc4210_enabled),
-    SUPPORTED(msc3773_enabled),
-    SUPPORTED(msc2654_enabled),
-    SUPPORTED(msc3391_enabled),
-    SUPPORTED(msc3874_enabled),
-    SUPPORTED(msc4222_enabled),
-    SUPPORTED(msc4155_enabled),
-    SUPPORTED(msc4306_enabled),
-    SUPPORTED(msc3664_enabled),
-    SUPPORTED(msc1767_enabled),
-    SUPPORTED(msc3381_polls_enabled),
-    SUPPORTED(msc4028_push_encrypted_events),
-#undef SUPPORTED
-    {"msc4354_enabled", 0, "sticky events would be missing"},
+    FEATURE(msc4210_enabled), FEATURE(msc3773_enabled),       FEATURE(msc2654_enabled),
+    FEATURE(msc3391_enabled), FEATURE(msc3874_enabled),       FEATURE(msc4222_enabled),
+    FEATURE(msc4155_enabled), FEATURE(msc4306_enabled),       FEATURE(msc3664_enabled),
+    FEATURE(msc1767_enabled), FEATURE(msc3381_polls_enabled), FEATURE(msc4028_push_encrypted_events),
+    FEATURE(msc4293_enabled), FEATURE(msc4354_enabled),
+#undef FEATURE
 };
 
 static void features_read(struct reader *r)
@@ -149,20 +139,21 @@ static void features_read(struct reader *r)
         struct str path = arena_printf(r->a, "experimental_features.%s", features[i].name);
         bool on = false;
         read_bool(r, map, path.p, &on);
-        if (on && features[i].wrong)
-            config_fail(r, yaml_get(map, features[i].name),
-                        "%s is not supported (%s): turn it off, or let Synapse workers serve sync", path.p,
-                        features[i].wrong);
-        else if (!features[i].wrong)
-            memcpy((char *)r->c + features[i].off, &on, sizeof on);
+        memcpy((char *)r->c + features[i].off, &on, sizeof on);
     }
-    bool retention = false;
+}
+
+/* What hides a message is max_lifetime alone: of the room's policy, else of this one. The rest of the section
+ * tells the main process what to delete. */
+static void retention_read(struct reader *r)
+{
+    struct config *c = r->c;
     struct yaml *section = read_map(r, r->root, "retention");
-    read_bool(r, section, "retention.enabled", &retention);
-    if (retention)
-        config_fail(r, yaml_get(section, "enabled"),
-                    "retention.enabled is not supported: expired messages would still be "
-                    "shown. Turn it off, or let Synapse workers serve sync");
+    struct yaml *policy = read_map(r, section, "retention.default_policy");
+
+    read_bool(r, section, "retention.enabled", &c->retention.enabled);
+    c->retention.has_max_lifetime = !yaml_is_null(yaml_get(policy, "max_lifetime"));
+    read_duration(r, policy, "retention.default_policy.max_lifetime", &c->retention.max_lifetime_ms);
 }
 
 static void modules_warn(struct reader *r)
@@ -219,6 +210,7 @@ void synapse_read(struct reader *r)
     limits_read(r);
     access_read(r);
     features_read(r);
+    retention_read(r);
     modules_warn(r);
     log_level_read(r);
     read_str_list(r, r->root, "exclude_rooms_from_sync", &c->exclude_rooms_from_sync,

@@ -54,6 +54,8 @@ static struct json *unsigned_build(const struct event *ev, const struct event_ex
     set_true(a, o, STR("io.element.synapse.soft_failed"), x->mark_soft_failed);
     set_true(a, o, STR("io.element.synapse.policy_server_spammy"), x->mark_spammy);
     set_string(a, o, STR("membership"), x->membership);
+    if (x->sticky_ttl_ms)
+        json_set(o, STR("msc4354_sticky_duration_ttl_ms"), json_new_int(a, x->sticky_ttl_ms));
     if (!x->is_because)
         set_string(a, o, STR("redacted_by"), ev->redacted_by);
     set_text(a, o, STR("redacted_because"), x->redacted_because);

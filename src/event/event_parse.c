@@ -179,8 +179,24 @@ static struct str json_text(const struct json *v, struct arena *a)
     return s;
 }
 
+/* A policy counts when what it says of lifetimes are integers (Synapse 1.157
+ * storage/databases/main/events.py, room_retention). That table keeps what a redaction takes out of the
+ * event. */
+static void retention_read(struct event *e, const struct json *content)
+{
+    int64_t v;
+    const struct json *min = json_get(content, STR("min_lifetime"));
+    if (!str_eq(e->type, STR("m.room.retention")) || str_absent(e->state_key) || e->redacted ||
+        (min && !json_int(min, &v)))
+        return;
+    e->has_max_lifetime = json_int(json_get(content, STR("max_lifetime")), &e->max_lifetime);
+}
+
 void event_content_read(struct event *e, const struct json *content, struct arena *a)
 {
+    retention_read(e, content);
+    e->redacts_sender = str_eq(e->type, STR("m.room.member")) &&
+                        json_is_true(json_get(content, STR("org.matrix.msc4293.redact_events")));
     e->membership = str_eq(e->type, STR("m.room.member"))
                         ? membership_parse(json_get_str(content, STR("membership")))
                         : MEMBERSHIP_NONE;
@@ -234,6 +250,23 @@ static bool metadata_read(struct event *e, struct str text, struct arena *a)
     return true;
 }
 
+/* msc4354_sticky.duration_ms: an integer from 0 on, of 64 bits, taken for an hour at most. */
+static int32_t sticky_read(const struct json *root)
+{
+    enum { HOUR_MS = 3600000 };
+    const struct json *v = json_get(json_get(root, STR("msc4354_sticky")), STR("duration_ms"));
+    int64_t ms;
+    if (json_int(v, &ms))
+        return ms < 0 ? -1 : ms > HOUR_MS ? HOUR_MS : (int32_t)ms;
+    if (!v || v->type != JSON_NUMBER || v->s.n < 19 || v->s.n > 20)
+        return -1;
+    for (size_t i = 0; i < v->s.n; i++) {
+        if (v->s.p[i] < '0' || v->s.p[i] > '9')
+            return -1;
+    }
+    return v->s.n == 19 || str_cmp(v->s, STR("18446744073709551615")) <= 0 ? HOUR_MS : -1;
+}
+
 static bool pdu_read(struct event *e, const struct json *root, struct arena *a)
 {
     int64_t depth;
@@ -262,6 +295,7 @@ static bool pdu_read(struct event *e, const struct json *root, struct arena *a)
     const struct json *content = json_get(root, STR("content"));
     if (!event_unsigned_read(root, &u) || !json_is_object(content))
         return false;
+    e->sticky_ms = sticky_read(root);
     e->has_age_ts = json_int(u.age_ts, &e->age_ts);
     e->replaces_state = json_str(u.replaces_state);
     if (str_eq(e->type, STR("m.room.redaction")))

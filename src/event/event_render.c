@@ -111,6 +111,10 @@ static void before_redacted_by(struct members *m, const struct event *ev, const 
     text(m, STR("\"knock_room_state\":"), x->knock_room_state);
     text(m, STR("\"m.relations\":"), x->relations);
     string(m, STR("\"membership\":"), x->membership);
+    if (x->sticky_ttl_ms) {
+        key(m, STR("\"msc4354_sticky_duration_ttl_ms\":"));
+        rope_put_i64(m->out, x->sticky_ttl_ms);
+    }
     string(m, STR("\"org.matrix.msc4140.delay_id\":"), x->delay_id);
     if (str_absent(x->prev_content) && str_absent(x->prev_sender)) {
         fixed(m, enc, o.prev, enc->prev_len);

@@ -30,6 +30,7 @@ static void burst_free(struct burst **bp)
     vec_free(&b->rows);
     vec_free(&b->gaps);
     vec_free(&b->actions);
+    vec_free(&b->redacted);
     smap_fini(&b->read);
     arena_free(&b->arena);
     free(b);
@@ -96,6 +97,8 @@ static void apply_ev(struct model *m, const struct feed_row *row)
         return;
     if (be && !be->outlier)
         room_tl_insert(m, r, be->rec, be->stream, be->topological, be->writer);
+    if (be && be->redacts_sender)
+        vec_push(&m->fetching->redacted, ((struct user_in_room){row->ev.state_key, row->ev.room_id}));
     if (str_eq(row->ev.type, STR("m.room.member")) && !str_absent(row->ev.state_key))
         apply_member(m, be, r, row->ev.state_key);
     if (!row->ev.rejected)
@@ -157,6 +160,7 @@ static void burst_apply(struct model *m)
     for (size_t i = 0; i < b->rows.n; i++)
         apply_row(m, &b->rows.v[i]);
     m->now_dirty = true;
+    events_of_sender_stale(m, b->redacted.v, b->redacted.n);
     for (size_t i = 0; i < b->rows.n; i++) {
         struct room *r = b->rows.v[i].position_only ? NULL : model_room_find(m, b->rows.v[i].row.ev.room_id);
         if (r) {
@@ -200,8 +204,13 @@ static void on_events(struct load_op *op, const struct pg_result *r)
             continue;
         struct burst *b = m->fetching;
         struct burst_event *be = ARENA_NEW(b->arena, struct burst_event);
-        *be = (struct burst_event){
-            rec, rec->ev->stream, rec->ev->topological, rec->ev->writer, rec->ev->outlier, rec->ev->rejected};
+        *be = (struct burst_event){.rec = rec,
+                                   .stream = rec->ev->stream,
+                                   .topological = rec->ev->topological,
+                                   .writer = rec->ev->writer,
+                                   .outlier = rec->ev->outlier,
+                                   .rejected = rec->ev->rejected,
+                                   .redacts_sender = m->cfg->msc4293_enabled && rec->ev->redacts_sender};
         smap_put(&b->read, arena_str(b->arena, rec->id), be);
     }
     part_done(m, r);

@@ -164,6 +164,24 @@ void evrec_take_row(struct model *m, struct evrec *rec, const struct pg_result *
     m->event_bytes += rec->counted_bytes;
     m->event_count++;
     take_redactions(m, rec, pg_str(r, row, 12));
+    if (!pg_null(r, row, 13)) { /* MSC4293 */
+        struct evrec *by = model_rec(m, pg_str(r, row, 13));
+        evrec_pin(by);
+        vec_push(&rec->redactions, ((struct redaction_ref){by, true}));
+    }
+}
+
+/* A kick or ban that redacts (MSC4293) announces nothing about the events that it redacts: those in memory
+ * are found by looking at all. */
+void events_of_sender_stale(struct model *m, const struct user_in_room *v, size_t n)
+{
+    size_t it = 0;
+    for (struct evrec *rec; n && (rec = smap_next(&m->recs, &it));) {
+        for (size_t i = 0; rec->ev && i < n; i++) {
+            if (str_eq(rec->ev->sender, v[i].user_id) && str_eq(rec->ev->room_id, v[i].room_id))
+                evrec_stale(m, rec);
+        }
+    }
 }
 
 /* Taken is what was still being waited for: a burst may have brought the event meanwhile, a row may have said

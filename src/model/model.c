@@ -394,6 +394,8 @@ static void on_tick(uv_timer_t *t)
     retry(m, &m->retry_presence, presence_load);
     retry(m, &m->retry_erased, erased_load);
     retry(m, &m->retry_partial, partial_load);
+    retry(m, &m->retry_sticky, sticky_load);
+    sticky_fetch(m);
     if (++m->ticks % 10) {
         if (m->trim_due)
             model_trim(m);
@@ -402,6 +404,7 @@ static void on_tick(uv_timer_t *t)
     metric_set_l(M_model_memory_bytes, "events", (int64_t)m->event_bytes);
     metric_set_l(M_model_memory_bytes, "event_records",
                  (int64_t)(smap_count(&m->recs) * (sizeof(struct evrec) + 64) + smap_bytes(&m->recs)));
+    sticky_expire(m);
     metric_set_l(M_model_memory_bytes, "relations", (int64_t)m->relation_bytes);
     model_trim(m);
 }
@@ -456,6 +459,7 @@ void model_adopt(struct model *m, struct feed *f)
     presence_start(m);
     devices_init(m);
     partial_reload(m);
+    sticky_start(m);
 }
 
 static void free_handle(uv_handle_t *h)
@@ -484,6 +488,7 @@ void model_stop(struct model **mp)
         it = 0;
     }
     relations_fini(m);
+    sticky_fini(m);
     evrecs_fini(m);
     presence_fini(m);
     devices_fini(m);

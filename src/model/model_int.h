@@ -65,6 +65,9 @@ struct filter_slot {
     struct filter *filter; /* NULL when there is none */
 };
 
+struct user_in_room {
+    struct str user_id, room_id;
+};
 /* A copied row of the events stream, waiting for its events to be fetched. */
 struct burst_row {
     struct feed_row row; /* slices in the burst's arena */
@@ -78,7 +81,7 @@ struct burst_event {
     struct evrec *rec;
     int64_t stream, topological;
     writer_id writer;
-    bool outlier, rejected;
+    bool outlier, rejected, redacts_sender;
 };
 struct burst {
     struct arena *arena;
@@ -86,6 +89,7 @@ struct burst {
     VEC(struct burst_row) rows;
     VEC(struct gap_row) gaps;
     VEC(struct action_row) actions;
+    VEC(struct user_in_room) redacted; /* by kicks and bans */
 };
 
 struct model {
@@ -132,6 +136,11 @@ struct model {
     bool dl_again, dl_failed;
     size_t dl_announced;                /* rows of dl_ring whose readers have been woken */
     VEC(struct dl_advance) dl_advances; /* positions to take once the fetch is in */
+    VEC(struct sticky_event) sticky;
+    VEC(int64_t) sticky_wanted; /* stream ids of rows */
+    VEC(struct dl_advance) sticky_advances;
+    size_t sticky_asked_n, sticky_asked_advances;
+    bool sticky_pending, retry_sticky;
     struct list woken;
     bool burst_retry;
     uint32_t ticks;
@@ -208,6 +217,7 @@ void evrec_want(struct model *m, struct evrec *rec);
 void evrec_evict(struct model *m, struct evrec *rec);
 void evrecs_sweep(struct model *m); /* records that nothing needs any more */
 void evrecs_fini(struct model *m);
+void events_of_sender_stale(struct model *m, const struct user_in_room *v, size_t n);
 struct evrec *model_rec_find(struct model *m, struct str event_id);
 /* Takes one result row of SQL_events_by_id into its record. */
 void evrec_take_row(struct model *m, struct evrec *rec, const struct pg_result *r, int row);
@@ -275,6 +285,14 @@ void relations_room_stale(struct model *m, struct room *r);
 void relations_all_stale(struct model *m);
 void relations_room_free(struct model *m, struct room *r);
 void relations_trim(struct model *m, size_t bytes_max);
+
+/* sticky.c */
+void sticky_start(struct model *m);
+void sticky_load(struct model *m);
+void sticky_rows(struct model *m, writer_id w, int64_t token, size_t n);
+void sticky_fetch(struct model *m);
+void sticky_expire(struct model *m);
+void sticky_fini(struct model *m);
 
 /* burst.c */
 void burst_add(struct model *m, writer_id w, int64_t token, const struct feed_row *rows, size_t n);

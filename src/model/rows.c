@@ -301,6 +301,10 @@ static void sink_rows(void *arg, enum stream s, writer_id w, int64_t token, cons
     }
     if (s == STREAM_CACHES)
         return;
+    if (s == STREAM_STICKY_EVENTS && m->cfg->msc4354_enabled) {
+        sticky_rows(m, w, token, n);
+        return;
+    }
     positions_advance(m->pos[s], w, token);
     if (s == STREAM_TYPING)
         m->typing_serial = token;
@@ -344,6 +348,7 @@ static void sink_burst_end(void *arg)
     struct model *m = arg;
     burst_send(m);
     device_lists_fetch(m);
+    sticky_fetch(m);
     model_run_woken(m);
 }
 

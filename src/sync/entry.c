@@ -231,23 +231,25 @@ static void do_entry(struct sync_run *run, struct room_entry *en)
         en->receipts = room_receipts_json(run, en->room);
     }
     bool ephemeral = !str_absent(en->typing) || !str_absent(en->receipts);
-    if (!always && !had_account && !ephemeral && !full_state && !en->events_none && en->events_count == 0)
+    bool sticky = en->type == ENTRY_JOINED && run_sticky_in(run, en->room);
+    if (!always && !had_account && !ephemeral && !full_state && !sticky && !en->events_none &&
+        en->events_count == 0)
         return; /* E1 */
     en->full_state = full_state;
     if (!entry_load_timeline(run, en))
         return;
     entry_relations(run, en);
     bool account = !str_absent(en->account_events);
-    if (!always && en->timeline_count == 0 && !account && !ephemeral && !full_state)
+    if (!always && en->timeline_count == 0 && !account && !ephemeral && !full_state && !sticky)
         return; /* E2 */
-    if (!entry_load_state(run, en) || !entry_summary(run, en))
+    if (!entry_load_state(run, en) || !entry_summary(run, en) || !entry_sticky(run, en))
         return;
     if (en->type == ENTRY_ARCHIVED) {
         if (always || en->timeline_count || en->state || account)
             emit(run, en);
         return;
     }
-    if (!always && en->timeline_count == 0 && !en->state && !ephemeral && !account)
+    if (!always && en->timeline_count == 0 && !en->state && !ephemeral && !account && en->sticky_count == 0)
         return;
     if (run->cfg->enable_push && !run_have(run, model_unread(run->m, run->u, en->room, &en->unread)))
         return;

@@ -84,7 +84,8 @@ static bool is_ahead(struct sync_req *r)
     ASSERT(req_parse_since(r, &t));
     const struct stream_token *now = model_now(r->s->m);
     t.quarantined_media = now->quarantined_media;
-    t.sticky_events = now->sticky_events;
+    if (!r->s->cfg->msc4354_enabled)
+        t.sticky_events = now->sticky_events;
     t.profile_updates = now->profile_updates;
     return !token_le(&t, now);
 }

@@ -34,30 +34,6 @@ static bool own_transaction(const struct sync_run *run, const struct event *ev)
            run->rq->is_app_service;
 }
 
-static bool redacted_because(struct sync_run *run, struct event *ev, struct event_extra *x)
-{
-    struct event *by;
-    if (!ev->redacted)
-        return true;
-    enum have h = model_redacted_because(run->m, ev, &by);
-    if (h != HAVE) {
-        run->lack |= h == LACK;
-        return h != LACK;
-    }
-    struct event_extra bx = {.now_ms = run->wall_ms, .is_because = true};
-    if (own_transaction(run, by))
-        bx.transaction_id = by->txn_id;
-    struct rope r;
-    rope_init(&r);
-    if (run->f->federation_format)
-        event_render_general(by, &bx, true, NULL, 0, &r);
-    else
-        event_render(by, &bx, &r);
-    x->redacted_because = rope_flatten(&r, run->a);
-    rope_fini(&r);
-    return true;
-}
-
 static bool previous_content(struct sync_run *run, struct event *ev, struct event_extra *x)
 {
     struct event *before;
@@ -72,10 +48,49 @@ static bool previous_content(struct sync_run *run, struct event *ev, struct even
     return h != LACK;
 }
 
+/* For how long the event stays sticky yet (MSC4354). A redaction takes that out of it. */
+static int64_t sticky_ttl(const struct sync_run *run, const struct event *ev)
+{
+    if (!run->cfg->msc4354_enabled || ev->sticky_ms < 0 || ev->redacted)
+        return 0;
+    int64_t sent = ev->origin_server_ts < run->wall_ms ? ev->origin_server_ts : run->wall_ms, left;
+    if (__builtin_sub_overflow(sent, run->wall_ms - ev->sticky_ms, &left))
+        return 0;
+    return left > 0 ? left : 0;
+}
+
+static bool redacted_because(struct sync_run *run, struct event *ev, struct event_extra *x)
+{
+    struct event *by;
+    if (!ev->redacted)
+        return true;
+    enum have h = model_redacted_because(run->m, ev, &by);
+    if (h != HAVE) {
+        run->lack |= h == LACK;
+        return h != LACK;
+    }
+    struct event_extra bx = {
+        .now_ms = run->wall_ms, .is_because = true, .sticky_ttl_ms = sticky_ttl(run, by)};
+    if (own_transaction(run, by))
+        bx.transaction_id = by->txn_id;
+    if (!previous_content(run, by, &bx)) /* a ban that redacts (MSC4293), like the ban in the timeline */
+        return false;
+    struct rope r;
+    rope_init(&r);
+    if (run->f->federation_format)
+        event_render_general(by, &bx, true, NULL, 0, &r);
+    else
+        event_render(by, &bx, &r);
+    x->redacted_because = rope_flatten(&r, run->a);
+    rope_fini(&r);
+    return true;
+}
+
 bool run_event_extra(struct sync_run *run, struct event *ev, bool timeline, struct str membership,
                      struct event_extra *x)
 {
-    *x = (struct event_extra){.now_ms = run->wall_ms, .membership = membership};
+    *x = (struct event_extra){
+        .now_ms = run->wall_ms, .membership = membership, .sticky_ttl_ms = sticky_ttl(run, ev)};
     if (own_transaction(run, ev))
         x->transaction_id = ev->txn_id;
     if (!str_absent(ev->delay_id) && str_eq(ev->sender, run->u->user_id))
@@ -112,6 +127,8 @@ void render_events_prepare(struct sync_run *run)
             run_event_extra(run, en->timeline[i].ev, true, STR_ABSENT, &x);
         for (const struct state_item *s = en->state; s; s = s->next)
             run_event_extra(run, s->ev, false, STR_ABSENT, &x);
+        for (size_t i = 0; i < en->sticky_count; i++)
+            run_event_extra(run, en->sticky[i].ev, false, STR_ABSENT, &x);
     }
     for (const struct stripped_entry *s = run->invites; s; s = s->next)
         run_event_extra(run, s->ev, false, STR_ABSENT, &x);
@@ -235,6 +252,19 @@ static void put_summary(struct sync_run *run, const struct room_entry *en, struc
     rope_put(out, STR("}"));
 }
 
+static void put_sticky(struct sync_run *run, const struct room_entry *en, struct rope *out)
+{
+    if (!en->sticky_count)
+        return;
+    rope_put(out, STR(",\"msc4354_sticky\":{\"events\":["));
+    for (size_t i = 0; i < en->sticky_count; i++) {
+        const struct tl_ev *t = &en->sticky[i];
+        rope_put(out, i ? STR(",") : STR(""));
+        render_event(run, t->pruned ? t->pruned : t->ev, false, true, t->membership, STR_ABSENT, out);
+    }
+    rope_put(out, STR("]}"));
+}
+
 static void put_joined(struct sync_run *run, const struct room_entry *en, struct rope *out)
 {
     put_timeline(run, en, out);
@@ -245,6 +275,7 @@ static void put_joined(struct sync_run *run, const struct room_entry *en, struct
     rope_put(out, en->receipts);
     rope_put(out, STR("]}"));
     put_unread(run, en, out);
+    put_sticky(run, en, out);
     put_summary(run, en, out);
     if (run->cfg->msc2654_enabled) {
         rope_put(out, STR(",\"org.matrix.msc2654.unread_count\":"));

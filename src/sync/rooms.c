@@ -258,7 +258,8 @@ static void joined_entry(struct sync_run *run, struct room *room)
     bool ephemeral = run->ephemeral_done && (room->typing_serial > run_since_typing(run) ||
                                              room->last_receipt > run->since.receipt.min ||
                                              !mpos_le(&room->since_receipts, &run->since.receipt));
-    if (n == 0 && !newly && !run->full_state && !ephemeral && !run->u->ad_changed)
+    if (n == 0 && !newly && !run->full_state && !ephemeral && !run->u->ad_changed &&
+        !run_sticky_in(run, room))
         return;
     struct room_entry *en = add_entry(run, room, ENTRY_JOINED);
     en->newly_joined = newly;
@@ -337,6 +338,7 @@ void run_rooms(struct sync_run *run)
     collect_joined(run);
     if (run->ahead)
         return;
+    run_sticky(run);
     run->ephemeral_done =
         !filter_blocks_all_rooms(run->f) && !filter_blocks_section(&run->f->ephemeral, true);
     if (!run->has_since) {

@@ -27,6 +27,12 @@ struct tl_ev {
     struct event *pruned;  /* the erased-sender form, shown instead; freed with the run */
     struct str membership; /* of the reader, at the event */
     struct str relations;  /* m.relations as JSON text; absent: none */
+    bool always;           /* whatever the history visibility */
+};
+struct sticky_pick {
+    struct room *room;
+    struct evrec *rec;
+    int64_t stream;
 };
 struct state_item {
     struct str type, key;
@@ -69,6 +75,8 @@ struct room_entry {
     struct str typing, receipts; /* whole events as JSON text; absent: none */
     struct str account_events;   /* members of the events array */
     struct unread *unread;
+    struct tl_ev *sticky;
+    size_t sticky_count;
     struct room_entry *next;
 };
 struct stripped_entry { /* invite, knock */
@@ -100,7 +108,8 @@ struct sync_run {
     int64_t wall_ms;
     struct arena *a;
 
-    bool lack;   /* something is not in memory yet */
+    int soft_failed_shown; /* enum soft_failed_shown, once known */
+    bool lack;             /* something is not in memory yet */
     bool broken; /* the filter's limit makes no sense where it is needed: Synapse fails there, and so do we */
     bool ahead;  /* a row read from the database is newer than the replication seen: wait for that */
 
@@ -114,6 +123,8 @@ struct sync_run {
     struct room_entry *emitted, **emitted_tail;
     size_t emitted_joined, emitted_archived;
     bool ephemeral_done;
+    struct sticky_pick *sticky; /* in stream order */
+    size_t sticky_count;
 
     const struct json *invite_rules; /* MSC4155; NULL: none */
     bool invite_rules_read;
@@ -205,6 +216,11 @@ bool entry_summary(struct sync_run *run, struct room_entry *en);
 /* ephemeral.c */
 struct str room_typing_json(struct sync_run *run, struct room *r);
 struct str room_receipts_json(struct sync_run *run, struct room *r);
+
+/* sticky.c */
+void run_sticky(struct sync_run *run); /* once the joined rooms are known; moves now back to what is shown */
+bool run_sticky_in(const struct sync_run *run, const struct room *room);
+bool entry_sticky(struct sync_run *run, struct room_entry *en); /* after its timeline; false: lacks */
 
 /* presence.c, devices.c */
 void run_presence(struct sync_run *run);

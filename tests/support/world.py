@@ -73,13 +73,14 @@ class World:
         self.deployment.start()
         return self
 
-    def apply(self, synapse_extra: dict[str, object]) -> None:
+    def apply(self, synapse_extra: dict[str, object], again: bool = False) -> None:
         """Let the homeserver run with these settings beside the usual ones; restarts it where they differ.
 
         Each setting replaces the deployment's whole top-level setting of that name. The database stays.
+        `again` restarts in any case: nobody remembers anything then.
         """
         wanted = {**self._usual, **synapse_extra}
-        if wanted == self._applied:
+        if wanted == self._applied and not again:
             return
         self._applied = None  # until it works
         old = self.deployment.chappe

@@ -22,7 +22,7 @@ TOKEN_FIELDS = (
     " un_partial_stated thread_subscriptions sticky quarantined_media profile_updates"
 ).split()
 _LOOSE = {"presence", "typing", "un_partial_stated", "thread_subscriptions", "sticky", "quarantined_media", "profile_updates"}
-_AGES = ("age", "last_active_ago", "unsigned_age")
+_AGES = ("age", "last_active_ago", "unsigned_age", "msc4354_sticky_duration_ttl_ms")
 
 
 def normalise(body: Any) -> Any:

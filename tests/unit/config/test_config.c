@@ -136,8 +136,8 @@ static void test_refused(void **state) /* tidy: allow function-length: a table o
         {"matrix_authentication_service: {enabled: true, secret: a, endpoint: mas}\n", 1,
          "http:// or https://"},
         {"experimental_features: {msc3861: {enabled: true}}\n", 1, "matrix_authentication_service"},
-        {"experimental_features: {msc4354_enabled: true}\n", 1, "sticky"},
-        {"retention:\n  enabled: true\n", 2, "retention.enabled is not supported"},
+        {"experimental_features: [msc4354_enabled]\n", 1, "experimental_features must be a map"},
+        {"retention: {default_policy: {max_lifetime: long}}\n", 1, "max_lifetime must be a duration"},
         {"presence: {last_active_granularity: 0}\n", 1, "must be positive"},
         {"presence: {sync_online_timeout: soon}\n", 1, "must be a duration"},
         {"presence: {idle_timeout: 60s}\n", 1, "must be greater"},
@@ -427,30 +427,32 @@ static void test_presence(void **state)
 
 static void test_other_keys(void **state)
 {
-    struct config *c = load("redis: {enabled: true, path: /run/redis.sock, dbid: '3', password: 'p w', "
-                            "use_tls: true, ca_file: /ca}\n"
-                            "matrix_authentication_service: {enabled: true, endpoint: 'https://mas/', "
-                            "secret: s, force_http2: true}\n"
-                            "experimental_features: {msc3861: {enabled: true}, msc4210_enabled: true, "
-                            "msc3874_enabled: true, msc4293_enabled: true, msc4222_enabled: true, "
-                            "msc4155_enabled: true, msc4306_enabled: true, msc3664_enabled: true, "
-                            "msc1767_enabled: true, msc3381_polls_enabled: true, "
-                            "msc4028_push_encrypted_events: true}\n"
-                            "filter_timeline_limit: -1\ncaches: {sync_response_cache_duration: 5m, "
-                            "global_factor: 2}\n"
-                            "push: {enabled: false}\nhs_disabled: true\nhs_disabled_message: "
-                            "gone\nadmin_contact: mailto:a@b\n"
-                            "limit_usage_by_mau: true\nmax_mau_value: 50\nmau_trial_days: 2\n"
-                            "mau_appservice_trial_days: {irc: 3, xmpp: 0}\n"
-                            "server_notices: {system_mxid_localpart: notices}\nregistration_shared_secret: "
-                            "shared\n"
-                            "account_validity: {enabled: true}\ntrack_puppeted_user_ips: "
-                            "true\ntrack_appservice_user_ips: true\n"
-                            "exclude_rooms_from_sync: ['!x:y', '!z:y']\nenable_metrics: "
-                            "true\nallow_guest_access: true\n"
-                            "retention: {enabled: false}\nsome_unknown_key: {a: b}\nreport_stats: no\n"
-                            "chappe: {front_threads: 2, drain_ms: 5s, body_bytes_max: 2M, transport: uv, "
-                            "redis_verify_tls: no, log_level: null}\n");
+    struct config *c =
+        load("redis: {enabled: true, path: /run/redis.sock, dbid: '3', password: 'p w', "
+             "use_tls: true, ca_file: /ca}\n"
+             "matrix_authentication_service: {enabled: true, endpoint: 'https://mas/', "
+             "secret: s, force_http2: true}\n"
+             "experimental_features: {msc3861: {enabled: true}, msc4210_enabled: true, "
+             "msc3874_enabled: true, msc4293_enabled: true, msc4354_enabled: true, msc4222_enabled: true, "
+             "msc4155_enabled: true, msc4306_enabled: true, msc3664_enabled: true, "
+             "msc1767_enabled: true, msc3381_polls_enabled: true, "
+             "msc4028_push_encrypted_events: true}\n"
+             "filter_timeline_limit: -1\ncaches: {sync_response_cache_duration: 5m, "
+             "global_factor: 2}\n"
+             "push: {enabled: false}\nhs_disabled: true\nhs_disabled_message: "
+             "gone\nadmin_contact: mailto:a@b\n"
+             "limit_usage_by_mau: true\nmax_mau_value: 50\nmau_trial_days: 2\n"
+             "mau_appservice_trial_days: {irc: 3, xmpp: 0}\n"
+             "server_notices: {system_mxid_localpart: notices}\nregistration_shared_secret: "
+             "shared\n"
+             "account_validity: {enabled: true}\ntrack_puppeted_user_ips: "
+             "true\ntrack_appservice_user_ips: true\n"
+             "exclude_rooms_from_sync: ['!x:y', '!z:y']\nenable_metrics: "
+             "true\nallow_guest_access: true\n"
+             "retention: {enabled: true, default_policy: {max_lifetime: 1w}}\nsome_unknown_key: {a: "
+             "b}\nreport_stats: no\n"
+             "chappe: {front_threads: 2, drain_ms: 5s, body_bytes_max: 2M, transport: uv, "
+             "redis_verify_tls: no, log_level: null}\n");
 
     (void)state;
     assert_str(c->redis.path, "/run/redis.sock");
@@ -460,9 +462,12 @@ static void test_other_keys(void **state)
     assert_true(c->mas.enabled && c->mas.force_http2);
     assert_str(c->mas.endpoint, "https://mas/");
     assert_str(c->mas.secret, "s");
-    assert_true(c->msc4210_enabled && c->msc3874_enabled && c->msc4222_enabled && !c->msc2654_enabled);
+    assert_true(c->msc4210_enabled && c->msc3874_enabled && c->msc4222_enabled && c->msc4354_enabled &&
+                !c->msc2654_enabled);
     assert_true(c->msc4155_enabled && c->msc4306_enabled && c->msc3664_enabled && c->msc1767_enabled &&
                 c->msc3381_polls_enabled && c->msc4028_push_encrypted_events);
+    assert_true(c->msc4293_enabled && c->retention.enabled && c->retention.has_max_lifetime);
+    assert_int_equal(c->retention.max_lifetime_ms, 604800000);
     assert_int_equal(c->filter_timeline_limit, -1);
     assert_int_equal(c->sync_response_cache_duration_ms, 300000);
     assert_true(c->cache_global_factor > 1.9 && !c->enable_push && c->hs_disabled && c->limit_usage_by_mau);

@@ -7,7 +7,7 @@
 
 /* ---- arguments and results ---- */
 
-enum { ARGS_MAX = 4, COLS_MAX = 13 };
+enum { ARGS_MAX = 4, COLS_MAX = 14 };
 struct arg {
     struct str *t;
     int64_t *n;
@@ -145,9 +145,16 @@ static void q_events(struct world *w, struct pg_args *a, struct pg_result *r)
                     snprintf(reds + strlen(reds), sizeof reds - strlen(reds), "%s%s\x1f%d",
                              *reds ? "\x1e" : "", w->redactions.v[x].by, w->redactions.v[x].recheck);
             }
-            row_add(r, "ssisiississis", e->id, e->room, e->stream, writer_name(e->writer), e->topo,
+            const char *ban = NULL;
+            for (size_t x = 0; x < w->bans.n; x++) {
+                const struct t_pair *b = &w->bans.v[x];
+                if (!strcmp(b->a, world_text(w, "%s %s", e->room, e->sender)) &&
+                    (b->n == 0 || e->stream < b->n))
+                    ban = b->b;
+            }
+            row_add(r, "ssisiissississ", e->id, e->room, e->stream, writer_name(e->writer), e->topo,
                     I(e->outlier), e->json, e->metadata ? e->metadata : "{}", I(3),
-                    e->version ? e->version : "10", e->rejected, e->sg, *reds ? reds : NULL);
+                    e->version ? e->version : "10", e->rejected, e->sg, *reds ? reds : NULL, ban);
         }
     }
 }
@@ -257,6 +264,19 @@ static void q_state_deltas(struct world *w, struct pg_args *a, struct pg_result 
             if (is(a->v[0].t[k], d->room) && d->stream > a->v[1].n[k] && d->stream <= a->v[2].n[k])
                 row_add(r, "sissss", d->room, d->stream, writer_name(d->writer), d->type, d->key, d->event);
         }
+    }
+}
+
+/* Newest first. all: those that have not expired; else by stream id. */
+static void q_sticky(struct world *w, struct pg_args *a, struct pg_result *r, bool all)
+{
+    for (size_t i = w->sticky.n; i-- > 0;) {
+        const struct t_sticky *s = &w->sticky.v[i];
+        bool asked = all && s->expires > a->v[0].n[0];
+        for (size_t k = 0; !all && k < a->v[0].count; k++)
+            asked |= a->v[0].n[k] == s->stream;
+        if (asked)
+            row_add(r, "isssi", s->stream, "master", s->room, s->event, s->expires);
     }
 }
 
@@ -508,6 +528,12 @@ static void query(struct world *w, enum pg_stmt s, struct pg_args *a, struct pg_
         break;
     case SQL_room_state:
         q_state(w, a, r);
+        break;
+    case SQL_sticky_all:
+        q_sticky(w, a, r, true);
+        break;
+    case SQL_sticky_by_stream_id:
+        q_sticky(w, a, r, false);
         break;
     case SQL_state_deltas:
         q_state_deltas(w, a, r);
@@ -840,11 +866,13 @@ void world_free(struct world **wp)
     arena_free(&w->text);
     vec_free(&w->events);
     vec_free(&w->redactions);
+    vec_free(&w->bans);
     vec_free(&w->gaps);
     vec_free(&w->actions);
     vec_free(&w->state);
     vec_free(&w->groups);
     vec_free(&w->deltas);
+    vec_free(&w->sticky);
     vec_free(&w->receipts);
     vec_free(&w->members);
     vec_free(&w->own);

@@ -48,6 +48,11 @@ struct t_delta {
     int64_t stream;
     int writer;
 };
+struct t_sticky {
+    int64_t stream;
+    const char *room, *event;
+    int64_t expires;
+};
 struct t_group {
     int64_t id, prev;
     const char *type, *key, *event;
@@ -116,9 +121,11 @@ struct world {
 
     VEC(struct t_event) events;
     VEC(struct t_redaction) redactions;
+    VEC(struct t_pair) bans; /* room_ban_redactions: "room user", the redacting event, where it ends */
     VEC(struct t_gap) gaps;
     VEC(struct t_action) actions;
     VEC(struct t_state) state;
+    VEC(struct t_sticky) sticky;
     VEC(struct t_delta) deltas; /* current_state_delta_stream */
     VEC(struct t_group) groups;
     VEC(struct t_receipt) receipts;

@@ -153,10 +153,289 @@ static void test_state_after_lazy(void **state)
     }
 }
 
+/* ---- retention ---- */
+
+static int setup_retention(void **state)
+{
+    return setup_with(state, "presence: {enabled: false}\n"
+                             "retention: {enabled: true, default_policy: {max_lifetime: 20m}}\n");
+}
+
+static void policy(struct world *w, const char *id, const char *content, int64_t stream)
+{
+    world_say(w, (struct t_event){.id = id,
+                                  .room = "!r:x",
+                                  .type = "m.room.retention",
+                                  .key = "",
+                                  .stream = stream,
+                                  .content = content});
+    world_burst_end(w);
+    world_settle(w);
+}
+
+/* Events of this world are 999 s old. Each policy replaces the one before. */
+static void test_retention(void **state)
+{
+    struct world *w = *state;
+    static const struct {
+        const char *content;
+        bool shown;
+    } cases[] = {
+        {"{\"max_lifetime\":999000}", true},
+        {"{\"max_lifetime\":998999}", false},
+        {"{\"max_lifetime\":998999,\"min_lifetime\":1}", false},
+        {"{\"max_lifetime\":998999,\"min_lifetime\":\"1\"}", true}, /* no policy: 20 minutes */
+        {"{\"max_lifetime\":5.0}", true},
+        {"{\"max_lifetime\":null}", true},
+        {"{\"min_lifetime\":5}", true},
+        {"{\"max_lifetime\":0}", false},
+        {"{\"max_lifetime\":-9223372036854775808}", false},
+        {"{\"max_lifetime\":9223372036854775807}", true},
+        {"{}", true},
+    };
+    world_room(w, "!r:x", 10, "shared", "@a:x", NULL);
+    world_event(w, (struct t_event){.id = "$old", .room = "!r:x", .stream = 20});
+    assert_has(compute(w, "@a:x", "D", "{}", NULL, NULL, NULL), "$old");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        policy(w, world_text(w, "$p%zu", i), cases[i].content, 110 + (int64_t)i);
+        const char *body =
+            compute(w, "@a:x", "D", "{\"room\":{\"timeline\":{\"limit\":50}}}", NULL, NULL, NULL);
+        assert_has(body, world_text(w, "$p%zu", i)); /* state is not concerned */
+        assert_has(body, "$create!r:x");
+        if ((strstr(body, "$old") != NULL) != cases[i].shown)
+            fail_msg("%s: %s", cases[i].content, body);
+    }
+}
+
+/* The default policy counts where the room has none, as soon as a message is too old for it. */
+static void test_retention_default(void **state)
+{
+    struct world *w = *state;
+    world_room(w, "!r:x", 10, "shared", "@a:x", NULL);
+    world_event(w, (struct t_event){.id = "$old", .room = "!r:x", .stream = 20});
+    clock_fake_set(1000 + 20 * 60000);
+    assert_has(compute(w, "@a:x", "D", "{}", NULL, NULL, NULL), "$old");
+    clock_fake_set(1000 + 20 * 60000 + 1);
+    assert_hasnt(compute(w, "@a:x", "D", "{}", NULL, NULL, NULL), "$old");
+    clock_fake_set(1000000);
+}
+
+/* ---- soft-failed events ---- */
+
+static void test_soft_failed(void **state)
+{
+    struct world *w = *state;
+    static const struct {
+        bool admin, all, spammy;
+        const char *wish;
+    } cases[] = {
+        {true, false, false, "{}"},
+        {true, true, true, "{\"return_soft_failed_events\":true}"},
+        {true, true, true, "{\"return_soft_failed_events\":1.5}"},
+        {true, false, true, "{\"return_policy_server_spammy_events\":\"x\"}"},
+        {true, false, true, "{\"return_soft_failed_events\":0,\"return_policy_server_spammy_events\":[0]}"},
+        {true, false, false, "{\"return_soft_failed_events\":null}"},
+        {true, false, false, "[]"},
+        {false, false, false, "{\"return_soft_failed_events\":true}"},
+    };
+    world_room(w, "!r:x", 10, "shared", "@a:x", NULL);
+    world_event(w, (struct t_event){
+                       .id = "$failed", .room = "!r:x", .stream = 20, .metadata = "{\"soft_failed\":true}"});
+    world_event(w, (struct t_event){.id = "$spammy",
+                                    .room = "!r:x",
+                                    .stream = 21,
+                                    .metadata = "{\"soft_failed\":true,\"policy_server_spammy\":true}"});
+    world_add(&w->data, "@a:x", NULL, "io.element.synapse.admin_client_config", "{}", 1);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        w->data.v[0].content = cases[i].wish;
+        w->data.v[0].stream = 2 + (int64_t)i;
+        struct feed_row row = {
+            .account_data = {.user_id = STR("@a:x"), .type = STR("io.element.synapse.admin_client_config")}};
+        world_send(w, STREAM_ACCOUNT_DATA, MASTER, 102 + (int64_t)i, &row);
+        w->data.v[0].stream = 102 + (int64_t)i;
+        compute_how.is_admin = cases[i].admin;
+        const char *body = compute(w, "@a:x", "D", "{\"account_data\":{\"types\":[]}}", NULL, NULL, NULL);
+        if ((strstr(body, "$failed") != NULL) != cases[i].all ||
+            (strstr(body, "$spammy") != NULL) != cases[i].spammy)
+            fail_msg("%s: %s", cases[i].wish, body);
+        if (cases[i].all)
+            assert_has(body, "\"io.element.synapse.soft_failed\":true");
+        if (cases[i].spammy)
+            assert_has(body, "\"io.element.synapse.policy_server_spammy\":true");
+    }
+}
+
+/* ---- MSC4293 ---- */
+
+static int setup_bans(void **state)
+{
+    return setup_with(state, "presence: {enabled: false}\nexperimental_features: {msc4293_enabled: true}\n");
+}
+
+static const char *wide = "{\"room\":{\"timeline\":{\"limit\":50}}}";
+
+/* A ban redacts what is in memory already; what its target says after an end of it is not concerned. */
+static void test_ban_redacts(void **state)
+{
+    struct world *w = *state;
+    world_room(w, "!r:x", 10, "shared", "@a:x", "@b:x", "@c:x", NULL);
+    const char *content = "{\"body\":\"words\"}";
+    for (int i = 0; i < 3; i++)
+        world_event(w, (struct t_event){.id = world_text(w, "$m%d", i),
+                                        .room = "!r:x",
+                                        .sender = i == 1 ? "@c:x" : "@b:x",
+                                        .stream = 20 + i,
+                                        .content = content});
+    assert_hasnt(compute(w, "@a:x", "D", wide, NULL, NULL, NULL), "redacted_by");
+    world_add(&w->bans, "!r:x @b:x", "$ban", 0);
+    world_say(
+        w, (struct t_event){.id = "$ban",
+                            .room = "!r:x",
+                            .type = "m.room.member",
+                            .key = "@b:x",
+                            .stream = 110,
+                            .content = "{\"membership\":\"ban\",\"org.matrix.msc4293.redact_events\":true}"});
+    world_burst_end(w);
+    world_settle(w);
+    const char *body = compute(w, "@a:x", "D", wide, NULL, NULL, NULL);
+    const char *m0 = strstr(body, "\"event_id\":\"$m0\""), *m1 = strstr(body, "\"event_id\":\"$m1\"");
+    assert_true(m0 && m1 && m0 < m1);
+    assert_has(world_text(w, "%.*s", (int)(m1 - m0), m0), "\"redacted_by\":\"$ban\"");
+    assert_has(world_text(w, "%.*s", (int)(m1 - m0), m0), "redacted_because");
+    assert_has(body, "\"content\":{\"body\":\"words\"},\"event_id\":\"$m1\"");
+    assert_hasnt(body, "\"content\":{\"body\":\"words\"},\"event_id\":\"$m2\"");
+    w->bans.v[0].n = 120;
+    world_say(w, (struct t_event){
+                     .id = "$m3", .room = "!r:x", .sender = "@b:x", .stream = 121, .content = content});
+    world_burst_end(w);
+    world_settle(w);
+    body = compute(w, "@a:x", "D", wide, NULL, NULL, NULL);
+    assert_has(body, "\"content\":{\"body\":\"words\"},\"event_id\":\"$m3\"");
+    assert_hasnt(body, "\"content\":{\"body\":\"words\"},\"event_id\":\"$m2\"");
+}
+
+/* ---- sticky events ---- */
+
+static int setup_sticky(void **state)
+{
+    return setup_with(state, "presence: {enabled: false}\nexperimental_features: {msc4354_enabled: true}\n");
+}
+
+static void stick(struct world *w, int64_t at, const char *room, const char *sender, int64_t expires)
+{
+    const char *id = world_text(w, "$s%d", (int)at);
+    world_say(w, (struct t_event){.id = id,
+                                  .room = room,
+                                  .sender = sender,
+                                  .stream = at,
+                                  .extra = "\"msc4354_sticky\":{\"duration_ms\":3600000},"});
+    world_add(&w->sticky, at, room, id, expires);
+    struct feed_row row = {.room = {.room_id = S(room), .event_id = S(id)}};
+    world_send(w, STREAM_STICKY_EVENTS, MASTER, at, &row);
+}
+
+static void arrive(struct world *w)
+{
+    world_burst_end(w);
+    world_settle(w);
+}
+
+static const char nothing_else[] = "{\"room\":{\"timeline\":{\"types\":[]}}}";
+
+static void test_sticky(void **state)
+{
+    struct world *w = *state;
+    world_room(w, "!r:x", 10, "shared", "@me:x", "@b:x", "@evil:x", NULL);
+    world_room(w, "!q:x", 20, "shared", "@b:x", NULL);
+    world_add(&w->ignored, "@me:x", "@evil:x", 0);
+    (void)model_room(w->m, S("!r:x"));
+    struct stream_token since = *model_now(w->m), next;
+    int64_t later = clock_wall_ms() + 60000;
+    stick(w, 110, "!r:x", "@b:x", later);
+    stick(w, 111, "!q:x", "@b:x", later); /* not my room */
+    stick(w, 112, "!r:x", "@evil:x", later);
+    stick(w, 113, "!r:x", "@b:x", clock_wall_ms());
+    arrive(w);
+    const char *body = compute(w, "@me:x", "D", nothing_else, &since, NULL, &next);
+    assert_has(body, "\"msc4354_sticky\":{\"events\":[{");
+    assert_has(body, "$s110");
+    assert_has(body, "\"membership\":\"join\",\"msc4354_sticky_duration_ttl_ms\":2601000}");
+    assert_hasnt(body, "$s111");
+    assert_hasnt(body, "$s112");
+    assert_hasnt(body, "$s113");
+    assert_int_equal(next.sticky_events.min, 112); /* the last that was looked at */
+    body = compute(w, "@me:x", "D", "{}", &since, NULL, &next);
+    assert_has(body, "$s110"); /* in the timeline */
+    assert_hasnt(body, "\"msc4354_sticky\":{\"events\"");
+    enum run_result res;
+    (void)compute(w, "@me:x", "D", nothing_else, &next, &res, &next);
+    assert_int_equal(res, RUN_EMPTY);
+    assert_int_equal(next.sticky_events.min, 113);
+}
+
+static void test_sticky_page(void **state)
+{
+    struct world *w = *state;
+    world_room(w, "!r:x", 10, "shared", "@me:x", "@b:x", NULL);
+    struct stream_token since = *model_now(w->m);
+    for (int i = 0; i < 130; i++)
+        stick(w, 110 + i, "!r:x", "@b:x", clock_wall_ms() + 60000);
+    world_forget_counts(w);
+    arrive(w);
+    assert_int_equal(w->issued[SQL_sticky_by_stream_id], 1);
+    const char *body = compute(w, "@me:x", "D", nothing_else, &since, NULL, &since);
+    assert_has(body, "$s110");
+    assert_has(body, "$s209");
+    assert_hasnt(body, "$s210");
+    assert_int_equal(since.sticky_events.min, 209);
+    body = compute(w, "@me:x", "D", nothing_else, &since, NULL, &since);
+    assert_has(body, "$s210");
+    assert_has(body, "$s239");
+}
+
+/* The position waits for the rows, also when they have to be asked for again; what was there at start counts.
+ */
+static void test_sticky_loads(void **state)
+{
+    struct world *w = *state;
+    int64_t before = model_now(w->m)->sticky_events.min, end = clock_wall_ms() + 60000;
+    world_room(w, "!r:x", 10, "shared", "@me:x", "@b:x", NULL);
+    w->fail[SQL_sticky_by_stream_id] = 1;
+    stick(w, 110, "!r:x", "@b:x", end);
+    arrive(w);
+    assert_int_equal(model_now(w->m)->sticky_events.min, before);
+    stick(w, 111, "!r:x", "@b:x", end);
+    arrive(w);
+    assert_int_equal(model_now(w->m)->sticky_events.min, 111);
+    assert_int_equal(w->m->sticky.n, 2);
+    world_position(w, STREAM_STICKY_EVENTS, MASTER, 120);
+    arrive(w);
+    assert_int_equal(model_now(w->m)->sticky_events.min, 120);
+    sticky_load(w->m); /* as at start */
+    w->m->starting++;
+    world_settle(w);
+    assert_int_equal(w->m->sticky.n, 2);
+    clock_fake_set(1000000 + 60000);
+    sticky_expire(w->m);
+    clock_fake_set(1000000);
+    assert_int_equal(w->m->sticky.n, 0);
+}
+
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 int run_feature_tests(void)
 {
-    const struct CMUnitTest tests[] = {T(test_state_after), T(test_state_after_ahead),
-                                       T(test_state_after_left), T(test_state_after_lazy)};
+    const struct CMUnitTest tests[] = {
+        T(test_state_after),
+        T(test_state_after_ahead),
+        T(test_state_after_left),
+        T(test_state_after_lazy),
+        cmocka_unit_test_setup_teardown(test_retention, setup_retention, teardown),
+        cmocka_unit_test_setup_teardown(test_retention_default, setup_retention, teardown),
+        T(test_soft_failed),
+        cmocka_unit_test_setup_teardown(test_ban_redacts, setup_bans, teardown),
+        cmocka_unit_test_setup_teardown(test_sticky, setup_sticky, teardown),
+        cmocka_unit_test_setup_teardown(test_sticky_page, setup_sticky, teardown),
+        cmocka_unit_test_setup_teardown(test_sticky_loads, setup_sticky, teardown),
+    };
     return cmocka_run_group_tests_name("features", tests, NULL, NULL);
 }
