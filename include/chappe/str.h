@@ -61,6 +61,10 @@ int str_to_i64(struct str s, int64_t *out);
 int str_to_i64_lax(struct str s, int64_t *out);
 /* Comparison whose time depends on lengths only; for secrets. */
 bool str_eq_const_time(struct str a, struct str b);
+/* Whether a database takes it as text: it refuses NUL and broken UTF-8, and one such value fails a whole
+ * batch.
+ */
+bool str_storable(struct str s);
 /* Keyed hash (SipHash-1-3, key random per process): safe for peer-chosen keys. */
 uint64_t str_hash(struct str s);
 #endif

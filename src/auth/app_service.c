@@ -89,7 +89,7 @@ int app_services_init(struct app_services *ss, struct auth *a, struct err *e)
         if (!long_name)
             s->sender = str_dup(buf_str(&b));
         buf_fini(&b);
-        if (long_name || !text_is_storable(s->sender))
+        if (long_name || !str_storable(s->sender))
             return err_set(e, ERR_CONFIG, "application service %.*s: bad sender_localpart",
                            STR_ARG(s->cfg->id));
         if ((rc = compile_users(s, e)) || (rc = compile_ranges(s, e)))
@@ -152,7 +152,7 @@ int app_service_params(struct auth_op *op, struct http_req *req)
     op->device_id = http_query(req, STR("device_id"));
     if (str_absent(op->device_id))
         op->device_id = http_query(req, STR("org.matrix.msc3202.device_id"));
-    return text_is_storable(op->user_id) && text_is_storable(op->device_id) ? 0 : -ERR_PARSE;
+    return str_storable(op->user_id) && str_storable(op->device_id) ? 0 : -ERR_PARSE;
 }
 
 static void refuse_device(struct auth_op *op, struct str user)

@@ -127,9 +127,6 @@ struct fact_entry { /* facts.c */
 };
 extern const struct cache_class cache_tokens, cache_users, cache_devices, cache_mau;
 struct str device_key(struct buf *b, struct str user, struct str device);
-/* Whether the ids can be asked for at all: a database refuses NUL and broken UTF-8, and one such value would
- * fail a batch. */
-bool text_is_storable(struct str s);
 /* Builds a requester out of the columns that auth_tokens and auth_tokens_by_id share, from column col on. */
 struct requester *requester_from_row(struct auth *a, const uint64_t key[4], const struct pg_result *r,
                                      int row);

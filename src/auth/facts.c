@@ -11,34 +11,6 @@
  */
 #include "auth_int.h"
 
-bool text_is_storable(struct str s)
-{
-    const unsigned char *p = (const unsigned char *)(s.n ? s.p : ""), *end = p + s.n;
-
-    while (p < end) {
-        unsigned c = *p++;
-        if (c == 0)
-            return false;
-        if (c < 0x80)
-            continue;
-        unsigned more = c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : 1;
-        if (c < 0xc2 || c > 0xf4 || (size_t)(end - p) < more)
-            return false;
-        /* Only the first continuation byte has a range of its own: no overlong forms, no surrogates, <=
-         * U+10FFFF. */
-        unsigned lo = c == 0xe0   ? 0xa0
-                      : c == 0xf0 ? 0x90
-                                  : 0x80,
-                 hi = c == 0xed   ? 0x9f
-                      : c == 0xf4 ? 0x8f
-                                  : 0xbf;
-        for (; more; more--, lo = 0x80, hi = 0xbf, p++)
-            if (*p < lo || *p > hi)
-                return false;
-    }
-    return true;
-}
-
 struct str device_key(struct buf *b, struct str user, struct str device)
 {
     buf_put(b, user);

@@ -171,7 +171,7 @@ int macaroon_verify_guest(struct str token, struct str secret, int64_t now_ms, s
         }
     }
     if (!rc && (!seen.guest || seen.user_id.n == 0 || seen.user_id.n > AUTH_USER_ID_BYTES_MAX ||
-                !text_is_storable(seen.user_id)))
+                !str_storable(seen.user_id)))
         rc = -ERR_PARSE;
     out->user_id = seen.user_id;
     out->dies_ms = seen.dies_ms;

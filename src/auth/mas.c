@@ -478,7 +478,7 @@ void run_mas(struct auth_op *op)
     }
     char user_space[AUTH_USER_ID_BYTES_MAX + 1];
     size_t n = m->username.n + op->a->cfg->server_name.n + 2;
-    if (n > AUTH_USER_ID_BYTES_MAX || !text_is_storable(m->username)) {
+    if (n > AUTH_USER_ID_BYTES_MAX || !str_storable(m->username)) {
         refuse_claim(op, "User not found");
         return;
     }
@@ -503,7 +503,7 @@ void run_mas(struct auth_op *op)
             refuse_claim(op, "Invalid device ID in introspection result");
             return;
         }
-        bool possible = text_is_storable(m->device_id);
+        bool possible = str_storable(m->device_id);
         if (possible && !op_need_device(&op, user, m->device_id))
             return;
         if (!possible || !op->device_exists) {

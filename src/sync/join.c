@@ -47,7 +47,7 @@ static struct sync_req *find_in(struct list *of_user, const struct sync_req *r)
 {
     struct sync_req *x;
     list_each(x, of_user, struct sync_req, by_user) {
-        if (x->key == r->key && x->d == r->d && same_token(x->rq, r->rq))
+        if (!x->legacy && x->key == r->key && x->d == r->d && same_token(x->rq, r->rq))
             return x;
     }
     return NULL;
@@ -229,8 +229,8 @@ void req_abandon(struct sync_req *r)
             go_on_alone(r);
         return;
     }
-    bool worth = s->answers.life_ms && !s->draining && !s->stopping && !r->leader && is_computing(r) &&
-                 abandoned_of(r->u) <= ABANDONED_PER_USER - (r->http ? 1 : 0);
+    bool worth = !r->legacy && s->answers.life_ms && !s->draining && !s->stopping && !r->leader &&
+                 is_computing(r) && abandoned_of(r->u) <= ABANDONED_PER_USER - (r->http ? 1 : 0);
     if (!worth) {
         if (r->http)
             http_drop(&r->http);

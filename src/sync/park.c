@@ -6,13 +6,14 @@
  * the timeout comes the poll is computed once more: its answer carries a fresh token, and a wake-up that
  * should have come and did not is made good.
  */
-#include "request.h"
+#include "legacy.h"
 
 enum {
     CATCH_UP_MS = 10000,
     AHEAD_MS = 10000,
     HELD_MS = 30000,
     LOADING_MS = 5000,
+    PEEK_MS = 500, /* how often a poll of a room one is not in looks at it: nobody is woken for it */
     SLICE = 64,
     SCRATCH_FIRST_BYTES = 64 << 10
 };
@@ -31,7 +32,7 @@ static void reply(struct sync_req *r, struct rope *body, const char *kind, bool 
     rope_move(&res.body, body);
     if (r->http) {
         metric_add_l(M_sync_responses, kind, 1);
-        if (r->initial)
+        if (r->initial && !r->legacy)
             metric_observe(M_sync_initial_seconds, (double)(clock_mono_ms() - r->started_ms) / 1000.0);
         http_reply(&r->http, &res);
     }
@@ -54,8 +55,34 @@ static void run_of(struct sync_req *r, struct sync_run *run, struct arena *a)
         .use_state_after = r->use_state_after,
         .a = a,
     };
-    if (!r->initial)
+    if (!r->initial && !r->legacy)
         ASSERT(req_parse_since(r, &run->since));
+}
+
+static enum run_result run_it(struct sync_req *r, struct sync_run *run, struct rope *body,
+                              struct stream_token *next)
+{
+    if (r->legacy)
+        return legacy_run(r->legacy, run, body);
+    return sync_run(run, body, next);
+}
+
+static const char *kind_of(const struct sync_req *r, enum run_result res)
+{
+    return r->legacy          ? "legacy"
+           : r->initial       ? "initial"
+           : r->full_state    ? "full_state"
+           : res == RUN_EMPTY ? "empty"
+                              : "incremental";
+}
+
+static void refuse_broken(struct sync_req *r)
+{
+    struct legacy *l = r->legacy;
+    if (l && l->status)
+        req_error(r, l->status, l->errcode, l->error.p);
+    else
+        req_error(r, 500, "M_UNKNOWN", "Internal server error");
 }
 
 /* Next_batch is the request's own token: nothing was lost, nothing moved. */
@@ -66,7 +93,10 @@ void req_answer_empty(struct sync_req *r)
     run_of(r, &run, a);
     struct rope body;
     rope_init(&body);
-    sync_render_empty(&run, &run.since, &body);
+    if (r->legacy)
+        legacy_render_empty(r->legacy, &run, &body);
+    else
+        sync_render_empty(&run, &run.since, &body);
     reply(r, &body, "empty", false);
     rope_fini(&body);
     arena_free(&a);
@@ -79,9 +109,12 @@ void req_answer_empty(struct sync_req *r)
 static bool is_ahead(struct sync_req *r)
 {
     struct stream_token t;
-    if (r->initial)
+    if (r->initial || (r->legacy && !r->legacy->placed))
         return false;
-    ASSERT(req_parse_since(r, &t));
+    if (r->legacy)
+        t = r->legacy->from;
+    else
+        ASSERT(req_parse_since(r, &t));
     const struct stream_token *now = model_now(r->s->m);
     t.quarantined_media = now->quarantined_media;
     if (!r->s->cfg->msc4354_enabled)
@@ -197,7 +230,7 @@ void req_admit(struct sync_req *r)
     if (is_ahead(r)) {
         req_set_state(r, REQ_CATCH_UP);
         arm(r, r->started_ms + CATCH_UP_MS);
-        if (!r->bounded && !r->sequences) {
+        if (!r->bounded && !r->sequences && !r->legacy) {
             r->sequences = xcalloc(1, sizeof *r->sequences);
             r->sequences->r = r;
             pg_exec(s->pg, SQL_sequences, pg_args_new(), on_sequences, r->sequences);
@@ -205,7 +238,7 @@ void req_admit(struct sync_req *r)
         feed_positions_check(s->feed);
         return;
     }
-    if (!r->initial && r->d && !r->acked) {
+    if (!r->initial && r->d && !r->acked && !r->legacy) {
         struct stream_token t;
         ASSERT(req_parse_since(r, &t));
         model_to_device_ack(s->m, r->d, t.to_device);
@@ -254,7 +287,9 @@ static void park(struct sync_req *r)
     }
     model_user_activate(s->m, r->u);
     req_set_state(r, REQ_PARKED);
-    arm(r, r->deadline_ms);
+    int64_t look = clock_mono_ms() + PEEK_MS;
+    bool peeking = r->legacy && r->legacy->peeking;
+    arm(r, peeking && look < r->deadline_ms ? look : r->deadline_ms);
 }
 
 /* A poll that cannot be computed is not held much longer than its client asked for. */
@@ -280,7 +315,7 @@ void req_compute(struct sync_req *r)
     struct rope body;
     rope_init(&body);
     struct stream_token next;
-    enum run_result res = sync_run(&run, &body, &next);
+    enum run_result res = run_it(r, &run, &body, &next);
     bool ahead = run.ahead;
     sync_run_fini(&run);
     bool over = clock_mono_ms() >= r->deadline_ms || s->draining;
@@ -288,6 +323,8 @@ void req_compute(struct sync_req *r)
         req_set_state(r, REQ_AHEAD);
         if (!wheel_is_set(&r->timer))
             arm(r, clock_mono_ms() + AHEAD_MS);
+    } else if (res == RUN_LACK && !run.lack && r->legacy && legacy_load(r)) {
+        req_set_state(r, REQ_LOADING);
     } else if (res == RUN_LACK) {
         req_set_state(r, REQ_LOADING);
         r->loading = true;
@@ -295,14 +332,10 @@ void req_compute(struct sync_req *r)
             arm(r, loading_bound(r));
         model_load(s->m, on_loaded, r);
     } else if (res == RUN_BROKEN) {
-        req_error(r, 500, "M_UNKNOWN", "Internal server error");
+        refuse_broken(r);
     } else if (res == RUN_DONE || over) {
-        reply(r, &body,
-              r->initial         ? "initial"
-              : r->full_state    ? "full_state"
-              : res == RUN_EMPTY ? "empty"
-                                 : "incremental",
-              r->initial || !token_equal(&next, &run.since)); /* else the client would ask in a tight loop */
+        /* What does not move the token is not kept: the client would ask in a tight loop. */
+        reply(r, &body, kind_of(r, res), !r->legacy && (r->initial || !token_equal(&next, &run.since)));
     } else if (!r->http && list_empty(&r->joined)) {
         req_finish(r);
     } else {

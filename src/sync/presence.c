@@ -12,6 +12,7 @@ struct collect {
     struct smap seen; /* user id -> struct presence, or the run itself for "default offline" */
     VEC(struct str) users;
     bool exclude_offline;
+    struct room *extra; /* whose members count though one is not in it */
 };
 
 static bool room_counts(const struct sync_run *run, const struct room *r)
@@ -52,17 +53,17 @@ static void on_changed(void *arg, const struct presence *p)
     struct collect *c = arg;
     if (c->exclude_offline && str_eq(p->state, STR("offline")))
         return;
-    if (interested(c->run, p->user_id))
+    struct member *mb = NULL;
+    if (c->extra && run_have(c->run, model_room_state(c->run->m, c->extra)))
+        mb = room_member_get(c->extra, p->user_id);
+    if ((mb && mb->membership == MEMBERSHIP_JOIN) || interested(c->run, p->user_id))
         add_user(c, p->user_id);
 }
 
-static void put_presence(struct sync_run *run, struct buf *b, struct str user_id)
+void put_presence_members(struct sync_run *run, struct buf *b, struct str user_id)
 {
     const struct presence *p = model_presence(run->m, user_id);
-    buf_put(b, b->n ? STR(",{\"type\":\"m.presence\",\"sender\":")
-                    : STR("{\"type\":\"m.presence\",\"sender\":"));
-    json_write_str(b, user_id, 0);
-    buf_put(b, STR(",\"content\":{\"presence\":"));
+    buf_put(b, STR("\"presence\":"));
     json_write_str(b, p ? p->state : STR("offline"), 0);
     if (p && p->last_active_ts) {
         buf_put(b, STR(",\"last_active_ago\":"));
@@ -76,6 +77,15 @@ static void put_presence(struct sync_run *run, struct buf *b, struct str user_id
         buf_put(b, STR(",\"currently_active\":"));
         buf_put(b, p->currently_active ? STR("true") : STR("false"));
     }
+}
+
+static void put_presence(struct sync_run *run, struct buf *b, struct str user_id)
+{
+    buf_put(b, b->n ? STR(",{\"type\":\"m.presence\",\"sender\":")
+                    : STR("{\"type\":\"m.presence\",\"sender\":"));
+    json_write_str(b, user_id, 0);
+    buf_put(b, STR(",\"content\":{"));
+    put_presence_members(run, b, user_id);
     buf_put(b, STR("}}"));
 }
 
@@ -154,6 +164,22 @@ void run_presence(struct sync_run *run)
     if (b.n)
         run->presence_events = arena_str(run->a, buf_str(&b));
     buf_fini(&b);
+    smap_fini(&c.seen);
+    vec_free(&c.users);
+}
+
+void run_presence_users(struct sync_run *run, struct room *extra, struct str **users, size_t *n)
+{
+    struct collect c = {.run = run, .extra = extra, .exclude_offline = !run->has_since};
+    smap_init(&c.seen);
+    if (!run->has_since)
+        model_presence_each(run->m, on_changed, &c);
+    else
+        collect_presence(&c);
+    *users = ARENA_ARRAY(run->a, struct str, c.users.n + 1);
+    if (c.users.n)
+        memcpy(*users, c.users.v, c.users.n * sizeof **users);
+    *n = run->lack ? 0 : c.users.n;
     smap_fini(&c.seen);
     vec_free(&c.users);
 }

@@ -26,7 +26,7 @@ struct str render_token(struct sync_run *run, const struct stream_token *t)
 /* Was ev sent by this very client (sync-v3 7.2 step 4)? */
 static bool own_transaction(const struct sync_run *run, const struct event *ev)
 {
-    if (str_absent(ev->txn_id) || !str_eq(ev->sender, run->u->user_id))
+    if (run->no_requester || str_absent(ev->txn_id) || !str_eq(ev->sender, run->u->user_id))
         return false;
     if (!str_absent(ev->txn_device_id))
         return run->d && str_eq(ev->txn_device_id, run->d->device_id);
@@ -93,9 +93,9 @@ bool run_event_extra(struct sync_run *run, struct event *ev, bool timeline, stru
         .now_ms = run->wall_ms, .membership = membership, .sticky_ttl_ms = sticky_ttl(run, ev)};
     if (own_transaction(run, ev))
         x->transaction_id = ev->txn_id;
-    if (!str_absent(ev->delay_id) && str_eq(ev->sender, run->u->user_id))
+    if (!run->no_requester && !str_absent(ev->delay_id) && str_eq(ev->sender, run->u->user_id))
         x->delay_id = ev->delay_id;
-    if (run->rq->is_admin) {
+    if (run->rq->is_admin && !run->no_requester) {
         x->mark_soft_failed = ev->soft_failed;
         x->mark_spammy = ev->policy_server_spammy;
     }

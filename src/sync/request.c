@@ -4,7 +4,7 @@
  * From arrival to admission: authentication, then the parameters in Synapse's order of evaluation
  * (sync-v3 1.2: the first failure wins), the filter, presence, and the checks that come last.
  */
-#include "request.h"
+#include "legacy.h"
 
 /* Where the user's other requests, and wake-ups, look for it. */
 static struct list *user_list(struct sync_req *r, enum req_state st)
@@ -88,6 +88,7 @@ static void req_release(struct sync_req *r)
         model_user_unpin(s->m, r->u);
     filter_unref(&r->f);
     requester_unref(&r->rq);
+    legacy_free(&r->legacy);
     free(r->own_text);
     free(r);
 }
@@ -274,20 +275,25 @@ void presence_buckets_sweep(struct sync *s)
     }
 }
 
-static void affect_presence(struct sync_req *r)
+void req_affect_presence(struct sync_req *r, struct str state)
 {
     struct sync *s = r->s;
-    if (!s->cfg->presence.tracked || str_eq(r->presence_state, STR("offline")) ||
-        !presence_allowed(s, r->u->user_id))
+    if (!s->cfg->presence.tracked)
         return;
     r->presence = true;
-    feed_presence_start(s->feed, r->u->user_id, r->d ? r->d->device_id : STR_ABSENT, r->presence_state);
+    feed_presence_start(s->feed, r->u->user_id, r->d ? r->d->device_id : STR_ABSENT, state);
 }
 
 static void on_revoked(struct auth_watch *w, const struct auth_error *e)
 {
     struct sync_req *r = container_of(w, struct sync_req, watch);
     req_auth_error(r, e);
+}
+
+void req_watch(struct sync_req *r)
+{
+    r->watch.revoked = on_revoked;
+    auth_watch_add(r->s->auth, &r->watch, r->rq);
 }
 
 /* The filter is known: the rest of the checks, then presence, then whether this user is served at all. */
@@ -308,9 +314,9 @@ static void filter_known(struct sync_req *r)
         r->timeout_ms = 0;
     r->started_ms = clock_mono_ms();
     r->deadline_ms = r->started_ms + r->timeout_ms;
-    affect_presence(r);
-    r->watch.revoked = on_revoked;
-    auth_watch_add(r->s->auth, &r->watch, r->rq);
+    if (!str_eq(r->presence_state, STR("offline")) && presence_allowed(r->s, r->u->user_id))
+        req_affect_presence(r, r->presence_state);
+    req_watch(r);
     req_set_state(r, REQ_BLOCKING);
     auth_check_blocking(r->s->auth, r->rq, on_blocking, r);
 }
@@ -447,7 +453,9 @@ static void on_auth(void *arg, struct requester *rq, const struct auth_error *e)
         return;
     }
     r->rq = rq;
-    if (is_app_service_sender(r->s->cfg, rq)) { /* as Synapse, which cannot compute a sync for it */
+    bool sender_too = r->legacy && r->legacy->kind != LEGACY_EVENTS;
+    if (!sender_too &&
+        is_app_service_sender(r->s->cfg, rq)) { /* as Synapse, which cannot compute a sync for it */
         req_error(r, 500, "M_UNKNOWN", "Internal server error");
         return;
     }
@@ -456,13 +464,18 @@ static void on_auth(void *arg, struct requester *rq, const struct auth_error *e)
     if (!str_absent(rq->device_id))
         r->d = model_device(r->s->m, r->u, rq->device_id);
     r->http->requester = requester_log_name(rq, r->http->arena);
-    if (parse_parameters(r))
+    if (r->legacy)
+        legacy_begin(r);
+    else if (parse_parameters(r))
         resolve_state_after(r);
 }
 
 void req_begin(struct sync *s, struct http_req *http)
 {
-    if (http_query_has(http, STR("from"))) {
+    enum legacy_kind kind;
+    struct str room_id;
+    bool legacy = legacy_path(http->path, &kind, &room_id);
+    if (!legacy && http_query_has(http, STR("from"))) {
         http_reply_error(&http, 400, "M_UNKNOWN",
                          "'from' is not a valid query parameter. Did you mean 'since'?");
         return;
@@ -470,11 +483,12 @@ void req_begin(struct sync *s, struct http_req *http)
     struct sync_req *r = xcalloc(1, sizeof *r);
     r->s = s;
     r->http = http;
+    r->legacy = legacy ? legacy_new(kind, room_id) : NULL;
     http->user = r;
     http->on_gone = on_gone;
     list_init(&r->by_user);
     list_init(&r->joined);
     list_push(&s->states[REQ_AUTH], &r->by_state);
     s->counts[REQ_AUTH]++;
-    auth_request(s->auth, http, true, on_auth, r);
+    auth_request(s->auth, http, !legacy || kind != LEGACY_ALL_ROOMS, on_auth, r);
 }

@@ -49,6 +49,7 @@ struct sync_req {
     struct wheel_timer timer;
     struct auth_watch watch;
     struct sequences_call *sequences; /* under way */
+    struct legacy *legacy;            /* another endpoint than /sync */
 };
 /* The statement that bounds a token; it outlives its request, and the service. */
 struct sequences_call {
@@ -101,6 +102,10 @@ void req_abandon(struct sync_req *r); /* its client has gone: goes on without, o
 void req_forget_abandoned(struct sync_req *r);
 void req_sweep_abandoned(struct sync *s);
 void req_text(struct sync_req *r, const struct stream_token *t); /* since_text becomes t's */
+
+/* For the endpoints of legacy.c. */
+void req_affect_presence(struct sync_req *r, struct str state); /* the client is here */
+void req_watch(struct sync_req *r);                             /* ends when its token does */
 
 /* park.c */
 void req_recheck(struct sync_req *r); /* of a request whose token is ahead */

@@ -186,7 +186,7 @@ void sync_render_empty(struct sync_run *run, const struct stream_token *next, st
     put_envelope(run, out, next);
 }
 
-static void run_init(struct sync_run *run)
+void sync_run_init(struct sync_run *run)
 {
     smap_init(&run->joined_set);
     run->entries_tail = &run->entries;
@@ -228,7 +228,7 @@ static bool nonempty(const struct sync_run *run)
 enum run_result sync_run(struct sync_run *run, struct rope *out, struct stream_token *next)
 {
     metric_add(M_sync_computes, 1);
-    run_init(run);
+    sync_run_init(run);
     ll_begin(run);
     run_account_data(run);
     /* With all rooms blocked an initial sync needs them only for presence (sync-v3 8.4). */

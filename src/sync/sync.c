@@ -3,11 +3,11 @@
 /*
  * The service: routes, wake-ups, the tick, the end.
  */
-#include "request.h"
+#include "legacy.h"
 
 enum { TICK_MS = 100 };
 
-/* ^/_matrix/client/(r0|v3|unstable)/sync$ */
+/* ^/_matrix/client/(r0|v3|unstable)/sync$, and those of legacy.c */
 int sync_route(enum http_method method, struct str path)
 {
     static const struct str paths[] = {
@@ -19,6 +19,10 @@ int sync_route(enum http_method method, struct str path)
         if (str_eq(path, paths[i]))
             return method == HTTP_M_GET || method == HTTP_M_HEAD ? 0 : 405;
     }
+    enum legacy_kind kind;
+    struct str room_id;
+    if (legacy_path(path, &kind, &room_id))
+        return method == HTTP_M_GET || method == HTTP_M_HEAD ? 0 : 405;
     return 404;
 }
 

@@ -103,6 +103,9 @@ struct sync_run {
     struct requester *rq;
     struct filter *f;
     bool has_since, full_state;
+    bool no_requester;    /* rendered for nobody in particular: without transaction ids */
+    bool no_keep;         /* current state events are not shown for being current */
+    bool peeking;         /* the reader is outside of the room */
     bool use_state_after; /* MSC4222: state as it is after the timeline */
     struct stream_token since, now;
     int64_t wall_ms;
@@ -144,6 +147,7 @@ enum run_result { RUN_LACK, RUN_EMPTY, RUN_DONE, RUN_BROKEN };
 /* One run. RUN_LACK: model_load, then again (or, run.ahead, when the feed has moved). Otherwise the response
  * body is in out and *next is its next_batch. */
 enum run_result sync_run(struct sync_run *run, struct rope *out, struct stream_token *next);
+void sync_run_init(struct sync_run *run);
 void sync_run_fini(struct sync_run *run);
 /* An answer with nothing in it: next_batch and key counts (which must be in memory). */
 void sync_render_empty(struct sync_run *run, const struct stream_token *next, struct rope *out);
@@ -224,6 +228,10 @@ bool entry_sticky(struct sync_run *run, struct room_entry *en); /* after its tim
 
 /* presence.c, devices.c */
 void run_presence(struct sync_run *run);
+/* Whose presence is news since the token, among those one shares a room with or who are in extra (may be
+ * NULL); without a token who is not offline. In the run's arena. */
+void run_presence_users(struct sync_run *run, struct room *extra, struct str **users, size_t *n);
+void put_presence_members(struct sync_run *run, struct buf *b, struct str user_id); /* of the content */
 void run_user_changes(struct sync_run *run);
 void run_device_lists(struct sync_run *run);
 void run_to_device(struct sync_run *run);

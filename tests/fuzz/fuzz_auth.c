@@ -21,7 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     switch (data[0]) {
     case 'm':
         if (macaroon_verify_guest(input, STR("sekrit-\xce\xba"), 1700000000000, &macaroon) == 0)
-            ASSERT(macaroon.user_id.n > 0 && text_is_storable(macaroon.user_id));
+            ASSERT(macaroon.user_id.n > 0 && str_storable(macaroon.user_id));
         break;
     case 'i':
         if (mas_answer_parse(input, 1700000000000, &answer) == 0) {
@@ -35,7 +35,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             ASSERT(range.bits <= (range.v6 ? 128U : 32U));
         break;
     default:
-        text_is_storable(input);
+        str_storable(input);
     }
     return 0;
 }

@@ -66,6 +66,12 @@ http {{
             proxy_send_timeout 5m;
             add_header X-Chappe-Upstream {sync_name} always;
         }}
+        location ~ ^/_matrix/client/(api/v1|r0|v3)/(events|initialSync|rooms/[^/]+/initialSync)$ {{
+            proxy_pass http://sync;
+            proxy_read_timeout 1h;
+            proxy_send_timeout 5m;
+            add_header X-Chappe-Upstream {sync_name} always;
+        }}
 {locations}        location / {{
             proxy_pass http://synapse;
             proxy_read_timeout 10m;

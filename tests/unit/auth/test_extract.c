@@ -123,7 +123,7 @@ static void storable(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (text_is_storable(rows[i].s) != rows[i].good)
+        if (str_storable(rows[i].s) != rows[i].good)
             fail_msg("row %zu", i);
 }
 

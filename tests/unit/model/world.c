@@ -618,6 +618,10 @@ static void query(struct world *w, enum pg_stmt s, struct pg_args *a, struct pg_
         for (size_t i = 0; i < w->partial.n; i++)
             row_add(r, "si", w->partial.v[i].a, w->partial.v[i].n);
         break;
+    case SQL_room_facts:
+        for (size_t i = 0; i < w->facts.n; i++)
+            row_add(r, "sii", w->facts.v[i].a, I(w->facts.v[i].n & 1), I(w->facts.v[i].n >> 1));
+        break;
     case SQL_sequences:
         for (size_t i = 0; i < w->sequences.n; i++)
             row_add(r, "ii", I(i), w->sequences.v[i].n);

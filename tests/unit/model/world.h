@@ -134,6 +134,7 @@ struct world {
     VEC(struct t_datum) data;
     VEC(struct t_tag) tags;
     VEC(struct t_pair) ignored, features, full_presence, filters, erased, partial, rules_stream, sequences;
+    VEC(struct t_pair) facts; /* of rooms: n is 1 for public, 2 for blocked, or both */
     VEC(struct t_inbox) inbox;
     VEC(struct t_key) keys;
     VEC(struct t_dl) dl;

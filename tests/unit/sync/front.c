@@ -37,6 +37,11 @@ static void answered(struct http_req **req, int status, struct str body)
     c->body = arena_str(c->f->w->text, body);
     *req = NULL;
 }
+struct str url_decode(struct arena *a, struct str s, bool plus_is_space)
+{
+    (void)plus_is_space;
+    return arena_str(a, s);
+}
 void http_res_init(struct http_res *res, int status)
 {
     *res = (struct http_res){.status = status};
@@ -80,6 +85,7 @@ static struct requester *requester_make(void)
     r->user_id = STR("@a:x");
     r->device_id = STR("D");
     r->token_key[0] = the_front->token;
+    r->is_guest = the_front->guest;
     the_front->requesters++;
     return r;
 }
@@ -287,7 +293,12 @@ struct client *front_get(struct front *f, const char *query)
     c->f = f;
     c->held = true;
     c->req.arena = arena_new(1 << 20);
+    c->req.path = STR("/_matrix/client/v3/sync");
     c->req.query = str_of(query);
+    if (query[0] == '/') { /* another endpoint: path?query */
+        if (!str_cut(str_of(query), '?', &c->req.path, &c->req.query))
+            c->req.query = STR_ABSENT;
+    }
     vec_push(&f->clients, c);
     sync_handle(f->s, &c->req);
     return c;

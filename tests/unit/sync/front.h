@@ -34,6 +34,7 @@ struct front {
     int blocking_n;
     VEC(struct auth_watch *) watches;
     int presence, requesters;
+    bool guest;
     uint64_t token; /* of the requests that come */
     void (*suspect)(void *arg, const struct requester *r);
     void *suspect_arg;
@@ -78,6 +79,7 @@ const char *next_batch(struct world *w);
 int run_request_tests(void);
 int run_join_tests(void);
 int run_invite_tests(void);
+int run_legacy_tests(void);
 int run_room_tests(void);
 int run_feature_tests(void);
 int run_release_tests(void);
