@@ -95,6 +95,91 @@ static bool membership_after(struct sync_run *run, struct room *room, const stru
     return h != LACK;
 }
 
+/* Soft-failed events are for server admins who ask for them in their account data (Synapse 1.157
+ * storage/admin_client_config.py). */
+enum soft_failed_shown { SOFT_FAILED_UNKNOWN, SOFT_FAILED_HIDDEN, SOFT_FAILED_SPAMMY, SOFT_FAILED_ALL };
+
+/* What Python takes for true. */
+static bool truthy(const struct json *v)
+{
+    switch (v->type) {
+    case JSON_TRUE:
+        return true;
+    case JSON_STRING:
+        return v->s.n > 0;
+    case JSON_NUMBER:
+        for (size_t i = 0; i < v->s.n && v->s.p[i] != 'e' && v->s.p[i] != 'E'; i++) {
+            if (v->s.p[i] >= '1' && v->s.p[i] <= '9')
+                return true;
+        }
+        return false;
+    case JSON_ARRAY:
+    case JSON_OBJECT:
+        return v->count > 0;
+    case JSON_NULL:
+    case JSON_FALSE:
+        break;
+    }
+    return false;
+}
+
+static enum soft_failed_shown shown_by_config(struct sync_run *run)
+{
+    struct account_datum *d = smap_get(&run->u->account_data, STR("io.element.synapse.admin_client_config"));
+    struct json *o;
+    if (!d || json_parse(run->a, d->content, &o) || !json_is_object(o))
+        return SOFT_FAILED_HIDDEN;
+    const struct json *all = json_get(o, STR("return_soft_failed_events"));
+    const struct json *spammy = json_get(o, STR("return_policy_server_spammy_events"));
+    if (all && truthy(all))
+        return SOFT_FAILED_ALL;
+    return spammy && truthy(spammy) ? SOFT_FAILED_SPAMMY : SOFT_FAILED_HIDDEN;
+}
+
+static bool soft_failed_hidden(struct sync_run *run, const struct event *ev, bool *lack)
+{
+    if (!ev->soft_failed)
+        return false;
+    if (!run->rq->is_admin)
+        return true;
+    if (run->soft_failed_shown == SOFT_FAILED_UNKNOWN) {
+        if (!run_have(run, model_account_data(run->m, run->u))) {
+            *lack = true;
+            return true;
+        }
+        run->soft_failed_shown = shown_by_config(run);
+    }
+    return run->soft_failed_shown == SOFT_FAILED_HIDDEN ||
+           (run->soft_failed_shown == SOFT_FAILED_SPAMMY && !ev->policy_server_spammy);
+}
+
+/* Rule 2d: messages from before *oldest have outlived the room's retention policy. *oldest INT64_MIN: none.
+ * false: lacks. */
+static bool retention_of(struct sync_run *run, struct room *room, int64_t *oldest)
+{
+    bool has = run->cfg->retention.has_max_lifetime;
+    int64_t lifetime = run->cfg->retention.max_lifetime_ms;
+    *oldest = INT64_MIN;
+    if (!run->cfg->retention.enabled)
+        return true;
+    if (!run_have(run, model_room_state(run->m, room)))
+        return false;
+    struct state_entry *e = room_state_get(room, STR("m.room.retention"), STR(""));
+    struct event *ev;
+    enum have h = e ? model_event_raw(run->m, e->rec, &ev) : ABSENT;
+    if (h == LACK) {
+        run->lack = true;
+        return false;
+    }
+    if (h == HAVE && ev->has_max_lifetime) {
+        has = true;
+        lifetime = ev->max_lifetime;
+    }
+    if (has && __builtin_sub_overflow(run->wall_ms, lifetime, oldest))
+        *oldest = lifetime > 0 ? INT64_MIN : INT64_MAX;
+    return true;
+}
+
 struct verdict {
     bool show, prune, lack;
     enum membership ms;
@@ -132,17 +217,17 @@ static bool call_invite_hidden(struct sync_run *run, const struct state_ref *aft
     return h != LACK;
 }
 
-static struct verdict judge(struct sync_run *run, struct room *room, struct tl_ev *t)
+static struct verdict judge(struct sync_run *run, struct room *room, struct tl_ev *t, int64_t oldest)
 {
     struct event *ev = t->ev;
     struct verdict v = {.ms = MEMBERSHIP_NONE};
     bool state = !str_absent(ev->state_key);
     bool own = state && str_eq(ev->type, STR("m.room.member")) && str_eq(ev->state_key, run->u->user_id);
     /* 1, 2: never shown, whatever the membership */
-    if (ev->soft_failed || str_eq(ev->type, STR("org.matrix.dummy_event")) ||
+    if (soft_failed_hidden(run, ev, &v.lack) || str_eq(ev->type, STR("org.matrix.dummy_event")) ||
         str_eq(ev->type, STR("m.room.aliases")))
         return v;
-    if (!state && smap_get(&run->u->ignored, ev->sender))
+    if (!state && (smap_get(&run->u->ignored, ev->sender) || ev->origin_server_ts < oldest))
         return v;
     if (!run_have(run, model_room_state(run->m, room))) {
         v.lack = true;
@@ -162,7 +247,7 @@ static struct verdict judge(struct sync_run *run, struct room *room, struct tl_e
         return v;
     }
     v.ms = own ? ev->membership : ms;
-    bool keep = !run->no_keep && state && room_event_is_current(room, ev); /* 3 */
+    bool keep = t->always || (!run->no_keep && state && room_event_is_current(room, ev)); /* 3 */
     if (keep) {
         v.show = true;
     } else {
@@ -202,9 +287,10 @@ static struct str membership_text(enum membership ms)
 bool visibility_filter(struct sync_run *run, struct room *room, struct tl_ev *v, size_t *n)
 {
     size_t k = 0;
-    bool lack = false;
+    int64_t oldest;
+    bool lack = *n && !retention_of(run, room, &oldest);
     for (size_t i = 0; i < *n; i++) {
-        struct verdict d = judge(run, room, &v[i]);
+        struct verdict d = judge(run, room, &v[i], lack ? INT64_MIN : oldest);
         if (d.lack) {
             lack = true; /* go on: the others' wants belong into the same batch */
             continue;
