@@ -39,12 +39,19 @@ def _orders(reference: Any, subject: Any, path: str) -> Iterator[Difference]:
             yield from _orders(left, right, f"{path}[{index}]")
     elif isinstance(reference, dict):
         if "content" in reference and "type" in reference:
-            texts = [json.dumps(event) for event in (reference, subject)]
+            texts = [json.dumps(_without_order(event)) for event in (reference, subject)]
             if texts[0] != texts[1]:
                 yield Difference(f"{path} (order of keys)", *texts)
             return
         for key, left in reference.items():
             yield from _orders(left, subject[key], f"{path}.{key}".lstrip("."))
+
+
+def _without_order(event: dict[str, Any]) -> dict[str, Any]:
+    """Put the receipts of m.receipt into an order: Synapse has them from a query without one."""
+    if event["type"] != "m.receipt":
+        return event
+    return {**event, "content": json.dumps(event["content"], sort_keys=True)}
 
 
 def _spellings(raw: bytes) -> dict[str, set[bytes]]:
