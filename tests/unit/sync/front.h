@@ -81,6 +81,7 @@ int run_join_tests(void);
 int run_invite_tests(void);
 int run_legacy_tests(void);
 int run_room_tests(void);
+int run_member_tests(void);
 int run_feature_tests(void);
 int run_release_tests(void);
 int run_token_tests(void);
