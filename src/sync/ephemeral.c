@@ -41,7 +41,8 @@ static int by_event_type_user(const void *x, const void *y)
     return c ? c : a->stream < b->stream ? -1 : 1;
 }
 
-/* MSC4102: an unthreaded receipt of a user for an event hides its threaded ones for the same event. */
+/* MSC4102: an unthreaded receipt of a user for an event hides its threaded ones for the same event, be they of
+ * another type, or private and of another user, as in Synapse. */
 static size_t drop_hidden_threaded(struct sync_run *run, const struct receipt **v, size_t n)
 {
     struct smap unthreaded;
@@ -64,6 +65,16 @@ static size_t drop_hidden_threaded(struct sync_run *run, const struct receipt **
             v[k++] = v[i];
     }
     smap_fini(&unthreaded);
+    return k;
+}
+
+static size_t drop_foreign_private(struct sync_run *run, const struct receipt **v, size_t n)
+{
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!str_eq(v[i]->type, STR("m.read.private")) || str_eq(v[i]->user_id, run->u->user_id))
+            v[k++] = v[i];
+    }
     return k;
 }
 
@@ -118,13 +129,10 @@ struct str room_receipts_json(struct sync_run *run, struct room *r)
     size_t n = 0;
     for (size_t i = r->receipts.n; i-- > 0 && r->receipts.v[i].stream > since->min;) {
         const struct receipt *rc = &r->receipts.v[i];
-        if (!mpos_in_range(since, &run->now.receipt, rc->writer, rc->stream))
-            continue;
-        if (str_eq(rc->type, STR("m.read.private")) && !str_eq(rc->user_id, run->u->user_id))
-            continue;
-        v[n++] = rc;
+        if (mpos_in_range(since, &run->now.receipt, rc->writer, rc->stream))
+            v[n++] = rc;
     }
-    n = drop_hidden_threaded(run, v, n);
+    n = drop_foreign_private(run, v, drop_hidden_threaded(run, v, n));
     if (n == 0)
         return STR_ABSENT;
     qsort(v, n, sizeof *v, by_event_type_user);

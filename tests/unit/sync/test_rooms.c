@@ -251,6 +251,8 @@ static void test_receipts(void **state)
         {"m.read", "@c:x", "$5", "$root"},
         {"m.read", "@c:x", "$5", NULL}, /* hides the threaded one */
         {"m.read", "@d:x", "$6", "main"},
+        {"m.read", "@e:x", "$7", "main"},
+        {"m.read.private", "@e:x", "$7", NULL}, /* hides even that */
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct feed_row row = {.receipt = {.room_id = STR("!r:x"),
