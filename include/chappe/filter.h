@@ -26,6 +26,7 @@ struct filter {
     struct filter_section presence, account_data, room, timeline, state, ephemeral, room_account_data;
     int64_t timeline_limit; /* 10 when not given */
     bool timeline_limit_given, timeline_limit_fractional;
+    bool timeline_limit_whole; /* fractional in form only: 10.0, 1e1 */
     bool lazy_load_members, include_redundant_members, unread_thread_notifications, include_leave;
     bool federation_format;
     struct str *event_fields;

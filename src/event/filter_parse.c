@@ -320,8 +320,10 @@ static void limit_read(struct filter *f, const struct json *timeline)
             z[n] = 0;
             double d = strtod(z, NULL);
             f->timeline_limit_fractional = true;
-            if (d > -9e18 && d < 9e18)
+            if (d > -9e18 && d < 9e18) {
                 f->timeline_limit = (int64_t)d;
+                f->timeline_limit_whole = d - (double)f->timeline_limit == 0;
+            }
             return;
         }
     }
@@ -417,7 +419,9 @@ void filter_cap_timeline(struct filter *f, int64_t max)
     ASSERT(f->refs == 1);
     if (max < 0 || !f->timeline_limit_given)
         return;
-    if (f->timeline_limit > max || (f->timeline_limit == max && f->timeline_limit_fractional)) {
+    /* Of two equal numbers Python's min() is the first: 100.0 stays a fraction under a cap of 100. */
+    bool above = f->timeline_limit_fractional && !f->timeline_limit_whole;
+    if (f->timeline_limit > max || (f->timeline_limit == max && above)) {
         f->timeline_limit = max;
         f->timeline_limit_fractional = false;
     }

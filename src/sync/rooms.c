@@ -242,12 +242,14 @@ static void classify_own_events(struct sync_run *run)
 static void joined_entry(struct sync_run *run, struct room *room)
 {
     bool newly = user_set_has(&run->newly_joined_rooms, room->room_id);
+    bool none_asked = false;
     struct tl_entry *v = NULL;
     size_t n = 0;
     if (model_room_changed(room, &run->since.room)) {
         int64_t want = run->f->timeline_limit; /* candidates are one more than that: of -1 there are none */
         size_t limit = want == -1 ? 0 : run_timeline_limit(run) + 1;
         bool more;
+        none_asked = want == -1;
         run->broken |= want < -1 || run->f->timeline_limit_fractional;
         v = ARENA_ARRAY(run->a, struct tl_entry, limit + 1);
         if (limit && !run_have(run, model_page_stream(run->m, room, &run->since.room, &run->now.room, limit,
@@ -279,6 +281,10 @@ static void joined_entry(struct sync_run *run, struct room *room)
     } else {
         en->has_since = true;
         en->since = en->upto = run->since;
+        if (none_asked) { /* a page was read, and nothing of it wanted */
+            en->upto = run->now;
+            en->upto.room = run->since.room;
+        }
     }
 }
 

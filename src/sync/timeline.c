@@ -87,8 +87,10 @@ bool entry_load_timeline(struct sync_run *run, struct room_entry *en)
 {
     struct room *room = en->room;
     size_t limit = run_timeline_limit(run);
+    /* What fails when a page is needed; of 0.0 none is. */
     bool odd_limit =
-        run->f->timeline_limit < 0 || run->f->timeline_limit_fractional; /* fails when a page is needed */
+        run->f->timeline_limit < 0 ||
+        (run->f->timeline_limit_fractional && !(run->f->timeline_limit == 0 && run->f->timeline_limit_whole));
     struct stream_token upto = en->upto;
     bool events_none = en->events_none;
     bool limited = events_none || en->newly_joined || run->f->timeline_limit < 0 || limit < en->events_count;

@@ -18,12 +18,13 @@ Rules that keep the comparison fair:
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import json
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 from support.world import World
 from stack.matrix import Client, Reply
@@ -94,8 +95,10 @@ class Context:
         self.reference_url, self.subject_url = reference, subject
         self.turn = 0
         self.steps = 0
+        self._still = False  # nothing is written meanwhile (quiet)
         self.choices = False  # the scenario asks what Synapse leaves to chance (level_choices)
         self._asked = itertools.count()
+        self._stood: Any = None
         self._observer = world.device(world.new_user("observer"), url=world.main)
 
     @cached_property
@@ -161,12 +164,22 @@ class Context:
         finally:
             observer.link.close()
 
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Settle once instead of before each question, where nothing is written between many of them."""
+        self._stood = self.settle()
+        self._still = True
+        try:
+            yield
+        finally:
+            self._still = False
+
     def ask(self, device: Device, step: str, **query: Any) -> tuple[Json, Json]:
         """Ask both servers the same; return their bodies, or raise the differences."""
         query.setdefault("timeout", 0)
         query.setdefault("set_presence", "offline")
         for attempt in range(3):
-            before = self.settle()
+            before = self._stood if self._still and not attempt else self.settle()
             reference = self._one(self.reference_url, device, query)
             subject = self._one(self.subject_url, device, query)
             found = self._compare(device, reference, subject)

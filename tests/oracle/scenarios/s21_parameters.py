@@ -13,7 +13,8 @@ QUIET = "&set_presence=offline"
 
 # As they stand in the query, without encoding.
 TIMEOUTS = (
-    "abc -1 -0 +0 %2B0 ++0 %2B%2B0 0x10 1e3 1.0 1_0 1__0 _1 1_ - %2B %00 0%00 %200 0%20 %0A0%0A %0B0 %0C0 %0D0 %A00 %1C0"
+    "abc -1 -0 +0 %2B0 ++0 %2B%2B0 0x10 1e3 1.0 1_0 1__0 _1 1_ - %2B %00 0%00 %200 0%20 %0A0%0A %0B0 %0C0 %0D0"
+    " %A00 %1C0"
     " %D9%A3 %FF 00 000000000000000000000000000000 -99999999999999999999999 9%39 %zz 0%"
 ).split()
 FULL_STATES = "true false True TRUE 1 0 yes tru%65 %20true true%20 true%00 null %FF %C3%A9".split()
@@ -46,22 +47,32 @@ ORDERS = {
 
 # Inline filters, with what JSON may look like.
 WRONG = (
-    '{bad  {  {}}  {}x  {"a":}  {"a":NaN}  {"a":Infinity}  {"a":-Infinity}  {"a":01}  {"a":1.}  {"a":.5}  {"a":+1}  {\'a\':1}'
-    '  {"a":1,}  {"a":"\\x"}  {"a":"\\u12"}  {"a":tru}  {"a" 1}  {,}  {"room":5}  {"room":null}  {"room":[]}  {"room":"x"}'
-    '  {"room":true}  {"presence":[]}  {"presence":null}  {"account_data":"x"}  {"account_data":5}  {"event_format":"x"}'
-    '  {"event_format":5}  {"event_format":null}  {"event_format":"Client"}  {"event_fields":"x"}  {"event_fields":[5]}'
+    '{bad  {  {}}  {}x  {"a":}  {"a":NaN}  {"a":Infinity}  {"a":-Infinity}  {"a":01}  {"a":1.}  {"a":.5}'
+    '  {"a":+1}  {\'a\':1}'
+    '  {"a":1,}  {"a":"\\x"}  {"a":"\\u12"}  {"a":tru}  {"a" 1}  {,}  {"room":5}  {"room":null}  {"room":[]}'
+    '  {"room":"x"}'
+    '  {"room":true}  {"presence":[]}  {"presence":null}  {"account_data":"x"}  {"account_data":5}'
+    '  {"event_format":"x"}'
+    '  {"event_format":5}  {"event_format":null}  {"event_format":"Client"}  {"event_fields":"x"}'
+    '  {"event_fields":[5]}'
     '  {"event_fields":{}}  {"event_fields":null}  {"event_fields":[null]}'
 ).split("  ")
 ROOM_PART = (
-    '"rooms":"x"  "rooms":[5]  "rooms":["!x"]  "rooms":["x:y"]  "rooms":["@a:b"]  "rooms":[null]  "rooms":null  "rooms":{}'
-    '  "not_rooms":"x"  "not_rooms":[5]  "not_rooms":["x"]  "not_rooms":["*"]  "include_leave":1  "include_leave":"true"'
+    '"rooms":"x"  "rooms":[5]  "rooms":["!x"]  "rooms":["x:y"]  "rooms":["@a:b"]  "rooms":[null]  "rooms":null'
+    '  "rooms":{}'
+    '  "not_rooms":"x"  "not_rooms":[5]  "not_rooms":["x"]  "not_rooms":["*"]  "include_leave":1'
+    '  "include_leave":"true"'
     '  "include_leave":null  "timeline":5  "timeline":[]  "state":"x"  "state":null  "ephemeral":[]  "account_data":1'
 ).split("  ")
 SECTION_PART = (
-    '"limit":"5"  "limit":null  "limit":true  "limit":[]  "types":"x"  "types":[5]  "types":[null]  "types":null  "types":{}'
-    '  "not_types":"x"  "not_types":[true]  "senders":"x"  "senders":["x"]  "senders":["@x"]  "senders":["!a:b"]  "senders":[5]'
-    '  "senders":["*"]  "not_senders":"x"  "not_senders":["bob"]  "not_senders":["*"]  "senders":["@:b"]  "senders":["@a:"]'
-    '  "senders":["@a:b:c"]  "senders":["@a:b:80"]  "senders":["@a:[::1]"]  "senders":["@a:[::1"]  "senders":["@A B:b"]'
+    '"limit":"5"  "limit":null  "limit":true  "limit":[]  "types":"x"  "types":[5]  "types":[null]'
+    '  "types":null  "types":{}'
+    '  "not_types":"x"  "not_types":[true]  "senders":"x"  "senders":["x"]  "senders":["@x"]'
+    '  "senders":["!a:b"]  "senders":[5]'
+    '  "senders":["*"]  "not_senders":"x"  "not_senders":["bob"]  "not_senders":["*"]  "senders":["@:b"]'
+    '  "senders":["@a:"]'
+    '  "senders":["@a:b:c"]  "senders":["@a:b:80"]  "senders":["@a:[::1]"]  "senders":["@a:[::1"]'
+    '  "senders":["@A B:b"]'
     '  "senders":["@a:b_c"]  "senders":["@a:é.example"]  "org.matrix.msc3874.rel_types":"x"'
     '  "org.matrix.msc3874.not_rel_types":[5]'
 ).split("  ")
@@ -75,14 +86,19 @@ ROOM_SECTION_PART = (
     '  "related_by_rel_types":[5]'
 ).split("  ")
 GOOD = (
-    '{}  {"x":1,"y":[{}]}  {"room":{}}  {"room":{"x":5,"timeline":{"x":[]}}}  {"room":5,"room":{}}  {"event_format":"client"}'
+    '{}  {"x":1,"y":[{}]}  {"room":{}}  {"room":{"x":5,"timeline":{"x":[]}}}  {"room":5,"room":{}}'
+    '  {"event_format":"client"}'
     '  {"event_fields":[]}  {"event_fields":[""]}  {"presence":{}}  {"presence":{"rooms":"x","contains_url":5}}'
     '  {"account_data":{"lazy_load_members":"no"}}  {"room":{"rooms":[]}}  {"room":{"rooms":["!a"]}}  {"a":"\\ud800"}'
-    '  {"a":"\\u0000","\\u0000":1}  {"a":1e300,"b":-1e300,"c":99999999999999999999999999}  { "room" : { } }  {"a":"\t"}'
+    '  {"a":"\\u0000","\\u0000":1}  {"a":1e300,"b":-1e300,"c":99999999999999999999999999}  { "room" : { } }'
+    '  {"a":"\t"}'
     '  {"room":{"timeline":{"limit":1e1}}}  {"room":{"timeline":{"limit":1e300}}}  {"room":{"timeline":{"limit":-0}}}'
     '  {"room":{"timeline":{"limit":99999999999999999999999}}}  {"room":{"timeline":{"limit":100.5}}}'
 ).split("  ")
-STORED = "abc %20 -1 +1 %2B1 1_0 0 00 1e0 1.0 0x1 %5B%5D %22%22 null true %EF%BC%91 99999999999999999999999 %00 1%00 %207 %7".split()
+STORED = (
+    "abc %20 -1 +1 %2B1 1_0 0 00 1e0 1.0 0x1 %5B%5D %22%22 null true %EF%BC%91"
+    " 99999999999999999999999 %00 1%00 %207 %7"
+).split()
 
 
 def _filters(context: Context) -> None:

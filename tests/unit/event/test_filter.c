@@ -196,7 +196,8 @@ static void test_cap(void **state)
     } cases[] = {
         {"5", 100, 5, false},        {"500", 100, 100, false},   {"500", -1, 500, false},
         {"500", 0, 0, false},        {"-5", 100, -5, false},     {"10.5", 100, 10, true},
-        {"1000.5", 100, 100, false}, {"100.5", 100, 100, false},
+        {"1000.5", 100, 100, false}, {"100.5", 100, 100, false}, {"100.0", 100, 100, true},
+        {"1e2", 100, 100, true},     {"101.0", 100, 100, false}, {"-0.0", 0, 0, true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct arena *a = arena_new(4096);
