@@ -79,6 +79,7 @@ class Room:
     typing: list[str] = dataclasses.field(default_factory=list)
     account_data: dict[str, Json] = dataclasses.field(default_factory=dict)
     stripped: list[Json] = dataclasses.field(default_factory=list)  # of an invite or a knock
+    gaps: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # closed ones: events before and after
     joined_later: bool = False  # joined (again) while the client was syncing
     named: bool = False  # had a name or an alias at some time: summaries then come without heroes
 
@@ -297,17 +298,20 @@ class ClientModel:
 
     # -- closing gaps ----------------------------------------------------------------------------
 
-    def fill(self, room_id: str, pager: Pager) -> int:
-        """Close every gap of a room with /messages; return how many events that brought."""
+    def fill(self, room_id: str, pager: Pager, forked: bool = False) -> int:
+        """Close every gap of a room with /messages; return how many events that brought.
+
+        Where history has forks, pages and timelines are in different orders: a page may meet any known event.
+        """
         room = self.rooms[room_id]
         self._where = f"back-filling {room_id}"
         found = 0
         for index in range(len(room.pieces) - 1, -1, -1):
             if not room.pieces[index].closed and not room.pieces[index].island:
-                found += self._fill_before(room, index, pager)
+                found += self._fill_before(room, index, pager, forked)
         return found
 
-    def _fill_before(self, room: Room, index: int, pager: Pager) -> int:
+    def _fill_before(self, room: Room, index: int, pager: Pager, forked: bool) -> int:
         """Page backwards from the beginning of a piece to the end of the one before."""
         piece = room.pieces[index]
         before = [event["event_id"] for older in room.pieces[:index] for event in older.events]
@@ -318,11 +322,11 @@ class ClientModel:
             event_id = event["event_id"]
             if event_id in own:
                 # Synapse's prev_batch of a timeline that was not cut is its end: what the answer held comes again.
-                if brought:
+                if brought and not forked:
                     self._fail(f"between events of one piece there are {[other['event_id'] for other in brought]}")
                 continue
             if event_id in before:
-                if event_id != before[-1]:
+                if event_id != before[-1] and not forked:
                     self._fail(f"joins up with {event_id}, but the client's last event before the gap is {before[-1]}")
                 break
             if event_id in later or event_id in {other["event_id"] for other in brought}:
@@ -331,6 +335,8 @@ class ClientModel:
         else:
             if before:
                 self._fail(f"the beginning of the room was reached without meeting {before[-1]}")
+        if before and own:
+            room.gaps.append((before[-1], own[0]))
         brought.reverse()
         piece.events[:0] = brought
         piece.closed = True

@@ -268,7 +268,7 @@ class Interchange(Executor):
     def run(self) -> None:
         """Carry out every step, with checks after some."""
         steps = self.script.steps
-        checks = {len(steps) // 2, (len(steps) * 4) // 5}
+        checks = {(len(steps) * 2) // 3}
         deaths = {self.random.randrange(len(steps)) for _ in self.mortal}
         try:
             for self.at, step in enumerate(steps):
@@ -425,7 +425,7 @@ class Interchange(Executor):
         facts = truth.Facts(self.context.world, pair.stays.client, self.ignored)
         for side in pair.sides:
             for room_id in facts.readable & side.model.rooms.keys():
-                self.tally.filled += side.model.fill(room_id, side.page)
+                self.tally.filled += side.model.fill(room_id, side.page, room_id in facts.forked)
         found = self._between(pair, facts)
         for side, who in zip(pair.sides, ("who stayed", "who moved")):
             found += [f"{who}: {text}" for text in facts.contradictions(side.model, side.habit.lazy, side.keys)]
