@@ -119,7 +119,7 @@ void feed_release_tick(struct feed *f)
 {
     int64_t now = clock_mono_ms();
 
-    if (f->release_ask || now < f->release_at_ms || !f->httpc)
+    if (f->release_ask || now < f->release_at_ms)
         return;
     f->release_ask = xcalloc(1, sizeof *f->release_ask);
     f->release_ask->f = f;

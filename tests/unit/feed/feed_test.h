@@ -31,6 +31,7 @@ struct http_call_list {
 };
 extern struct http_call_list http_calls;
 void http_answer(size_t i, int err, int status, const char *body);
+void http_answer_from(size_t i, int err, int status, const char *body, const char *server);
 void http_forget(void);
 
 struct fix {
@@ -75,5 +76,6 @@ int run_lines(void);
 int run_streams(void);
 int run_redis(void);
 int run_sent(void);
+int run_release(void);
 int run_db(void);
 #endif

@@ -40,8 +40,13 @@ static void call_free(struct http_call *c)
 
 void http_answer(size_t i, int err, int status, const char *body)
 {
+    http_answer_from(i, err, status, body, NULL);
+}
+
+void http_answer_from(size_t i, int err, int status, const char *body, const char *server)
+{
     struct http_call c;
-    struct httpc_res res = {.err = err, .status = status, .body = str_of(body)};
+    struct httpc_res res = {.err = err, .status = status, .body = str_of(body), .server = str_of(server)};
 
     assert_true(i < http_calls.n);
     c = http_calls.v[i];
@@ -328,7 +333,7 @@ int main(void)
     log_sink_set(on_log);
     failed = run_lines();
     failed += run_streams();
-    failed += run_sent();
+    failed += run_sent() + run_release();
     redis = run_redis();
     db = run_db();
     log_sink_set(NULL);

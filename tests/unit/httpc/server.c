@@ -84,6 +84,8 @@ static bool behave(int fd, const char *path, const char *request, size_t n)
         return answer(fd, "200 OK", request, n);
     if (strcmp(path, "/count") == 0)
         return answer(fd, "200 OK", text, (size_t)snprintf(text, sizeof text, "%d", accepted));
+    if (strcmp(path, "/named") == 0)
+        return puts_(fd, "HTTP/1.1 200 OK\r\nsErVeR:  Synapse/1.157.1 \r\nContent-Length: 0\r\n\r\n");
     if (strcmp(path, "/teapot") == 0)
         return answer(fd, "418 Short and stout", "steam", 5);
     if (strcmp(path, "/redirect") == 0)

@@ -26,7 +26,7 @@ struct fix {
 struct answer {
     struct fix *f;
     int calls, err, status;
-    char body[1024];
+    char body[1024], server[64];
     size_t body_bytes;
     int64_t at_ms;
 };
@@ -81,6 +81,7 @@ static void answered(void *arg, const struct httpc_res *res)
     if (res->err == 0) {
         a->status = res->status;
         a->body_bytes = res->body.n;
+        snprintf(a->server, sizeof a->server, "%.*s", STR_ARG(res->server));
         snprintf(a->body, sizeof a->body, "%.*s", STR_ARG(res->body));
     }
     a->at_ms = clock_mono_ms();
@@ -175,6 +176,18 @@ static void bodies_are_copied(void **state)
     assert_int_equal(a.err, 0);
     assert_true(a.body_bytes > n);
     assert_null(strchr(strstr(a.body, "\r\n\r\n"), 'x'));
+}
+
+static void servers_name_themselves(void **state)
+{
+    struct fix *f = *state;
+    struct answer named, nameless;
+    struct httpc_req req = {0};
+    send_to(f, "/named", &req, &named);
+    send_to(f, "/count", &req, &nameless);
+    drain(f);
+    assert_string_equal(named.server, "Synapse/1.157.1");
+    assert_string_equal(nameless.server, "");
 }
 
 static void unix_sockets(void **state)
@@ -363,15 +376,11 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(requests_are_sent_as_asked),
-        T(bodies_are_copied),
-        T(unix_sockets),
-        T(connections_are_kept),
-        T(every_way_to_end),
-        T(headers_cannot_be_injected),
-        T(many_at_once),
-        T(stop_ends_everything),
-        T(callbacks_may_send_and_stop),
+        T(requests_are_sent_as_asked), T(bodies_are_copied),
+        T(servers_name_themselves),    T(unix_sockets),
+        T(connections_are_kept),       T(every_way_to_end),
+        T(headers_cannot_be_injected), T(many_at_once),
+        T(stop_ends_everything),       T(callbacks_may_send_and_stop),
     };
     return cmocka_run_group_tests_name("httpc", tests, group_setup, group_teardown);
 }
