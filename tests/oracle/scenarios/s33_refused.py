@@ -12,6 +12,8 @@ FEDERATION = True
 WIDE = {"room": {"timeline": {"limit": 50}}}
 SMALL = {"room": {"timeline": {"limit": 3}}}
 
+_ADMIN = "io.element.synapse.admin_client_config"
+
 
 def run(context: Context) -> None:
     for version in ("10", "11", "12"):
@@ -110,8 +112,14 @@ def _rejected(context: Context) -> None:
 
 
 def _soft_failed(context: Context) -> None:
-    """What was right where it was said but is not now: a banned user's late words (case 38)."""
+    """What was right where it was said but is not now: a banned user's late words (case 38).
+
+    A server administrator may ask to see them.
+    """
     alice, room, pat = _setup(context, "10")
+    admin = Device(context, context.world.device(context.world.new_user("admin", admin=True), url=context.world.main))
+    admin.do.join(room.room_id)
+    admin.ask("initial of an administrator", filter=WIDE)
     far, puppet = context.federation, context.federation.puppet
     old = list(room.latest)
     alice.do.membership(room.room_id, "ban", pat, reason="spam")
@@ -123,8 +131,17 @@ def _soft_failed(context: Context) -> None:
     body = alice.ask("a soft-failed message", filter=WIDE)
     assert not body.get("rooms"), body
     assert alice.since != before, "the position did not move over the soft-failed event"
+    admin.ask("a soft-failed message, not asked for", filter=WIDE)
+    admin.do.account_data(_ADMIN, {"return_soft_failed_events": True})
+    admin.ask("asked for now", filter=WIDE)
     move = room.make("m.room.member", {"membership": "join", "displayname": "still"}, sender=pat, key=pat, prev=old, follow=False)
     far.deliver(room, move)
+    admin.ask("a soft-failed member event, asked for", filter=WIDE)
+    second = puppet.text(room, pat, "and another thing", prev=old, follow=False)
+    far.deliver(room, second)
+    body = admin.ask("a soft-failed message, asked for", filter=WIDE)
+    assert _shown(body, room) == [second], body
+    context.device(admin.user_id, "D2").ask("initial, asked for", filter=WIDE)
     alice.do.text(room.room_id, "peace")
     alice.ask("a soft-failed member event, then a message", filter=WIDE)
     context.device(alice.user_id, "D2").ask("initial with soft-failed ones", filter=WIDE)

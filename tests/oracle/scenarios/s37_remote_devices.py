@@ -66,7 +66,7 @@ def _lists(
     assert pat in bob.ask("came to a room with remote members")["device_lists"]["changed"]
     bob.do.membership(room.room_id, "leave")
     bob.ask("left that room")
-    keys = {"user_id": pat, "usage": ["master"], "keys": {"ed25519:abc": "abc"}, "signatures": {}}
+    keys = {"user_id": pat, "usage": ["master"], "keys": {f"ed25519:{puppet.signer.public}": puppet.signer.public}}
     far.moved("device_list", lambda: puppet.edu("m.signing_key_update", {"user_id": pat, "master_key": keys}))
     alice.ask("remote signing keys")
     assert other
