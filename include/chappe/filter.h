@@ -61,6 +61,10 @@ bool filter_match(const struct filter_section *s, const struct filter_item *it);
 bool filter_match_event(const struct filter *f, const struct filter_section *s,
                         const struct event *ev); /* room + section */
 bool filter_match_presence(const struct filter *f, struct str user_id);
+/* Account data and tags: they have no sender and no room, but the content may name a user_id, a url, labels.
+ * room: the filter of all rooms, or NULL for global data. */
+bool filter_match_datum(const struct filter_section *s, const struct filter_section *room, struct str type,
+                        struct str content);
 /* user_id and room id formats that the schema asks for; also useful elsewhere. */
 bool filter_user_id_valid(struct str s);
 bool filter_room_id_valid(struct str s);

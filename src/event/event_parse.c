@@ -169,7 +169,7 @@ static bool truthy(const struct json *v)
     }
 }
 
-static struct str json_text(const struct json *v, struct arena *a)
+struct str event_json_text(const struct json *v, struct arena *a)
 {
     struct buf b;
     buf_init(&b, 16 * (size_t)EVENT_JSON_MAX);
@@ -214,7 +214,7 @@ void event_content_read(struct event *e, const struct json *content, struct aren
         e->rel_type = e->relates_to = STR_ABSENT;
     e->contains_url = !str_absent(json_get_str(content, STR("url")));
     const struct json *labels = json_get(content, STR("org.matrix.labels"));
-    e->labels_json = labels ? json_text(labels, a) : STR_ABSENT;
+    e->labels_json = labels ? event_json_text(labels, a) : STR_ABSENT;
     e->content_user_id = json_get_str(content, STR("user_id"));
 }
 

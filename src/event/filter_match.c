@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Matching of items against filters, without parsing (but for labels, which hardly anybody uses).
+ * Matching of items against filters, without parsing (but for labels and the insides of account data, which
+ * hardly anybody uses).
  *
  * Each field is judged on its own: a value in not_X rejects; a given X, even an empty one, must hold a match.
  * The fields differ only in what "match" means: equality, a trailing wildcard for types, membership for
@@ -91,6 +92,33 @@ bool filter_match_event(const struct filter *f, const struct filter_section *s, 
         .contains_url = ev->contains_url,
     };
     return filter_match(&f->room, &it) && filter_match(s, &it);
+}
+
+static bool looks_inside(const struct filter_section *s)
+{
+    return s->has_senders || s->not_senders_count || s->has_labels || s->not_labels_count ||
+           s->has_rel_types || s->not_rel_types_count || s->contains_url >= 0;
+}
+
+bool filter_match_datum(const struct filter_section *s, const struct filter_section *room, struct str type,
+                        struct str content)
+{
+    struct filter_item it = {.type = type};
+    struct arena *a = NULL;
+    struct json *v;
+    if (!s->empty && looks_inside(s)) {
+        a = arena_new(event_arena_max(content.n));
+        if (json_parse(a, content, &v) == 0 && v->type == JSON_OBJECT) {
+            const struct json *labels = json_get(v, STR("org.matrix.labels"));
+            it.content_user_id = json_get_str(v, STR("user_id"));
+            it.contains_url = !str_absent(json_get_str(v, STR("url")));
+            it.labels_json = labels ? event_json_text(labels, a) : STR_ABSENT;
+            it.rel_type = json_get_str(json_get(v, STR("m.relates_to")), STR("rel_type"));
+        }
+    }
+    bool matches = filter_match(s, &it) && (!room || filter_match(room, &it));
+    arena_free(&a);
+    return matches;
 }
 
 /* Presence knows its sender and its type, and its type without wildcards. */

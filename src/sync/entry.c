@@ -9,10 +9,9 @@
 
 /* ---- account data of a room ---- */
 
-static bool account_item_matches(struct sync_run *run, struct str type)
+static bool account_item_matches(struct sync_run *run, struct str type, struct str content)
 {
-    struct filter_item it = {.type = type, .sender = STR_ABSENT};
-    return filter_match(&run->f->room_account_data, &it) && filter_match(&run->f->room, &it);
+    return filter_match_datum(&run->f->room_account_data, &run->f->room, type, content);
 }
 
 static void put_datum(struct buf *b, struct str type, struct str content)
@@ -39,7 +38,7 @@ static bool room_account(struct sync_run *run, struct room_entry *en, bool all, 
     struct room_tags *t = smap_get(&run->u->tags, en->room->room_id);
     if (t && (tags_all ? t->any : t->revision > run->since.account_data)) {
         *any = true;
-        if (account_item_matches(run, STR("m.tag")))
+        if (account_item_matches(run, STR("m.tag"), t->content))
             put_datum(&b, STR("m.tag"), t->content);
     }
     size_t it = 0;
@@ -50,7 +49,7 @@ static bool room_account(struct sync_run *run, struct room_entry *en, bool all, 
         if (run_account_deleted(run, data_all, d->content))
             continue;
         *any = true;
-        if (account_item_matches(run, d->type))
+        if (account_item_matches(run, d->type, d->content))
             put_datum(&b, d->type, d->content);
     }
     if (b.n)

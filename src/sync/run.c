@@ -46,10 +46,9 @@ bool user_set_has(const struct user_set *s, struct str id)
 
 /* ---- global account data ---- */
 
-static bool account_matches(struct sync_run *run, struct str type)
+static bool account_matches(struct sync_run *run, struct str type, struct str content)
 {
-    struct filter_item it = {.type = type};
-    return filter_match(&run->f->account_data, &it);
+    return filter_match_datum(&run->f->account_data, NULL, type, content);
 }
 
 static void put_datum(struct buf *b, struct str type, struct str content)
@@ -86,10 +85,10 @@ static void run_account_data(struct sync_run *run)
         if (run_account_deleted(run, all, d->content))
             continue;
         if ((all || d->stream > run->since.account_data) && !str_eq(d->type, STR("m.push_rules")) &&
-            account_matches(run, d->type))
+            account_matches(run, d->type, d->content))
             put_datum(&b, d->type, d->content);
     }
-    if (rules && u->push_rules && account_matches(run, STR("m.push_rules")))
+    if (rules && u->push_rules && account_matches(run, STR("m.push_rules"), blob_str(u->push_rules)))
         put_datum(&b, STR("m.push_rules"), blob_str(u->push_rules));
     if (b.n)
         run->account_events = arena_str(run->a, buf_str(&b));

@@ -233,6 +233,45 @@ static void test_too_long(void **state)
     buf_fini(&b);
 }
 
+/* Account data has no sender; what its content says of a user, a URL and labels counts, as in Synapse. */
+static void test_datum(void **state)
+{
+    (void)state;
+    static const char full[] = "{\"user_id\":\"@bob:x.org\",\"url\":\"u\",\"org.matrix.labels\":[\"#w\"]}";
+    static const struct {
+        const char *section, *content;
+        bool wanted;
+    } cases[] = {
+        {"\"senders\":[\"@bob:x.org\"]", full, true},
+        {"\"senders\":[\"@bob:x.org\"]", "{}", false},
+        {"\"senders\":[\"@bob:x.org\"]", "{\"user_id\":5}", false},
+        {"\"senders\":[\"@eve:x.org\"]", full, false},
+        {"\"not_senders\":[\"@bob:x.org\"]", full, false},
+        {"\"not_senders\":[\"@bob:x.org\"]", "[]", true},
+        {"\"contains_url\":true", full, true},
+        {"\"contains_url\":true", "{\"url\":{}}", false},
+        {"\"contains_url\":false", full, false},
+        {"\"contains_url\":false", "5", true},
+        {"\"org.matrix.labels\":[\"#w\"]", full, true},
+        {"\"org.matrix.labels\":[\"#v\"]", full, false},
+        {"\"org.matrix.not_labels\":[\"#w\"]", full, false},
+        {"\"types\":[\"a.*\"]", full, true},
+        {"\"rooms\":[\"!r:x.org\"]", full, false},
+        {"\"not_rooms\":[\"!r:x.org\"]", full, true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct arena *a = arena_new(4096);
+        struct filter *f;
+        struct str text = arena_printf(a, "{\"room\":{\"account_data\":{%s}}}", cases[i].section);
+        assert_int_equal(filter_parse(text, &f, NULL), 0);
+        if (filter_match_datum(&f->room_account_data, &f->room, STR("a.b"), str_of(cases[i].content)) !=
+            cases[i].wanted)
+            fail_msg("%s of %s", cases[i].section, cases[i].content);
+        filter_unref(&f);
+        arena_free(&a);
+    }
+}
+
 static void test_split(void **state)
 {
     (void)state;
@@ -266,7 +305,7 @@ int run_filter_tests(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_vectors),  cmocka_unit_test(test_default), cmocka_unit_test(test_cap),
-        cmocka_unit_test(test_too_long), cmocka_unit_test(test_split),
+        cmocka_unit_test(test_too_long), cmocka_unit_test(test_split),   cmocka_unit_test(test_datum),
     };
     return cmocka_run_group_tests_name("filters", tests, NULL, NULL);
 }
