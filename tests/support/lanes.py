@@ -26,7 +26,7 @@ from support import CHECKOUT
 from stack.errors import StackError
 from stack.install import install_packages, say, synapse_environment, virtual_environment
 from stack.settings import cache_folder
-from stack.versions import older_releases
+from stack.versions import tested_releases
 
 RELEASE = CHECKOUT / "build" / "release"
 SANITIZED = CHECKOUT / "build" / "asan"
@@ -245,13 +245,16 @@ OLDER_SCENARIOS = (
 
 
 def part_oracle() -> Count:
-    """every answer compared with the Synapse worker's; then with all writers split; older releases in part"""
+    """every answer compared with the newest Synapse's; then with all writers split; older releases in part"""
     build_release()
-    count = pytest("oracle", ["tests/oracle"], 20)
+    asked = os.environ.get("CHAPPE_TEST_SYNAPSE")
+    newest, *older = [asked] if asked else tested_releases()
+    env = {"CHAPPE_TEST_SYNAPSE": newest}
+    count = pytest("oracle", ["tests/oracle"], 20, env)
     split = ["--split-writers", "--event-persisters", "2", "--ignore=tests/oracle/test_federation.py"]
-    count.add(pytest("oracle-split", ["tests/oracle", *split], 20))
+    count.add(pytest("oracle-split", ["tests/oracle", *split], 20, env))
     chosen = " or ".join([*OLDER_SCENARIOS, "(test_seed and -1)"])
-    for release in older_releases():
+    for release in older:
         say(f"a part of the oracle on Synapse {release}")
         env = {"CHAPPE_TEST_SYNAPSE": release}
         count.add(pytest(f"oracle-{release}", ["tests/oracle", "-k", chosen], 15, env))
@@ -274,8 +277,8 @@ def _parse() -> argparse.Namespace:
         description="Runs all tests, or the parts named.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="\n".join(f"  {name:8} {part.__doc__}" for name, part in PARTS.items())
-        + "\n\nCHAPPE_TEST_SYNAPSE=X.Y.Z runs all of it on another Synapse release; deploy/local/versions lists those that"
-        "\nthe oracle runs on by itself.",
+        + "\n\nCHAPPE_TEST_SYNAPSE=X.Y.Z runs all of it on that Synapse release; deploy/local/versions says which one is used"
+        "\notherwise, and lists those that the oracle runs on.",
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--no-install", action="store_true", help="do not look for missing Debian packages")

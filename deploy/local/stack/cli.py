@@ -18,7 +18,7 @@ from stack.errors import StackError
 from stack.matrix import MatrixError
 from stack.settings import DEFAULT_PORT_BASE, Ports, Settings, default_state
 from stack.install import say
-from stack.versions import older_releases, read_versions, synapse_release
+from stack.versions import read_versions, synapse_release, tested_releases
 
 
 class Interrupted(BaseException):
@@ -51,7 +51,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--synapse",
         metavar="X.Y.Z",
-        help=f"Synapse release ({read_versions()['SYNAPSE_VERSION']}; tested too: {', '.join(older_releases())})",
+        help=f"Synapse release ({read_versions()['SYNAPSE_VERSION']}; tested: {', '.join(tested_releases())})",
     )
     parser.add_argument(
         "--with-federation",

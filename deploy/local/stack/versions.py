@@ -39,9 +39,9 @@ def read_versions(path: Path = LOCAL / "versions", release: str | None = None) -
     return values
 
 
-def older_releases() -> list[str]:
-    """Return the releases besides the default one that the tests run on, newest first."""
-    return read_versions()["SYNAPSE_OLDER"].split()
+def tested_releases() -> list[str]:
+    """Return the releases that the oracle runs on, newest first."""
+    return read_versions()["SYNAPSE_TESTED"].split()
 
 
 def synapse_release(wanted: str | None = None) -> str:
