@@ -60,6 +60,7 @@ struct sg {
     uint8_t delta;        /* enum load_state of the delta and edge */
     bool nonmembers, all; /* the map holds every non-member key / every key */
     bool want_nonmembers, want_all;
+    bool missing; /* has neither a row nor an edge */
 };
 struct sg_entry {
     struct str key; /* type NUL state_key */
@@ -261,7 +262,7 @@ struct unread { /* of one user in one room */
 };
 struct to_device_msg {
     int64_t stream;
-    struct blob *json;
+    struct blob *json; /* NULL: not an object; it counts, and is deleted with the others, but is not shown */
 };
 struct device {
     struct str device_id;
@@ -284,7 +285,8 @@ struct device {
     /* lazy-loaded members sent: user_id -> event id (sync-v3 4.2) */
     struct smap ll;
     struct list ll_lru;
-    int64_t ll_expires_ms, ll_newest; /* the latter: no entry was sent beyond it */
+    int64_t ll_expires_ms, ll_newest;   /* the latter: no entry was sent beyond it */
+    int64_t ll_given_min, ll_given_max; /* no next_batch was beyond this: min, and the farthest writer */
     bool hidden_unused;
 };
 struct presence {
@@ -429,6 +431,8 @@ bool model_room_changed(const struct room *r, const struct mpos *pos);
 struct sg *model_sg(struct model *m, struct room *r, int64_t id);
 enum have model_sg_get(struct model *m, struct sg *g, struct str type, struct str state_key,
                        struct evrec **out);
+/* ABSENT: there is no such group in the database: nothing can be said about who might see what. */
+enum have model_sg_known(struct model *m, struct sg *g);
 /* Completes g for iteration: non-members, or everything. fn is called for each set key. LACK: nothing was
  * called. */
 enum have model_sg_each(struct model *m, struct sg *g, bool members,

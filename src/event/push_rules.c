@@ -10,6 +10,7 @@
  * members in a fixed order and loses unknown ones, while any other object has sorted keys. A row that Synapse
  * could not read at all (its sync would fail) is left out.
  */
+#include "chappe/metrics.h"
 #include "event_int.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -441,12 +442,14 @@ static bool put_custom_content(struct render *r, const struct json *conditions, 
 static void put_custom(struct render *r, const struct push_rule_row *row, enum kind kind, struct arena *a)
 {
     struct json *conditions, *actions;
-    if (json_parse(a, row->conditions, &conditions) || json_parse(a, row->actions, &actions) ||
-        !json_is_array(conditions) || !actions_fit(actions))
+    bool fits = !json_parse(a, row->conditions, &conditions) && !json_parse(a, row->actions, &actions) &&
+                json_is_array(conditions) && actions_fit(actions);
+    json_each(c, fits ? conditions : NULL)
+        fits &= json_is_object(c);
+    if (!fits) {
+        metric_add_l(M_model_poisoned, "push_rule", 1);
         return;
-    json_each(c, conditions)
-        if (!json_is_object(c))
-            return;
+    }
     if (kind == CONTENT) {
         if (conditions->count == 1 && put_custom_content(r, conditions, actions, row->rule_id))
             end_rule(r, enabled(r, row->rule_id, true));
@@ -500,6 +503,8 @@ static void put_base_actions(struct render *r, const struct base_rule *b)
         bool fit = json_parse(a, row->actions, &actions) == 0 && actions_fit(actions);
         if (fit)
             put_actions(r, actions);
+        else
+            metric_add_l(M_model_poisoned, "push_rule", 1);
         arena_free(&a);
         if (fit)
             return;

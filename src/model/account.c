@@ -236,7 +236,10 @@ static void on_tags(struct load_op *op, const struct pg_result *r)
         if (b.n == 0)
             buf_put(&b, STR("{\"tags\":{"));
         struct json *v;
-        if (!pg_null(r, i, 3) && !json_parse(a, pg_str(r, i, 4), &v) && json_is_object(v)) {
+        bool tag = !pg_null(r, i, 3), fits = tag && !json_parse(a, pg_str(r, i, 4), &v) && json_is_object(v);
+        if (tag && !fits)
+            metric_add_l(M_model_poisoned, "tag", 1);
+        if (fits) {
             if (any)
                 buf_putc(&b, ',');
             json_write_str(&b, pg_str(r, i, 3), 0);

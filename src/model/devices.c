@@ -62,9 +62,29 @@ enum have model_to_device(struct model *m, struct device *d, int64_t lo)
     return LACK;
 }
 
+/* The message as we send it. One that is no object would spoil the answers of its device until it is
+ * acknowledged, which the client cannot do with answers that it cannot read. */
+static struct blob *message_read(struct arena *a, struct str text)
+{
+    struct json *v;
+    struct blob *made = NULL;
+    if (json_parse(a, text, &v) == 0 && json_is_object(v)) {
+        struct buf b;
+        buf_init(&b, 64 << 20);
+        json_write(&b, v, 0);
+        made = blob_from_buf(&b);
+        buf_fini(&b);
+    }
+    if (!made)
+        metric_add_l(M_model_poisoned, "to_device", 1);
+    arena_reset(a);
+    return made;
+}
+
 static void on_to_device(struct load_op *op, const struct pg_result *r)
 {
     struct model *m = op->m;
+    struct arena *a = arena_new(64 << 20);
     for (size_t i = 0; i < op->targets.n; i++) {
         struct device *d = op->targets.v[i];
         d->td_load = LOAD_NONE;
@@ -84,12 +104,13 @@ static void on_to_device(struct load_op *op, const struct pg_result *r)
         int64_t stream = pg_i64(r, i, 2);
         d->pages++;
         if (stream <= op->at_i64)
-            vec_push(&d->td, ((struct to_device_msg){stream, blob_new(pg_str(r, i, 3))}));
+            vec_push(&d->td, ((struct to_device_msg){stream, message_read(a, pg_str(r, i, 3))}));
         if (d->pages == TD_PAGE && stream < d->td_hi)
             d->td_hi = stream; /* a full page: complete up to its last row only */
         if (stream > d->td_seen_upto)
             d->td_seen_upto = stream;
     }
+    arena_free(&a);
 }
 
 void model_to_device_ack(struct model *m, struct device *d, int64_t upto)

@@ -8,6 +8,10 @@
  * over arrays. A batch is done when its statements are; the readers that waited run once it and all earlier
  * batches are done, since what they lacked may have been under way already. Depth of the wants, not their
  * number, decides how many rounds there are.
+ *
+ * A statement that PostgreSQL refuses (it took too long, or one of its values will not do) would fail all who
+ * waited for the batch. So they try again one by one, each with a batch of its own: who is to blame fails,
+ * the others get their answer. That is slow, and rare.
  */
 #include "model_int.h"
 
@@ -26,19 +30,55 @@ void loader_kick(struct model *m)
     loader_open(m);
 }
 
+static void loader_flush(struct model *m);
+
+static void suspects_run(struct model *m)
+{
+    if (m->suspecting)
+        return;
+    m->suspecting = true;
+    while (!m->solo && m->suspects.n) {
+        struct batch_waiter w = m->suspects.v[0];
+        m->suspects.n--;
+        memmove(m->suspects.v, m->suspects.v + 1, m->suspects.n * sizeof w);
+        loader_flush(m); /* what others want goes by itself */
+        w.fn(w.arg, m->stopping ? -ERR_SHUTDOWN : 0);
+        if (m->open && !m->stopping) {
+            m->solo = m->open;
+            loader_flush(m);
+        }
+    }
+    m->suspecting = false;
+}
+
+static void batch_done(struct model *m, struct batch *b)
+{
+    bool apart = b->err == -ERR_DB && b->waiters.n > 1 && !m->stopping;
+    if (m->solo == b)
+        m->solo = NULL;
+    if (apart)
+        metric_add(M_loader_retried_apart, (int64_t)b->waiters.n);
+    for (size_t i = 0; i < b->waiters.n; i++) {
+        if (apart)
+            vec_push(&m->suspects, b->waiters.v[i]);
+        else
+            b->waiters.v[i].fn(b->waiters.v[i].arg, m->stopping ? -ERR_SHUTDOWN : b->err);
+    }
+    vec_free(&b->waiters);
+    free(b);
+}
+
 /* Runs the waiters of leading batches that are complete. */
 static void loader_advance(struct model *m)
 {
     while (!list_empty(&m->batches)) {
         struct batch *b = container_of(m->batches.next, struct batch, link);
         if (!b->sent || b->outstanding > 0)
-            return;
+            break;
         list_del(&b->link);
-        for (size_t i = 0; i < b->waiters.n; i++)
-            b->waiters.v[i].fn(b->waiters.v[i].arg, m->stopping ? -ERR_SHUTDOWN : b->err);
-        vec_free(&b->waiters);
-        free(b);
+        batch_done(m, b);
     }
+    suspects_run(m);
 }
 
 static void loader_flush(struct model *m)
@@ -88,6 +128,12 @@ void model_load_cancel(struct model *m, const void *arg)
         }
         b->waiters.n = n;
     }
+    size_t n = 0;
+    for (size_t i = 0; i < m->suspects.n; i++) {
+        if (m->suspects.v[i].arg != arg)
+            m->suspects.v[n++] = m->suspects.v[i];
+    }
+    m->suspects.n = n;
 }
 
 struct load_op *load_op_new(struct model *m, struct batch *b, load_done_fn *done)
@@ -146,6 +192,7 @@ void loader_fini(struct model *m)
         m->open->sent = true;
     m->open = NULL;
     loader_advance(m);
+    vec_free(&m->suspects);
     if (m->prepare) {
         uv_prepare_stop(m->prepare);
         uv_close((uv_handle_t *)m->prepare, free_handle);

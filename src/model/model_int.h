@@ -150,6 +150,9 @@ struct model {
     /* loader */
     struct list batches;
     struct batch *open;
+    VEC(struct batch_waiter) suspects; /* of a batch that was refused: each tries again by itself */
+    struct batch *solo;                /* the batch of one of them, under way */
+    bool suspecting;
     VEC(struct evrec *) want_events;
     VEC(struct room *) want_tl, want_topo, want_gaps, want_state, want_receipts, want_deltas;
     VEC(struct last_at *) want_last;

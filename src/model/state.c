@@ -172,6 +172,15 @@ enum have model_sg_get(struct model *m, struct sg *g, struct str type, struct st
     return h;
 }
 
+enum have model_sg_known(struct model *m, struct sg *g)
+{
+    if (g->delta != LOAD_DONE) {
+        want_delta(m, g);
+        return LACK;
+    }
+    return g->missing ? ABSENT : HAVE;
+}
+
 enum have model_sg_each(struct model *m, struct sg *g, bool members,
                         void (*fn)(void *arg, struct str type, struct str state_key, struct evrec *rec),
                         void *arg)
@@ -223,6 +232,16 @@ static void index_targets(struct load_op *op, struct imap *by_id)
         imap_put(by_id, ((struct sg *)op->targets.v[i])->id, op->targets.v[i]);
 }
 
+/* Edges that run in a circle (a broken database) are not followed round for ever. */
+static bool leads_to(const struct sg *from, const struct sg *g)
+{
+    for (; from; from = from->prev) {
+        if (from == g)
+            return true;
+    }
+    return false;
+}
+
 static void on_delta(struct load_op *op, const struct pg_result *r)
 {
     struct imap by_id;
@@ -240,11 +259,17 @@ static void on_delta(struct load_op *op, const struct pg_result *r)
         if (!pg_null(r, i, 1)) {
             g->all = false;
             struct sg *prev = imap_get(&g->room->groups, pg_i64(r, i, 1));
-            if (prev && prev->delta == LOAD_DONE && prev != g)
+            if (prev && prev->delta == LOAD_DONE && !leads_to(prev, g))
                 g->prev = prev;
         }
         if (!pg_null(r, i, 2))
             sg_put(op->m, g, pg_str(r, i, 2), pg_str(r, i, 3), pg_str(r, i, 4));
+    }
+    for (size_t i = 0; r && i < op->targets.n; i++) {
+        struct sg *g = op->targets.v[i];
+        g->missing = g->all && smap_count(&g->map) == 0;
+        if (g->missing)
+            metric_add_l(M_model_poisoned, "state_group", 1);
     }
     imap_fini(&by_id);
 }

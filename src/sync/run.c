@@ -111,11 +111,16 @@ static void put_to_device(struct sync_run *run, struct rope *out)
     int64_t since = run->has_since ? run->since.to_device : 0;
     rope_put(out, STR(",\"to_device\":{\"events\":["));
     size_t n = 0;
+    bool comma = false;
     for (size_t i = 0; i < run->d->td.n && n < run->to_device_count; i++) {
         if (run->d->td.v[i].stream <= since)
             continue;
-        if (n++)
+        n++;
+        if (!run->d->td.v[i].json)
+            continue;
+        if (comma)
             rope_put(out, STR(","));
+        comma = true;
         rope_blob(out, run->d->td.v[i].json);
     }
     rope_put(out, STR("]}"));

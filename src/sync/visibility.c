@@ -241,7 +241,15 @@ static struct verdict judge(struct sync_run *run, struct room *room, struct tl_e
     struct state_ref after;
     enum history hv, laxer;
     enum membership ms;
-    if (!state_ref_after(run, room, ev, t->e.rec, &after) || !history_at(run, &after, ev, &hv, &laxer) ||
+    /* Without its state nothing says who may see it: nobody (Synapse fails, or takes it for shared). */
+    if (!state_ref_after(run, room, ev, t->e.rec, &after))
+        return v;
+    enum have known = after.none ? ABSENT : model_sg_known(run->m, after.g);
+    if (known == ABSENT) {
+        metric_add_l(M_model_poisoned, "no_state", 1);
+        return v;
+    }
+    if (!run_have(run, known) || !history_at(run, &after, ev, &hv, &laxer) ||
         !membership_after(run, room, &after, &ms)) {
         v.lack = true;
         return v;

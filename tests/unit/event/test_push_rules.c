@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /* Push rules against the reference's answers, and rows that it could not read. */
+#include "chappe/metrics.h"
 #include "test_event_unit.h"
 
 enum { ROWS_MAX = 64, ENABLES_MAX = 8 };
@@ -72,6 +73,7 @@ static void test_unreadable_rows(void **state)
     buf_init(&plain, 1 << 20);
     buf_init(&got, 1 << 20);
     push_rules_render(&plain, STR("@a:b"), NULL, 0, NULL, 0, 0);
+    int64_t counted = metric_get_l(M_model_poisoned, "push_rule");
     for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
         struct push_rule_row row = {STR("global/override/x"), str_of(odd[i].conditions),
                                     str_of(odd[i].actions), odd[i].priority_class, 0};
@@ -79,6 +81,7 @@ static void test_unreadable_rows(void **state)
         push_rules_render(&got, STR("@a:b"), &row, 1, NULL, 0, 0);
         assert_slice(buf_str(&got), buf_str(&plain));
     }
+    assert_true(metric_get_l(M_model_poisoned, "push_rule") >= counted + 10);
     /* a default rule keeps its own actions when the row's cannot be read */
     struct push_rule_row row = {STR("global/override/.m.rule.reaction"), STR("[]"), STR("[\"foo\"]"), 5, 0};
     buf_reset(&got);

@@ -166,8 +166,29 @@ static void test_receipts(void **state)
     assert_int_equal(world_issued(w), 0);
 }
 
+/* A group that is not there, and edges that run in a circle. */
+static void test_broken_groups(void **state)
+{
+    struct world *w = *state;
+    world_room(w, "!r:x", 10, "shared", "@a:x", NULL);
+    world_add(&w->groups, 50, 51, NULL, NULL, NULL);
+    world_add(&w->groups, 51, 50, "m.room.topic", "", "$topic");
+    struct room *r = model_room(w->m, S("!r:x"));
+    int64_t before = metric_get_l(M_model_poisoned, "state_group");
+    assert_int_equal(await(w, model_sg_known(w->m, model_sg(w->m, r, 4711))), ABSENT);
+    assert_int_equal(metric_get_l(M_model_poisoned, "state_group"), before + 1);
+    assert_int_equal(await(w, model_sg_known(w->m, model_sg(w->m, r, 1010))), HAVE);
+    struct sg *a = model_sg(w->m, r, 50), *b = model_sg(w->m, r, 51);
+    (void)model_sg_known(w->m, a);
+    (void)model_sg_known(w->m, b); /* both in one batch */
+    world_settle(w);
+    assert_int_equal(model_sg_known(w->m, a), HAVE);
+    assert_true(!a->prev || !b->prev);
+}
+
 int run_state_tests(void)
 {
-    const struct CMUnitTest tests[] = {T(test_chains), T(test_current_state), T(test_receipts)};
+    const struct CMUnitTest tests[] = {T(test_broken_groups), T(test_chains), T(test_current_state),
+                                       T(test_receipts)};
     return cmocka_run_group_tests_name("state", tests, NULL, NULL);
 }

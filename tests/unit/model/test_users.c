@@ -568,6 +568,63 @@ static void test_load_callbacks(void **state)
     assert_int_equal(w->loaded_err, -ERR_SHUTDOWN);
 }
 
+/* ---- a refused statement ---- */
+
+struct reader {
+    struct world *w;
+    struct user *u;
+    int calls, err;
+};
+
+static void read_data(void *arg, int err)
+{
+    struct reader *r = arg;
+    r->calls++;
+    r->err = err;
+    if (!err && model_account_data(r->w->m, r->u) == LACK)
+        model_load(r->w->m, read_data, r);
+}
+
+/* Three wait for one statement. Whoever is to blame fails; the others are answered. */
+static void test_refused_statement(void **state)
+{
+    struct world *w = *state;
+    for (int bad = 0; bad < 3; bad++) {
+        struct reader r[3];
+        int failed = 0;
+        for (int i = 0; i < 3; i++) {
+            r[i] = (struct reader){.w = w, .u = model_user(w->m, S(world_text(w, "@u%d-%d:x", bad, i)))};
+            read_data(&r[i], 0);
+        }
+        w->fail[SQL_account_data_of_users] = 1 + (bad > 0); /* all together, then perhaps one of them */
+        world_forget_counts(w);
+        world_settle(w);
+        for (int i = 0; i < 3; i++) {
+            failed += r[i].err == -ERR_DB;
+            assert_int_equal(model_account_data(w->m, r[i].u), r[i].err ? LACK : HAVE);
+        }
+        assert_int_equal(failed, bad > 0);
+        assert_int_equal(w->issued[SQL_account_data_of_users], 4);
+        world_settle(w);
+    }
+    /* who goes away meanwhile is not called */
+    struct reader gone = {.w = w, .u = model_user(w->m, S("@gone:x"))};
+    struct reader stays = {.w = w, .u = model_user(w->m, S("@stays:x"))};
+    read_data(&stays, 0);
+    read_data(&gone, 0);
+    w->fail[SQL_account_data_of_users] = 1;
+    w->held[SQL_account_data_of_users] = true;
+    world_settle(w);
+    world_release(w, SQL_account_data_of_users);
+    model_load_cancel(w->m, &gone);
+    int calls = gone.calls;
+    w->held[SQL_account_data_of_users] = false;
+    world_release(w, SQL_account_data_of_users);
+    world_settle(w);
+    assert_int_equal(gone.calls, calls);
+    assert_int_equal(model_account_data(w->m, stays.u), HAVE);
+}
+
 /* Everything that can be forgotten is; answers stay the same. */
 static void test_eviction(void **state)
 {
@@ -635,6 +692,7 @@ int run_user_tests(void)
         T(test_full_presence_row_while_loading),
         T(test_caches_flush),
         T(test_load_callbacks),
+        T(test_refused_statement),
         T(test_eviction),
     };
     return cmocka_run_group_tests_name("users", tests, NULL, NULL);

@@ -467,6 +467,56 @@ static void test_to_device_page(void **state)
     assert_int_equal(res, RUN_EMPTY);
 }
 
+/* Messages that cannot be read are passed over, counted, and acknowledged with the others. */
+static void test_odd_to_device(void **state)
+{
+    struct world *w = *state;
+    static const char *const odd[] = {"nonsense", "[]", "{\"a\":NaN}", ""};
+    for (int i = 0; i < 120; i++)
+        world_add(&w->inbox, "@me:x", "D", i % 3 ? world_text(w, "{ \"n\" : %d}", i) : odd[i / 3 % 4],
+                  100 + i);
+    (void)model_user(w->m, S("@me:x"));
+    struct stream_token since = *model_now(w->m), next;
+    int64_t before = metric_get_l(M_model_poisoned, "to_device");
+    struct feed_row row = {.user = {STR("@me:x")}};
+    since.to_device = 99;
+    world_send(w, STREAM_TO_DEVICE, MASTER, 219, &row);
+    world_burst_end(w);
+    const char *body = compute(w, "@me:x", "D", "{}", &since, NULL, &next);
+    assert_has(body, "\"to_device\":{\"events\":[{\"n\":1},{\"n\":2},{\"n\":4}");
+    assert_has(body, "{\"n\":98}]}");
+    assert_hasnt(body, "nonsense");
+    assert_int_equal(next.to_device, 199);
+    assert_int_equal(metric_get_l(M_model_poisoned, "to_device"), before + 34);
+    body = compute(w, "@me:x", "D", "{}", &next, NULL, &next);
+    assert_has(body, "[{\"n\":100},");
+    assert_int_equal(next.to_device, 219);
+}
+
+static void test_odd_account_data(void **state)
+{
+    struct world *w = *state;
+    static const char *const odd[] = {"nonsense", "[]", "5", "null", "\"x\"", "", "{\"a\":}"};
+    world_room(w, "!r:x", 10, "shared", "@me:x", NULL);
+    int64_t data = metric_get_l(M_model_poisoned, "account_data"),
+            tags = metric_get_l(M_model_poisoned, "tag");
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+        world_add(&w->data, "@me:x", NULL, world_text(w, "odd%zu", i), odd[i], 1);
+        world_add(&w->data, "@me:x", "!r:x", world_text(w, "odd%zu", i), odd[i], 1);
+        world_add(&w->tags, "@me:x", "!r:x", world_text(w, "odd%zu", i), odd[i], 1);
+    }
+    world_add(&w->data, "@me:x", NULL, "good", "{\"g\":1}", 1);
+    world_add(&w->data, "@me:x", "!r:x", "good", "{\"g\":2}", 1);
+    world_add(&w->tags, "@me:x", "!r:x", "good", "{}", 1);
+    const char *body = compute(w, "@me:x", NULL, "{}", NULL, NULL, NULL);
+    assert_hasnt(body, "odd");
+    assert_has(body, "{\"g\":1}");
+    assert_has(body, "{\"g\":2}");
+    assert_has(body, "{\"tags\":{\"good\":{}}}");
+    assert_int_equal(metric_get_l(M_model_poisoned, "account_data"), data + 14);
+    assert_int_equal(metric_get_l(M_model_poisoned, "tag"), tags + 7);
+}
+
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 int run_room_tests(void)
 {
@@ -477,6 +527,7 @@ int run_room_tests(void)
         T(test_state_of_a_fork),     T(test_lazy_loading),
         T(test_partial_members),     T(test_partial_left),
         T(test_state_becomes_whole), T(test_heroes_after_the_leave),
+        T(test_odd_to_device),       T(test_odd_account_data),
         T(test_to_device_page),
     };
     return cmocka_run_group_tests_name("rooms", tests, NULL, NULL);

@@ -262,12 +262,34 @@ static void test_tightened_while_invited(void **state)
     assert_true(look(w, "!i:x", "$looser").shown);
 }
 
+/* Nothing says who might see an event whose state is lost: nobody. */
+static void test_lost_state(void **state)
+{
+    struct world *w = *state;
+    world_room(w, "!r:x", 10, "shared", "@a:x", "@me:x", NULL);
+    world_event(w, (struct t_event){.id = "$good", .room = "!r:x", .stream = 30, .sender = "@a:x"});
+    struct t_event *lost =
+        world_event(w, (struct t_event){.id = "$lost", .room = "!r:x", .stream = 31, .sender = "@a:x"});
+    lost->sg = 4711;
+    struct t_event *none =
+        world_event(w, (struct t_event){.id = "$none", .room = "!r:x", .stream = 32, .sender = "@a:x"});
+    none->sg = 0;
+    int64_t before = metric_get_l(M_model_poisoned, "no_state");
+    assert_true(look(w, "!r:x", "$good").shown);
+    assert_false(look(w, "!r:x", "$lost").shown);
+    assert_false(look(w, "!r:x", "$none").shown);
+    assert_int_equal(metric_get_l(M_model_poisoned, "no_state"), before + 2);
+}
+
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 int run_visibility_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_history_by_membership),   T(test_always_hidden),
-        T(test_own_membership),          T(test_changes_of_visibility_and_current_state),
+        T(test_lost_state),
+        T(test_history_by_membership),
+        T(test_always_hidden),
+        T(test_own_membership),
+        T(test_changes_of_visibility_and_current_state),
         T(test_tightened_while_invited),
     };
     return cmocka_run_group_tests_name("visibility", tests, NULL, NULL);
