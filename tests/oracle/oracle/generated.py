@@ -38,7 +38,8 @@ class GeneratedContext(Context):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.choices = True
-        self.exact = True
+        # Older releases write an event's keys in the order in which they came to know them.
+        self.exact = self.world.synapse_from("1.157")
         self.forgiven = 0  # answers in which something was left out as being up to chance
         self._settled = False
         self._clients: dict[tuple[int, str, str], Client] = {}
