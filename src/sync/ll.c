@@ -10,6 +10,10 @@
  * An answer may be lost, and its members with it. From Synapse 1.163 on (RELEASE_LAZY_BY_POSITION) each entry
  * has the room position of the next_batch of the answer that carried it: who asks from before that has not
  * seen it, and it is forgotten. Most positions are one number; the writers ahead of it follow the entry.
+ *
+ * Nor is it known what a client has seen that has been to another server: our last answer may have been the
+ * one that was lost, or its store emptied meanwhile. Its token is beyond every one we gave it, which shows;
+ * then all is forgotten. (Synapse, each of whose workers has such a cache, takes no notice.)
  */
 #include "sync_int.h"
 
@@ -74,7 +78,12 @@ static void forget_all(struct device *d)
 void ll_begin(struct sync_run *run)
 {
     struct device *d = run->d;
-    if (!d || !run->f->lazy_load_members || !release_has(RELEASE_LAZY_BY_POSITION))
+    if (!d || !run->f->lazy_load_members)
+        return;
+    if (run->has_since &&
+        (run->since.room.min > d->ll_given_min || mpos_max(&run->since.room) > d->ll_given_max))
+        forget_all(d);
+    if (!release_has(RELEASE_LAZY_BY_POSITION))
         return;
     if (!run->has_since) {
         forget_all(d);
@@ -129,7 +138,13 @@ static void store(struct device *d, struct str user_id, struct str event_id, con
 
 void ll_commit(struct sync_run *run)
 {
-    if (!run->d || run->ll.n + run->ll_used.n == 0)
+    if (!run->d)
+        return;
+    if (run->now.room.min > run->d->ll_given_min)
+        run->d->ll_given_min = run->now.room.min;
+    if (mpos_max(&run->now.room) > run->d->ll_given_max)
+        run->d->ll_given_max = mpos_max(&run->now.room);
+    if (run->ll.n + run->ll_used.n == 0)
         return;
     if (clock_mono_ms() >= run->d->ll_expires_ms)
         forget_all(run->d);
