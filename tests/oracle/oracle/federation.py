@@ -123,6 +123,13 @@ class Federation:
         action()
         self.wait(f"news in the stream {field}", lambda: self._position(url).split("_")[index] != before)
 
+    def listed(self, user_id: str, action: Callable[[], object]) -> None:
+        """Act, and wait until a remote user's device list has changed by it."""
+        newest = f"SELECT coalesce(max(stream_id), 0) FROM device_lists_stream WHERE user_id = '{user_id}'"
+        before = self.sql(newest)
+        action()
+        self.wait(f"news of {user_id}'s devices", lambda: self.sql(newest) != before)
+
     def deliver(self, room: Room, *event_ids: str) -> None:
         """Send the puppet's events in one transaction and wait until they are stored."""
         self.puppet.send(room, *event_ids)

@@ -41,12 +41,12 @@ def _lists(
     context: Context, far: Federation, puppet: Puppet, room: Room, alice: Device, bob: Device, pat: str, quin: str
 ) -> None:
     """Those who share a room are told (case 122)."""
-    far.moved("device_list", lambda: _changed(puppet, pat, "PHONE", device_display_name="Phone"))
+    far.listed(pat, lambda: _changed(puppet, pat, "PHONE", device_display_name="Phone"))
     assert pat in alice.ask("a remote device")["device_lists"]["changed"]
     assert "device_lists" not in bob.ask("of no concern")
-    far.moved("device_list", lambda: _changed(puppet, pat, "TABLET"))
+    far.listed(pat, lambda: _changed(puppet, pat, "TABLET"))
     alice.ask("another remote device")
-    far.moved("device_list", lambda: _changed(puppet, pat, "PHONE", deleted=True))
+    far.listed(pat, lambda: _changed(puppet, pat, "PHONE", deleted=True))
     alice.ask("a remote device is gone")
     far.deliver(room, puppet.member(room, quin))
     body = alice.ask("somebody with devices came")
@@ -139,7 +139,7 @@ def _real_neighbour(context: Context, far: Federation, alice: Device, room: str)
     far.join(zoe, room)
     alice.ask("a real neighbour came")
     keys = {"user_id": zoe.user_id, "device_id": zoe.device_id, "algorithms": [], "keys": {}, "signatures": {}}
-    far.moved("device_list", lambda: zoe.call("POST", "/keys/upload", {"device_keys": keys}))
+    far.listed(zoe.user_id, lambda: zoe.call("POST", "/keys/upload", {"device_keys": keys}))
     alice.ask("keys of a real neighbour")
     said = zoe.text(room, "to be forgotten")
     far.arrived(said)
