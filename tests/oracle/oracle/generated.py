@@ -129,8 +129,9 @@ class GeneratedContext(Context):
         level_choices(*bodies)
         _level_devices(loose, *bodies)
         self.forgiven += any(text != json.dumps(body) for text, body in zip(before, bodies))
-        inside = [d for d in differences(*bodies) if not explained(self.world, device.user_id, d)]
-        if not inside and self.exact:
+        every = list(differences(*bodies))
+        inside = [d for d in every if not explained(self.world, device.user_id, d)]
+        if not every and self.exact:
             inside = inexact(reference.raw, subject.raw, *bodies)
         return found + inside
 

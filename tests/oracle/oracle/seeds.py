@@ -103,7 +103,7 @@ def command(world: World, options: argparse.Namespace) -> int:
     else:
         numbers = range(options.first_seed, options.first_seed + options.seeds)
         scripts = [script_of(options.profile, seed, options.steps) for seed in numbers]
-    answers = failed = forgiven = 0
+    ran = answers = failed = forgiven = 0
     became: collections.Counter[str] = collections.Counter()
     spent: collections.Counter[str] = collections.Counter()
     begun = time.monotonic()
@@ -111,6 +111,7 @@ def command(world: World, options: argparse.Namespace) -> int:
         world.start()
         for script in scripts:
             outcome = run(world, script, options.report, options.rotation)
+            ran += 1
             answers += outcome.answers
             forgiven += outcome.forgiven
             became.update(outcome.done)
@@ -129,7 +130,7 @@ def command(world: World, options: argparse.Namespace) -> int:
         world.stop()
     totals = ", ".join(f"{number} {what}" for what, number in became.items())
     seconds = time.monotonic() - begun
-    print(f"{len(scripts)} scripts, {answers} answers compared, {failed} differ; steps: {totals}; {seconds:.0f} s")
+    print(f"{ran} scripts, {answers} answers compared, {failed} differ; steps: {totals}; {seconds:.0f} s")
     print(f"{forgiven} answers were compared without something that Synapse leaves to chance")
     print("seconds spent on: " + ", ".join(f"{what} {number:.0f}" for what, number in spent.most_common(8)))
     return 1 if failed else 0
