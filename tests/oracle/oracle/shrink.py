@@ -24,10 +24,27 @@ def kind(path: str) -> str:
     return re.sub(r"\.localhost\b", "", _IDS.sub("*", path)).split("*.unsigned")[0]
 
 
+def _groups(steps: list[Step]) -> list[Callable[[Step], bool]]:
+    """Return what tells the steps of each group: other devices' questions, sorts of steps, rooms, devices."""
+    asks = ("sync", "poll", "filter")
+    last = steps[-1].get("who")
+    groups: list[Callable[[Step], bool]] = [lambda step: step["do"] in asks and step["who"] != last]
+    for field in ("do", "room", "who"):
+        for value in dict.fromkeys(step[field] for step in steps if field in step):
+            groups.append(lambda step, field=field, value=value: step.get(field) == value)  # type: ignore[misc]
+    return groups
+
+
 def shrink(script: Script, wanted: str, trial: Trial, seconds: float = 120, tries: int = 200) -> Script:
     """Return a shorter script for which `trial` still returns `wanted`, the kind of difference."""
     limit = time.monotonic() + seconds
     steps = list(script.steps)
+    # First what belongs together: everything of one device, of one room, of one sort.
+    for group in _groups(steps):
+        rest = [step for step in steps[:-1] if not group(step)] + steps[-1:]
+        if len(rest) < len(steps) and tries > 0 and time.monotonic() < limit:
+            tries -= 1
+            steps = rest if trial(rest) == wanted else steps
     size = max(1, len(steps) // 2)
     while size >= 1 and tries > 0 and time.monotonic() < limit:
         at, shorter = len(steps), False
