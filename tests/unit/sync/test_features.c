@@ -5,6 +5,7 @@
 
 static int setup_with(void **state, const char *yaml)
 {
+    clock_fake_set(1000000);
     world_config(yaml);
     struct world *w = world_new();
     model_adopt(w->m, (struct feed *)(void *)w);
