@@ -171,30 +171,51 @@ static void test_left_by_state(void **state)
     assert_has(body, "\"left\":[\"@c:x\"]");
 }
 
-#define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
-/* A client that comes back from another server may have lost what we sent last: its members are sent again.
- */
-static void test_been_elsewhere(void **state)
+static int setup_settings(void **state)
 {
-    struct world *w = *state;
-    struct stream_token start = *model_now(w->m), next;
-    SAY(w, {.id = "$m1", .sender = "@b:x"});
-    assert_has(compute(w, "@me:x", "D", LAZY, &start, NULL, &next), "$join@b:x!r:x");
-    SAY(w, {.id = "$m2", .sender = "@b:x"});
-    assert_hasnt(compute(w, "@me:x", "D", LAZY, &next, NULL, &next), "$join@b:x!r:x");
-    SAY(w, {.id = "$m3", .sender = "@c:x"});
-    next = *model_now(w->m); /* another server gave it */
-    SAY(w, {.id = "$m4", .sender = "@b:x"});
-    assert_has(compute(w, "@me:x", "D", LAZY, &next, NULL, &next), "$join@b:x!r:x");
-    SAY(w, {.id = "$m5", .sender = "@b:x"});
-    assert_hasnt(compute(w, "@me:x", "D", LAZY, &next, NULL, NULL), "$join@b:x!r:x");
+    world_config("presence: {enabled: false}\nexclude_rooms_from_sync: ['!r:x']\n"
+                 "experimental_features: {msc2654_enabled: true}\n");
+    struct world *w = world_new();
+    model_adopt(w->m, (struct feed *)(void *)w);
+    world_settle(w);
+    *state = w;
+    return 0;
 }
 
+/* Excluded rooms are in no section, whatever happens in them; others have the unread count of MSC2654. */
+static void test_excluded_rooms(void **state)
+{
+    struct world *w = *state;
+    enum run_result res;
+    static const char leave[] = "{\"room\":{\"include_leave\":true}}";
+    world_room(w, "!r:x", 10, "shared", "@me:x", "@b:x", NULL);
+    world_room(w, "!s:x", 20, "shared", "@me:x", "@b:x", NULL);
+    const char *body = compute(w, "@me:x", "D", leave, NULL, &res, NULL);
+    assert_hasnt(body, "!r:x");
+    assert_has(body, "\"!s:x\":{\"timeline\"");
+    assert_has(body, "\"org.matrix.msc2654.unread_count\":0");
+    static const char *const steps[] = {"leave", "invite", "join", "ban"};
+    for (int i = 0; i < 4; i++) {
+        struct stream_token since = *model_now(w->m);
+        SAY(w,
+            {.id = world_text(w, "$own%d", i), .sender = "@b:x", .member = "@me:x", .membership = steps[i]});
+        body = compute(w, "@me:x", "D", leave, &since, &res, NULL);
+        assert_hasnt(body, "!r:x");
+        body = compute(w, "@me:x", "D", leave, NULL, &res, NULL);
+        assert_hasnt(body, "!r:x");
+    }
+}
+
+#define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 int run_member_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_one_event_for_a_key), T(test_hero_not_repeated), T(test_first_of_timeline),
-        T(test_least_recently_used), T(test_left_by_state),     T(test_been_elsewhere),
+        T(test_one_event_for_a_key),
+        T(test_hero_not_repeated),
+        T(test_first_of_timeline),
+        T(test_least_recently_used),
+        T(test_left_by_state),
+        cmocka_unit_test_setup_teardown(test_excluded_rooms, setup_settings, teardown),
     };
     return cmocka_run_group_tests_name("members", tests, NULL, NULL);
 }
