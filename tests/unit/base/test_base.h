@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 int run_str_tests(void);
+int run_ip_tests(void);
 int run_mem_tests(void);
 int run_blob_tests(void);
 int run_map_tests(void);

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright the Chappe contributors
+"""People with phones: users, their pushers, and what their gateway was told."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any, Callable
+
+from stack.matrix import Client, Json
+from support.gateway import Gateway, Push
+from support.world import World
+
+
+class Phones:
+    """What a test acts with."""
+
+    _keys = itertools.count(1)
+
+    def __init__(self, world: World, gateway: Gateway) -> None:
+        self.world, self.gateway = world, gateway
+
+    def person(self, name: str, **device: Any) -> Client:
+        """A user with a device; requests go to the main process."""
+        return self.world.device(self.world.new_user(name), url=self.world.main, **device)
+
+    def phone(self, person: Client, url: str | None = None, key: str | None = None, **data: Any) -> str:
+        """Register a pusher; return its pushkey."""
+        pushkey = key or f"key-{next(self._keys)}-{person.user_id.split('-')[1]}"
+        self.set_pusher(person, pushkey, {"url": url or self.gateway.url, **data})
+        return pushkey
+
+    def set_pusher(self, person: Client, pushkey: str, data: Json | None, **more: Any) -> None:
+        """POST /pushers/set; data None deletes."""
+        body: Json = {
+            "kind": "http" if data is not None else None,
+            "app_id": "com.example.app",
+            "pushkey": pushkey,
+            "app_display_name": "Example",
+            "device_display_name": "Phone",
+            "lang": "en",
+            "data": data or {},
+            "append": False,
+            **more,
+        }
+        person.call("POST", "/pushers/set", body)
+        self.settle()
+
+    def room(self, creator: Client, *members: Client, **options: Any) -> str:
+        """A room in which everybody is joined."""
+        options.setdefault("preset", "private_chat")
+        room = creator.create_room(invite=[m.user_id for m in members], **options)
+        for member in members:
+            member.join(room)
+        return room
+
+    def row(self, pushkey: str) -> Json | None:
+        """The pusher's row in the table."""
+        text = self.world.deployment.postgres.psql(
+            f"SELECT row_to_json(p) FROM pushers p WHERE pushkey = '{pushkey}'"
+        ).strip()
+        return dict(json.loads(text)) if text else None
+
+    def events(self, pushkey: str, count: int, seconds: float = 15.0, members: bool = False) -> list[Push]:
+        """Wait for so many notifications of events (of memberships only if asked for); return all there are."""
+
+        def those() -> list[Push]:
+            pushes = self.gateway.of(pushkey)
+            return [p for p in pushes if (p.notification.get("type") == "m.room.member") == members]
+
+        self.gateway.wait(lambda: len(those()) >= count, seconds)
+        got = those()
+        assert len(got) >= count, f"{len(got)} of {count} notifications came"
+        return got
+
+    def quiet(self, pushkey: str, seconds: float = 1.5, events: bool = True) -> None:
+        """Nothing (more) comes for a pushkey."""
+        before = len(self.gateway.of(pushkey, events))
+        self.gateway.closing.wait(seconds)
+        got = self.gateway.of(pushkey, events)[before:]
+        assert not got, [push.raw for push in got]
+
+    def until(self, what: Callable[[], bool], seconds: float = 15.0) -> None:
+        """Something becomes so."""
+        assert self.gateway.wait(what, seconds)
+
+    def settle(self) -> None:
+        """Give the pusher time to learn of a row."""
+        self.gateway.closing.wait(0.4)
