@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * What the push worker needs of Synapse's configuration (1.157: config/push.py, config/workers.py, config/server.py):
- * whose pushers are ours, what notifications contain, and where requests to gateways may go.
+ * What the push worker needs of Synapse's configuration (1.157: config/push.py, config/workers.py,
+ * config/server.py): whose pushers are ours, what notifications contain, and where requests to gateways may
+ * go.
  */
 #include "config_int.h"
 
@@ -10,10 +11,10 @@
 
 /* Synapse's default list: everything that is not the public internet. */
 static const char *const BLOCKED[] = {
-    "127.0.0.0/8",    "10.0.0.0/8",      "172.16.0.0/12",  "192.168.0.0/16", "100.64.0.0/10",
-    "192.0.0.0/24",   "169.254.0.0/16",  "192.88.99.0/24", "198.18.0.0/15",  "192.0.2.0/24",
+    "127.0.0.0/8",     "10.0.0.0/8",     "172.16.0.0/12",  "192.168.0.0/16", "100.64.0.0/10",
+    "192.0.0.0/24",    "169.254.0.0/16", "192.88.99.0/24", "198.18.0.0/15",  "192.0.2.0/24",
     "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4",    "::1/128",        "fe80::/10",
-    "fc00::/7",       "2001:db8::/32",   "ff00::/8",       "fec0::/10",
+    "fc00::/7",        "2001:db8::/32",  "ff00::/8",       "fec0::/10",
 };
 
 static void ranges_read(struct reader *r, const char *name, const char *old_name, const char *const *defaults,
@@ -32,11 +33,12 @@ static void ranges_read(struct reader *r, const char *name, const char *old_name
     *out = ARENA_ARRAY(r->a, struct ip_range, n + 1);
     for (size_t i = 0; i < n && !r->failed; i++)
         if (ip_range_parse(texts[i], &(*out)[(*count)++]))
-            config_fail(r, yaml_get(r->root, used), "%s: %.*s is not an address range", used, STR_ARG(texts[i]));
+            config_fail(r, yaml_get(r->root, used), "%s: %.*s is not an address range", used,
+                        STR_ARG(texts[i]));
 }
 
-/* A list of names, a single name, or nothing: then every pusher is the main process's (or, with start_pushers: false,
- * somebody's who is not said). */
+/* A list of names, a single name, or nothing: then every pusher is the main process's (or, with
+ * start_pushers: false, somebody's who is not said). */
 static void instances_read(struct reader *r)
 {
     struct config *c = r->c;
@@ -61,8 +63,9 @@ static void proxies_read(struct reader *r)
     struct {
         const char *key, *lower, *upper;
         struct str *out;
-    } const proxies[] = {{"http_proxy", "http_proxy", NULL, &c->push.http_proxy}, /* HTTP_PROXY: CGI's own trap */
-                         {"https_proxy", "https_proxy", "HTTPS_PROXY", &c->push.https_proxy}};
+    } const proxies[] = {
+        {"http_proxy", "http_proxy", NULL, &c->push.http_proxy}, /* HTTP_PROXY: CGI's own trap */
+        {"https_proxy", "https_proxy", "HTTPS_PROXY", &c->push.https_proxy}};
 
     for (size_t i = 0; i < 2; i++) {
         const char *env = getenv(proxies[i].lower);

@@ -143,6 +143,19 @@ static void features_read(struct reader *r)
     }
 }
 
+/* MSC4429 (Synapse 1.163, off by default): a section of its own and filters for it. Refused rather than left out in
+ * silence: clients that rely on it would show old names. */
+static void profile_updates_refuse(struct reader *r)
+{
+    bool on = false;
+
+    read_bool(r, r->root, "include_profile_updates_in_sync", &on);
+    if (on)
+        config_fail(r, yaml_get(r->root, "include_profile_updates_in_sync"),
+                    "include_profile_updates_in_sync is not supported: answers would lack "
+                    "org.matrix.msc4429.users. Leave it off, or serve sync from a Synapse worker");
+}
+
 /* What hides a message is max_lifetime alone: of the room's policy, else of this one. The rest of the section
  * tells the main process what to delete. */
 static void retention_read(struct reader *r)
@@ -210,6 +223,7 @@ void synapse_read(struct reader *r)
     limits_read(r);
     access_read(r);
     features_read(r);
+    profile_updates_refuse(r);
     retention_read(r);
     modules_warn(r);
     log_level_read(r);

@@ -101,6 +101,7 @@ static void test_refused(void **state) /* tidy: allow function-length: a table o
         {"media_instance_running_background_jobs: sync1\n", 1, "media_instance_running_background_jobs"},
         {"federation_sender_instances:\n- w2\n- sync1\n", 2, "federation_sender_instances names this worker"},
         {"pusher_instances: {a: 1}\n", 1, "pusher_instances"},
+        {"include_profile_updates_in_sync: true\n", 1, "include_profile_updates_in_sync is not supported"},
         {"ip_range_blocklist: [10.0.0.0/33]\n", 1, "ip_range_blocklist: 10.0.0.0/33 is not an address range"},
         {"ip_range_whitelist: [gateway.example]\n", 1, "ip_range_whitelist"},
         {"outbound_federation_restricted_to: [sync1]\n", 1, "outbound_federation_restricted_to"},
