@@ -20,6 +20,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import secrets
 import ssl
 import threading
 import time
@@ -178,9 +179,10 @@ class Puppet:
         self.invites: list[Json] = []
         self.edus: list[Json] = []
         self.devices: dict[str, list[Json]] = {}  # of a user: what /user/devices tells
+        self.device_streams: dict[str, int] = {}
         self.profiles: dict[str, Json] = {}
         self.answers: dict[str, Callable[[str, Json], Answer | None]] = {}  # a scenario's own, by start of the path
-        self._streams = itertools.count(1)
+        self._run, self._users = secrets.token_hex(3), itertools.count(1)
         self._server = _serve(self, port, certificate, key)
 
     def close(self) -> None:
@@ -189,8 +191,8 @@ class Puppet:
         self._server.server_close()
 
     def user(self, name: str) -> str:
-        """Return the id of a user of ours."""
-        return f"@{name}-{next(self._streams)}:{self.name}"
+        """Return the id of a user of ours that nobody has heard of."""
+        return f"@{name}-{self._run}-{next(self._users)}:{self.name}"
 
     # -- as a client of the peer -----------------------------------------------------------------
 
@@ -400,7 +402,8 @@ class Puppet:
 
     def _on_user(self, parts: list[str], _query: Any, body: Json) -> Answer:
         if parts[0] == "devices":
-            return 200, {"user_id": parts[1], "stream_id": 1, "devices": self.devices.get(parts[1], [])}
+            devices = self.devices.get(parts[1], [])
+            return 200, {"user_id": parts[1], "stream_id": self.device_streams.get(parts[1], 1), "devices": devices}
         return 200, {"device_keys": {}, "one_time_keys": {}}
 
     def _on_invite(self, parts: list[str], _query: Any, body: Json) -> Answer:

@@ -31,9 +31,13 @@ def run(context: Context) -> None:
 
 
 def _changed(puppet: Puppet, user: str, device: str, **more: Any) -> None:
-    stream = next(_streams)
-    content: dict[str, Any] = {"user_id": user, "device_id": device, "stream_id": stream, "prev_id": [], **more}
-    puppet.devices.setdefault(user, []).append({"device_id": device, "keys": {}})
+    stream, before = next(_streams), puppet.device_streams.get(user)
+    puppet.device_streams[user] = stream
+    devices = [each for each in puppet.devices.get(user, []) if each["device_id"] != device]
+    puppet.devices[user] = devices + ([] if more.get("deleted") else [{"device_id": device, "keys": {}}])
+    # Without a known predecessor Synapse asks for the whole list; else it takes what this says.
+    prev = [] if before is None else [before]
+    content: dict[str, Any] = {"user_id": user, "device_id": device, "stream_id": stream, "prev_id": prev, **more}
     puppet.edu("m.device_list_update", content)
 
 
