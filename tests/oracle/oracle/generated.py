@@ -41,6 +41,8 @@ class GeneratedContext(Context):
         # Older releases write an event's keys in the order in which they came to know them.
         self.exact = self.world.synapse_from("1.157")
         self.forgiven = 0  # answers in which something was left out as being up to chance
+        self.stored: dict[tuple[str, str], Json] = {}  # filters by user and id
+        self._by_sender = False
         self._settled = False
         self._clients: dict[tuple[int, str, str], Client] = {}
         self._polls = concurrent.futures.ThreadPoolExecutor(2)
@@ -76,6 +78,9 @@ class GeneratedContext(Context):
         return str(observer.sync(timeout=0, set_presence="offline")["next_batch"])
 
     def _one(self, url: str, device: Device, query: Json) -> Reply:
+        chosen = query.get("filter") or {}
+        chosen = self.stored.get((device.user_id, chosen), {}) if isinstance(chosen, str) else chosen
+        self._by_sender = not {"senders", "not_senders"}.isdisjoint(chosen.get("room", {}).get("state", {}))
         if threading.current_thread() is not threading.main_thread():
             return super()._one(url, device, query)
         return self._kept(url, str(device.do.token)).sync_raw(**query)
@@ -125,6 +130,8 @@ class GeneratedContext(Context):
         memory = self._memories.setdefault(f"{device.user_id} {device.do.device_id}", Memory())
         before = [json.dumps(body) for body in bodies]
         loose = level_lazy(memory, *bodies)
+        if self._by_sender:
+            self._level_by_sender(*bodies)
         level_left(*bodies)
         level_choices(*bodies)
         _level_devices(loose, *bodies)
@@ -134,6 +141,31 @@ class GeneratedContext(Context):
         if not every and self.exact:
             inside = inexact(reference.raw, subject.raw, *bodies)
         return found + inside
+
+    def _level_by_sender(self, *bodies: Json) -> None:
+        """Drop state that only one side has because it chose another event of a key, whose sender is filtered out.
+
+        Where the ends of a timeline disagree on a key Synapse sends one of both events (level_choices), before the
+        filter. So the event must not be the only one of its key, and the other's sender must be another one.
+        """
+        rooms = [body.get("rooms", {}).get("join", {}) for body in bodies]
+        for room_id in rooms[0].keys() & rooms[1].keys():
+            parts = [side[room_id].get("state", {}).get("events", []) for side in rooms]
+            keys = [{(event.get("type"), event.get("state_key")) for event in part} for part in parts]
+            for part, others in zip(parts, reversed(keys)):
+                for event in [event for event in part if (event.get("type"), event.get("state_key")) not in others]:
+                    if "event_id" in event and self._has_rival(room_id, event["event_id"]):
+                        part.remove(event)
+
+    def _has_rival(self, room_id: str, event_id: str) -> bool:
+        """Tell whether a state event's key has had another event, by another sender."""
+        found = self.world.deployment.postgres.psql(
+            "SELECT count(*) FROM state_events s JOIN events e ON e.event_id = s.event_id"
+            " JOIN state_events t ON t.room_id = s.room_id AND t.type = s.type AND t.state_key = s.state_key"
+            " JOIN events f ON f.event_id = t.event_id"
+            f" WHERE s.room_id = '{room_id}' AND s.event_id = '{event_id}' AND f.sender <> e.sender"
+        )
+        return int(found) > 0
 
 
 def _level_devices(loose: set[str], *bodies: Json) -> None:

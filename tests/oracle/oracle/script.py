@@ -271,7 +271,9 @@ class Executor:
 
     def do_filter(self, step: Step) -> None:
         """Store a filter: who, as, filter."""
-        self.names[step["as"]] = self.device(step["who"]).do.filter(self.fill(step["filter"]))
+        device, definition = self.device(step["who"]), self.fill(step["filter"])
+        self.names[step["as"]] = device.do.filter(definition)
+        self.context.stored[device.user_id, self.names[step["as"]]] = definition
 
     def do_sync(self, step: Step) -> None:
         """Ask: who; from ("onwards" when absent, a token's name, or null: from nothing); filter; query; as."""
