@@ -143,8 +143,8 @@ static void features_read(struct reader *r)
     }
 }
 
-/* MSC4429 (Synapse 1.163, off by default): a section of its own and filters for it. Refused rather than left out in
- * silence: clients that rely on it would show old names. */
+/* MSC4429 (Synapse 1.163, off by default): a section of its own and filters for it. Refused rather than left
+ * out in silence: clients that rely on it would show old names. */
 static void profile_updates_refuse(struct reader *r)
 {
     bool on = false;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
-/* Where requests on a peer's behalf may go: every way of writing an IPv4 address into an IPv6 one is seen through. */
+/* Where requests on a peer's behalf may go: every way of writing an IPv4 address into an IPv6 one is seen
+ * through. */
 #include "chappe/ip.h"
 #include "test_base.h"
 
@@ -29,8 +30,8 @@ static void test_policy(void **state)
         {"64:ff9b::10.1.2.3", false},
         {"64:ff9b::192.0.2.1", true},
         {"64:ff9b:1::10.1.2.3", false},
-        {"2001:0:a01:203::f5fe:fdfc", false},          /* Teredo: the server is 10.1.2.3 */
-        {"2001:0:c000:201:0:0:f5fe:fdfc", false},      /* Teredo: the client is */
+        {"2001:0:a01:203::f5fe:fdfc", false},     /* Teredo: the server is 10.1.2.3 */
+        {"2001:0:c000:201:0:0:f5fe:fdfc", false}, /* Teredo: the client is */
         {"2001:0:c000:201:0:0:3fff:fdfe", true},
     };
     static const char *const block[] = {"10.0.0.0/8", "127.0.0.0/8", "::1/128", "fc00::/7"};

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * The pure parts of the push worker: shards, actions, names, bodies, what answers mean, queues, counts, gateways.
- * Everything that needs the database is shown on the real stack (tests/push).
+ * The pure parts of the push worker: shards, actions, names, bodies, what answers mean, queues, counts,
+ * gateways. Everything that needs the database is shown on the real stack (tests/push).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,10 +13,10 @@
 
 #include "../../../src/push/push_int.h"
 
-#define assert_str(s, text)                                                          \
-    do {                                                                             \
-        struct str s_ = (s);                                                         \
-        if (!str_eq(s_, str_of(text)))                                               \
+#define assert_str(s, text)                                                            \
+    do {                                                                               \
+        struct str s_ = (s);                                                           \
+        if (!str_eq(s_, str_of(text)))                                                 \
             fail_msg("\"%.*s\" instead of \"%s\"", STR_ARG(s_), (const char *)(text)); \
     } while (0)
 
@@ -96,7 +96,8 @@ static void test_tweaks(void **state)
         {"[\"notify\",{\"set_tweak\":\"sound\",\"value\":\"\"}]", false, true, false, "{\"sound\":\"\"}"},
         {"[\"notify\",{\"set_tweak\":\"sound\",\"value\":0.0}]", false, true, false, "{\"sound\":0.0}"},
         {"[\"notify\",{\"set_tweak\":\"sound\",\"value\":[1]}]", false, true, true, "{\"sound\":[1]}"},
-        {"[{\"set_tweak\":\"z\"},\"notify\",{\"set_tweak\":\"a\",\"value\":1},{\"set_tweak\":\"a\",\"value\":2}]",
+        {"[{\"set_tweak\":\"z\"},\"notify\",{\"set_tweak\":\"a\",\"value\":1},{\"set_tweak\":\"a\",\"value\":"
+         "2}]",
          false, true, false, "{\"a\":2,\"z\":true}"},
         {"{\"notify\":1}", false, false, false, NULL},
         {"[\"notify\"", false, false, false, NULL},
@@ -144,9 +145,13 @@ static void test_nameless_rooms(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        struct push_member all[4] = {{STR("@ann:x"), STR("Ann"), STR("@ann:x")}, {STR("@ben:x"), STR(""), STR("@ben:x")},
-                                     {STR("@cat:x"), STR("Cat"), STR("@cat:x")}, {STR("@dan:x"), STR("Dan"), STR("@dan:x")}};
-        struct push_event ev = {.nameless = true, .members = all, .members_total = rows[i].total,
+        struct push_member all[4] = {{STR("@ann:x"), STR("Ann"), STR("@ann:x")},
+                                     {STR("@ben:x"), STR(""), STR("@ben:x")},
+                                     {STR("@cat:x"), STR("Cat"), STR("@cat:x")},
+                                     {STR("@dan:x"), STR("Dan"), STR("@dan:x")}};
+        struct push_event ev = {.nameless = true,
+                                .members = all,
+                                .members_total = rows[i].total,
                                 .third_party_invites = rows[i].third_party};
         struct push_member me = {STR("@me:x"), STR_ABSENT, str_of(rows[i].sender_of_me)};
 
@@ -232,29 +237,38 @@ static void test_bodies(void **state)
     struct fixture *f = *state;
     struct parts x = parts_new(f->p, "{\"url\":\"https://g/\",\"b\":{\"z\":1,\"a\":[]},\"a\":null}", "");
 
-    assert_body(&x, 3,
-                "{\"notification\":{\"content\":{\"body\":\"hi\"},\"counts\":{\"unread\":3},\"devices\":[{\"app_id\":\"app\\\"1\","
-                "\"data\":{\"a\":null,\"b\":{\"a\":[],\"z\":1}},\"pushkey\":\"k\xc3\xa9y\",\"pushkey_ts\":1760000000,"
-                "\"tweaks\":{\"highlight\":false}}],\"event_id\":\"$e\",\"id\":\"$e\",\"prio\":\"low\",\"room_id\":\"!r:x\","
-                "\"room_name\":\"Ops\",\"sender\":\"@ann:x\",\"sender_display_name\":\"Ann\",\"type\":\"m.room.message\"}}");
+    assert_body(
+        &x, 3,
+        "{\"notification\":{\"content\":{\"body\":\"hi\"},\"counts\":{\"unread\":3},\"devices\":[{\"app_id\":"
+        "\"app\\\"1\","
+        "\"data\":{\"a\":null,\"b\":{\"a\":[],\"z\":1}},\"pushkey\":\"k\xc3\xa9y\",\"pushkey_ts\":1760000000,"
+        "\"tweaks\":{\"highlight\":false}}],\"event_id\":\"$e\",\"id\":\"$e\",\"prio\":\"low\",\"room_id\":"
+        "\"!r:x\","
+        "\"room_name\":\"Ops\",\"sender\":\"@ann:x\",\"sender_display_name\":\"Ann\",\"type\":\"m.room."
+        "message\"}}");
     x.ps->event_id_only = true;
     assert_body(&x, 0,
                 "{\"notification\":{\"counts\":{\"unread\":0},\"devices\":[{\"app_id\":\"app\\\"1\","
-                "\"data\":{\"a\":null,\"b\":{\"a\":[],\"z\":1}},\"pushkey\":\"k\xc3\xa9y\",\"pushkey_ts\":1760000000}],"
+                "\"data\":{\"a\":null,\"b\":{\"a\":[],\"z\":1}},\"pushkey\":\"k\xc3\xa9y\",\"pushkey_ts\":"
+                "1760000000}],"
                 "\"event_id\":\"$e\",\"prio\":\"low\",\"room_id\":\"!r:x\"}}");
     x.ps->event_id_only = false;
     x.ev->content = x.ev->sender_name = x.ev->room_name = STR_ABSENT;
     x.ev->type = STR("m.room.member");
     x.ev->state_key = STR("@me:x");
     x.ev->membership = STR("invite");
-    assert_body(&x, -1,
-                "{\"notification\":{\"devices\":[{\"app_id\":\"app\\\"1\",\"data\":{\"a\":null,\"b\":{\"a\":[],\"z\":1}},"
-                "\"pushkey\":\"k\xc3\xa9y\",\"pushkey_ts\":1760000000,\"tweaks\":{\"highlight\":false}}],\"event_id\":\"$e\","
-                "\"id\":\"$e\",\"membership\":\"invite\",\"prio\":\"low\",\"room_id\":\"!r:x\",\"sender\":\"@ann:x\","
-                "\"type\":\"m.room.member\",\"user_is_target\":true}}");
+    assert_body(
+        &x, -1,
+        "{\"notification\":{\"devices\":[{\"app_id\":\"app\\\"1\",\"data\":{\"a\":null,\"b\":{\"a\":[],\"z\":"
+        "1}},"
+        "\"pushkey\":\"k\xc3\xa9y\",\"pushkey_ts\":1760000000,\"tweaks\":{\"highlight\":false}}],\"event_"
+        "id\":\"$e\","
+        "\"id\":\"$e\",\"membership\":\"invite\",\"prio\":\"low\",\"room_id\":\"!r:x\",\"sender\":\"@ann:x\","
+        "\"type\":\"m.room.member\",\"user_is_target\":true}}");
     assert_body(&x, 7,
                 "B{\"notification\":{\"counts\":{\"unread\":7},\"devices\":[{\"app_id\":\"app\\\"1\","
-                "\"data\":{\"a\":null,\"b\":{\"a\":[],\"z\":1}},\"pushkey\":\"k\xc3\xa9y\",\"pushkey_ts\":1760000000}],"
+                "\"data\":{\"a\":null,\"b\":{\"a\":[],\"z\":1}},\"pushkey\":\"k\xc3\xa9y\",\"pushkey_ts\":"
+                "1760000000}],"
                 "\"id\":\"\",\"sender\":\"\",\"type\":null}}");
     parts_free(f->p, &x);
 }
