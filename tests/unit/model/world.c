@@ -890,6 +890,7 @@ void world_free(struct world **wp)
     vec_free(&w->partial);
     vec_free(&w->rules_stream);
     vec_free(&w->sequences);
+    vec_free(&w->facts);
     vec_free(&w->inbox);
     vec_free(&w->keys);
     vec_free(&w->dl);
