@@ -112,6 +112,19 @@ static void test_nothing_new_is_not_kept(void **state)
     assert_has(b->body.p, "$m101");
 }
 
+/* Who is not served is not served from what was kept either. */
+static void test_limit_comes_first(void **state)
+{
+    struct front *f = *state;
+    ask(f, "");
+    assert_int_equal(f->s->answers.n, 1);
+    f->hold_blocking = true;
+    struct client *b = ask(f, "");
+    assert_int_equal(b->answers, 0);
+    front_blocking(f, false);
+    assert_int_equal(b->status, 403);
+}
+
 static void test_off(void **state)
 {
     (void)state;
@@ -376,6 +389,7 @@ int run_join_tests(void)
         T(test_what_makes_the_difference),
         T(test_a_lost_answer_is_repeated),
         T(test_nothing_new_is_not_kept),
+        T(test_limit_comes_first),
         cmocka_unit_test(test_off),
         T(test_rows_about_the_token_drop),
         T(test_initial_and_ignore_list),
