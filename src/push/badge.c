@@ -158,7 +158,8 @@ void badge_action(struct push_user *u, const struct push_event *ev)
 {
     if (u->badge.state == BADGE_LOADING)
         u->badge.stale = true;
-    else if (u->badge.state == BADGE_WARM && ev->stream_ordering > u->badge.upto && !ev->own_member)
+    else if (u->badge.state == BADGE_WARM && ev->stream_ordering > u->badge.upto &&
+             !(ev->own_member && str_eq(pstr_str(ev->own_member), u->id)))
         entry_put(u, ev->room, ev->thread, ev->stream_ordering, 1);
 }
 
@@ -208,7 +209,7 @@ static void loaded(struct push_user *u, const struct badge_load *l, bool err)
     struct badge *b = &u->badge;
     struct push *p = u->p;
 
-    if (b->state != BADGE_LOADING)
+    if (b->state != BADGE_LOADING || b->load != l)
         return;
     if (err || b->stale) {
         clear(u);
@@ -222,12 +223,12 @@ static void loaded(struct push_user *u, const struct badge_load *l, bool err)
     }
 }
 
-static void row_take(struct push *p, const struct pg_result *r, int i)
+static void row_take(struct push *p, const struct badge_load *l, const struct pg_result *r, int i)
 {
     struct push_user *u = push_user_find(p, pg_str(r, i, BADGE_USER));
     struct pstr *room, *thread;
 
-    if (!u || u->badge.state != BADGE_LOADING || u->badge.stale)
+    if (!u || u->badge.state != BADGE_LOADING || u->badge.load != l || u->badge.stale)
         return;
     if (pg_null(r, i, BADGE_THREAD)) {
         u->badge.invites++;
@@ -247,15 +248,17 @@ static void on_badges(void *arg, int err, const struct pg_result *r)
 
     p->badges_loading--;
     for (int i = 0; !err && !p->stopping && i < pg_rows(r); i++)
-        row_take(p, r, i);
+        row_take(p, l, r, i);
     for (size_t j = 0; j < l->n; j++) {
         struct push_user *u = push_user_find(p, pstr_str(l->users[j]));
         if (u && !p->stopping)
             loaded(u, l, err != 0);
         pstr_unref(p, &l->users[j]);
     }
-    if (err)
+    if (err) {
         metric_add_l(M_push_failures, "badge", 1);
+        push_load_failed(p);
+    }
     free(l->users);
     free(l);
     badges_trim(p);
@@ -265,7 +268,7 @@ static void on_badges(void *arg, int err, const struct pg_result *r)
 void badges_load(struct push *p)
 {
     /* Not while a scan is under way: the two must agree on how far the actions are counted. */
-    while (!list_empty(&p->badges_wanted) && !p->scanning && !p->stopping) {
+    while (!list_empty(&p->badges_wanted) && !push_scan_midway(p) && !p->stopping) {
         struct badge_load *l = xcalloc(1, sizeof *l);
         struct str *ids = xcalloc(BADGE_USERS, sizeof *ids);
         struct pg_args *args = pg_args_new();
@@ -280,6 +283,7 @@ void badges_load(struct push *p)
             list_del(&u->wanted);
             u->badge.state = BADGE_LOADING;
             u->badge.stale = false;
+            u->badge.load = l;
             u->badge.redactions = p->redactions;
             ids[l->n] = u->id;
             l->users[l->n++] = pstr_ref(p, u->id);

@@ -15,7 +15,55 @@
  */
 #include "push_int.h"
 
-enum { EVENT_BYTES_MAX = 4 << 20, MEMBERS_SHOWN = 4 };
+enum { EVENT_BYTES_MAX = 4 << 20, MEMBERS_SHOWN = 4, OWN_MEMBERS_MAX = 4096 };
+
+/* ---- memberships of users with pushers ---- */
+
+static void own_member_free(struct push *p, struct own_member *m)
+{
+    smap_del(&p->own_members, pstr_str(m->event));
+    pstr_unref(p, &m->event);
+    pstr_unref(p, &m->user);
+    free(m);
+}
+
+void own_members_clear(struct push *p)
+{
+    struct own_member *m;
+    size_t it = 0;
+
+    while ((m = smap_next(&p->own_members, &it)))
+        own_member_free(p, m);
+}
+
+/* Remembered until its action is read, if it has one. */
+void own_member_put(struct push *p, struct str event_id, struct str user_id)
+{
+    struct own_member *m;
+
+    if (smap_get(&p->own_members, event_id))
+        return;
+    if (smap_count(&p->own_members) >= OWN_MEMBERS_MAX)
+        own_members_clear(p);
+    m = xcalloc(1, sizeof *m);
+    m->event = pstr_ref(p, event_id);
+    m->user = pstr_ref(p, user_id);
+    smap_put(&p->own_members, pstr_str(m->event), m);
+}
+
+static struct pstr *own_member_take(struct push *p, struct str event_id)
+{
+    struct own_member *m = smap_get(&p->own_members, event_id);
+    struct pstr *user = NULL;
+
+    if (m) {
+        user = pstr_ref(p, pstr_str(m->user));
+        own_member_free(p, m);
+    }
+    return user;
+}
+
+/* ---- references ---- */
 
 struct push_event *push_event_ref(struct push *p, struct str event_id, struct str room_id,
                                   struct str thread_id, int64_t stream_ordering)
@@ -29,9 +77,7 @@ struct push_event *push_event_ref(struct push *p, struct str event_id, struct st
         ev->room = pstr_ref(p, room_id);
         ev->thread = pstr_ref(p, str_absent(thread_id) ? STR("main") : thread_id);
         ev->stream_ordering = stream_ordering;
-        struct pstr *member = smap_del(&p->own_members, event_id);
-        ev->own_member = member != NULL;
-        pstr_unref(p, &member);
+        ev->own_member = own_member_take(p, event_id);
         list_init(&ev->wanted);
         list_push(&p->events_wanted, &ev->wanted);
         smap_put(&p->events, ev->event_id, ev);
@@ -51,16 +97,17 @@ void push_event_unref(struct push *p, struct push_event **evp)
     list_del(&ev->wanted);
     pstr_unref(p, &ev->room);
     pstr_unref(p, &ev->thread);
+    pstr_unref(p, &ev->own_member);
     if (ev->a)
         arena_free(&ev->a);
     free(ev);
 }
 
-void push_event_gone(struct push *p, struct str event_id)
+void push_event_gone(struct push *p, struct str event_id, struct str room_id)
 {
     struct push_event *ev = smap_get(&p->events, event_id);
 
-    if (ev)
+    if (ev && str_eq(pstr_str(ev->room), room_id))
         ev->state = PUSH_EVENT_GONE;
 }
 
@@ -184,6 +231,10 @@ static void event_load_end(struct event_load *l)
 {
     struct push *p = l->p;
 
+    if (l->failed) {
+        metric_add_l(M_push_failures, "events", 1);
+        push_load_failed(p);
+    }
     for (size_t i = 0; i < l->n; i++) {
         struct push_event *ev = l->v[i];
 

@@ -32,7 +32,9 @@ enum {
     RAMP_STEP_MS = 1000,
     BREAKER_REJECTS = 20, /* so many rejections… */
     BREAKER_SHARE = 2,    /* …and one answer in so many */
-    ADDRESSES_MAX = 16
+    ADDRESSES_MAX = 16,
+    PROBE_CANDIDATES = 8,
+    UNKNOWN_MS = 5000 /* a name that could not be looked up is tried again after this */
 };
 
 /* ---- making them ---- */
@@ -310,10 +312,29 @@ void origin_answer(struct origin *o, enum push_outcome outcome, int64_t retry_af
     push_work(o->p);
 }
 
+/* When only such as wait for their own timers are left, the first of them go ahead: one of them will be the
+ * probe, so that the gateway's return is noticed within its own interval, not theirs. */
+static void probe(struct origin *o)
+{
+    if (o->in_flight > 0)
+        return;
+    for (int i = 0; i < PROBE_CANDIDATES && o->ready_count == 0 && !list_empty(&o->held); i++) {
+        struct pusher *ps = container_of(o->held.next, struct pusher, turn);
+
+        list_del(&ps->turn);
+        push_timer_cancel(o->p, &ps->timer);
+        ps->state = PUSHER_IDLE;
+        push_user_advance(ps->user);
+    }
+    if (o->ready_count == 0 && !list_empty(&o->held))
+        push_timer_set(o->p, &o->timer, clock_mono_ms() + RAMP_STEP_MS);
+}
+
 void origin_timer(struct origin *o)
 {
-    if (o->health == ORIGIN_OPEN) {
+    if (o->health == ORIGIN_OPEN || o->health == ORIGIN_PROBING) {
         health_set(o, ORIGIN_PROBING);
+        probe(o);
     } else if (o->health == ORIGIN_RAMP) {
         o->window *= 2;
         if (o->window >= WINDOW_START) {
@@ -387,7 +408,8 @@ static bool reachable(struct origin *o, bool *refused)
     }
     if (!str_absent(push_proxy(p, o)))
         return true; /* the proxy looks it up */
-    if (!o->lookup && (o->resolved_ms == 0 || now - o->resolved_ms > RESOLVED_MS)) {
+    if (!o->lookup &&
+        (o->resolved_ms == 0 || now - o->resolved_ms > (o->unknown ? UNKNOWN_MS : RESOLVED_MS))) {
         struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_family = AF_UNSPEC};
         char *host = xstrndup(o->host);
 
@@ -433,6 +455,11 @@ void origins_dispatch(struct push *p)
                 pusher_send(ps);
             if (refused && o->health == ORIGIN_PROBING)
                 break;
+        }
+        if (budget == 0 && o->ready_count > 0) { /* the next turn begins with another one */
+            list_del(&o->active);
+            list_push(&p->origins_active, &o->active);
+            break;
         }
     }
     if (!list_empty(&p->origins_active) && budget == 0)

@@ -10,15 +10,22 @@
  */
 #include "push_int.h"
 
-enum { TICK_MS = 50, BODY_BYTES_MAX = 8 << 20, SCRATCH_BYTES_MAX = 4 << 20, OWN_MEMBERS_MAX = 4096 };
+enum { TICK_MS = 50, BODY_BYTES_MAX = 8 << 20, SCRATCH_BYTES_MAX = 4 << 20 };
 
 /* ---- work ---- */
 
 void push_load(struct push *p)
 {
+    if (clock_mono_ms() < p->load_ms)
+        return;
     badges_load(p);
     push_backlogs_load(p);
     push_events_load(p);
+}
+
+void push_load_failed(struct push *p)
+{
+    p->load_ms = clock_mono_ms() + RETRY_MS; /* the tick begins again */
 }
 
 static void on_idle(uv_idle_t *h)
@@ -150,22 +157,12 @@ static void on_tick(uv_timer_t *t)
 static void own_member(struct push *p, struct str user_id, struct str event_id)
 {
     struct push_user *u = push_user_find(p, user_id);
-    struct pstr *id, *old;
-    size_t it = 0;
 
     if (!u)
         return;
     badge_cold(u);
-    if (event_id.n == 0)
-        return;
-    if (smap_count(&p->own_members) >= OWN_MEMBERS_MAX)
-        while ((old = smap_next(&p->own_members, &it))) {
-            smap_del(&p->own_members, pstr_str(old));
-            pstr_unref(p, &old);
-        }
-    id = pstr_ref(p, event_id);
-    old = smap_put(&p->own_members, pstr_str(id), id);
-    pstr_unref(p, &old);
+    if (event_id.n > 0)
+        own_member_put(p, event_id, user_id);
 }
 
 static void event_rows(struct push *p, const struct feed_row *rows, size_t n)
@@ -178,7 +175,7 @@ static void event_rows(struct push *p, const struct feed_row *rows, size_t n)
         if (str_eq(r->ev.type, STR("m.room.member")))
             own_member(p, r->ev.state_key, r->ev.event_id);
         if (r->ev.kind == EV_ROW_EV && r->ev.redacts.n > 0) {
-            push_event_gone(p, r->ev.redacts);
+            push_event_gone(p, r->ev.redacts, r->ev.room_id);
             badge_redacted(p, r->ev.room_id);
         }
     }
@@ -341,7 +338,6 @@ static void free_all(struct push *p)
 {
     struct push_user *u;
     struct pusher *ps;
-    struct pstr *id;
     void *key;
     size_t it = 0;
 
@@ -353,11 +349,7 @@ static void free_all(struct push *p)
     push_receipts_free(p);
     for (int i = 0; i < REDACTIONS_KEPT; i++)
         pstr_unref(p, &p->redacted[i]);
-    it = 0;
-    while ((id = smap_next(&p->own_members, &it))) {
-        smap_del(&p->own_members, pstr_str(id));
-        pstr_unref(p, &id);
-    }
+    own_members_clear(p);
     it = 0;
     while ((key = smap_next(&p->rows_changed, &it)))
         free(key);

@@ -138,15 +138,21 @@ struct push_event {
     int64_t members_total;
     bool third_party_invites;
     bool encrypted;
-    bool own_member; /* about the membership of somebody here: badges know it otherwise */
+    struct pstr
+        *own_member; /* about the membership of this user, who is here: the badge knows it otherwise */
     char id[];
 };
 struct push_event *push_event_ref(struct push *p, struct str event_id, struct str room_id,
                                   struct str thread_id, int64_t stream_ordering);
 void push_event_unref(struct push *p, struct push_event **ev);
 void push_events_load(struct push *p); /* what is wanted, in batches */
-/* A redaction of an event that is still queued. */
-void push_event_gone(struct push *p, struct str event_id);
+/* A redaction of an event that is still queued; only one of the same room counts. */
+void push_event_gone(struct push *p, struct str event_id, struct str room_id);
+struct own_member {
+    struct pstr *event, *user;
+};
+void own_member_put(struct push *p, struct str event_id, struct str user_id);
+void own_members_clear(struct push *p);
 /* The room's name for one reader, absent: none. From scratch's arena or the event's. */
 struct str push_room_name(const struct push_event *ev, struct str user_id, struct arena *scratch);
 
@@ -169,6 +175,7 @@ struct badge {
     uint64_t redactions;           /* push.redactions that it has taken into account */
     int64_t invites, rooms, total; /* rooms: with something unread; total: sum of counts */
     VEC(struct unread) v;          /* sorted by room and thread (addresses) */
+    const void *load;              /* whose answer counts, while loading */
     struct list lru;               /* push.badges_warm, while warm */
 };
 enum backlog_state { BACKLOG_NONE, BACKLOG_WANTED, BACKLOG_LOADING };
@@ -269,6 +276,9 @@ void push_rows_changed_pusher(struct pusher *ps); /* its row is not what we thou
 
 /* ---- scan.c ---- */
 void push_scan(struct push *p); /* up to the persisted position, unless a read is under way */
+/* In the middle of a stretch, perhaps after a failure: some of its actions are in the queues, some are not.
+ */
+bool push_scan_midway(const struct push *p);
 void push_backlogs_load(struct push *p);
 
 /* ---- badge.c ---- */
@@ -379,7 +389,7 @@ struct push {
     struct smap tweaks;  /* by text */
     struct smap events;  /* by event id */
     struct smap origins_by_key;
-    struct smap own_members; /* struct pstr: recent events about memberships of users with pushers */
+    struct smap own_members; /* struct own_member: recent events about memberships of users with pushers */
     struct list origins_active;
     size_t pushers_count, in_flight;
 
@@ -398,7 +408,7 @@ struct push {
 
     bool rows_ready, rows_loading, rows_reading;
     int64_t rows_after, rows_next_ms, sweep_ms;
-    unsigned rows_tries;
+    int64_t load_ms;          /* a read failed: none before this */
     struct smap rows_changed; /* struct changed_key */
     size_t email_pushers;
 
@@ -408,6 +418,7 @@ struct push {
     struct push_receipts *receipts;
 };
 
-void push_load(struct push *p); /* sends off what is wanted of the database */
-void push_work(struct push *p); /* run the idle handle: something became ready */
+void push_load(struct push *p);        /* sends off what is wanted of the database */
+void push_load_failed(struct push *p); /* no hurry, then */
+void push_work(struct push *p);        /* run the idle handle: something became ready */
 #endif

@@ -25,11 +25,6 @@ void removal_enqueue(struct pusher *ps)
     metric_add(M_push_removals_waiting, 1);
 }
 
-static void waiting_less(void)
-{
-    metric_add(M_push_removals_waiting, -1);
-}
-
 static void on_removed(void *arg, const struct httpc_res *res)
 {
     struct pusher *ps = arg;
@@ -38,19 +33,18 @@ static void on_removed(void *arg, const struct httpc_res *res)
 
     ps->removal_sent = false;
     p->removals_sent--;
-    if (ok) {
-        /* The row of the stream may have come before this answer. */
+    if (ok)
         metric_add(M_push_removed, 1);
-        waiting_less();
-        if (!ps->dead)
-            push_rows_changed_pusher(ps);
+    if (ps->dead || p->stopping) { /* the row of the stream may come before this answer */
         pusher_release(ps);
-        push_rows_flush(p);
         return;
     }
-    if (ps->dead || p->stopping) {
-        waiting_less();
-        pusher_release(ps);
+    if (ok) {
+        /* Should the row still be there, it is asked for again later. */
+        push_rows_changed_pusher(ps);
+        ps->removal_ms = clock_mono_ms() + REMOVAL_RETRY_MAX_MS;
+        list_push(&p->removals, &ps->removal);
+        push_rows_flush(p);
         return;
     }
     int64_t wait = (int64_t)REMOVAL_RETRY_MS << (ps->removal_tries < 9 ? ps->removal_tries : 9);
@@ -90,7 +84,7 @@ void removals_run(struct push *p)
             continue;
         if (origin_breaker(ps->origin)) { /* keep it; ask the gateway again later */
             list_del(&ps->removal);
-            waiting_less();
+            metric_add(M_push_removals_waiting, -1);
             pusher_fail(ps, BREAKER_MS);
             continue;
         }

@@ -176,8 +176,8 @@ static void begin(struct push *p, struct push_user *u, struct pusher *ps, const 
 {
     bool fresh = u->pushers_count == 0;
 
-    if (fresh)
-        u->queue_from = p->scanned;
+    if (fresh) /* what a scan in progress has passed is read again as a backlog */
+        u->queue_from = push_scan_midway(p) ? p->scan_upto : p->scanned;
     ps->user = u;
     ps->failing_since = pg_i64(r, i, ROW_FAILING);
     ps->last_success = pg_i64(r, i, ROW_SUCCESS);
@@ -207,8 +207,9 @@ static void row_apply(struct push *p, const struct pg_result *r, int i, int64_t 
 
     if (ours && str_eq(pg_str(r, i, ROW_KIND), STR("email")))
         p->email_pushers++;
-    if (old && old->id == pg_i64(r, i, ROW_ID) && pg_i64(r, i, ROW_ENABLED)) {
+    if (old && old->id >= pg_i64(r, i, ROW_ID) && pg_i64(r, i, ROW_ENABLED)) { /* ids only grow */
         old->seen = true;
+        u->expires_ms = p->cfg->account_validity ? pg_i64(r, i, ROW_EXPIRES) : 0;
         return;
     }
     if (ours && pg_i64(r, i, ROW_ENABLED) && str_eq(pg_str(r, i, ROW_KIND), STR("http")))
@@ -283,6 +284,7 @@ static void on_page(void *arg, int err, const struct pg_result *r)
     free(l);
     if (err) {
         p->rows_loading = false; /* the tick tries again */
+        p->rows_next_ms = clock_mono_ms() + RETRY_MS;
         log_warning(PUSH_LOG, "the pushers could not be read: %s", err_text(err));
     } else if (n == PUSHERS_PAGE) {
         page_load(p);

@@ -87,6 +87,11 @@ static void page_send(struct push *p)
     pg_exec(p->pg, SQL_push_actions, args, on_page, p);
 }
 
+bool push_scan_midway(const struct push *p)
+{
+    return p->scanning || !str_absent(p->scan_user);
+}
+
 void push_scan(struct push *p)
 {
     int64_t upto;
@@ -175,8 +180,10 @@ static void on_backlogs(void *arg, int err, const struct pg_result *r)
         pstr_unref(p, &l->users[j]);
     }
     metric_add(M_push_actions, rows);
-    if (err)
+    if (err) {
         metric_add_l(M_push_failures, "backlog", 1);
+        push_load_failed(p);
+    }
     free(l->users);
     free(l);
     if (!p->stopping) {
@@ -188,7 +195,8 @@ static void on_backlogs(void *arg, int err, const struct pg_result *r)
 
 void push_backlogs_load(struct push *p)
 {
-    while (!list_empty(&p->backlogs_wanted) && p->backlogs_loading == 0 && !p->scanning && !p->stopping) {
+    while (!list_empty(&p->backlogs_wanted) && p->backlogs_loading == 0 && !push_scan_midway(p) &&
+           !p->stopping) {
         struct backlog_load *l = xcalloc(1, sizeof *l);
         struct str *ids = xcalloc(BACKLOG_USERS, sizeof *ids);
         int64_t *from = xcalloc(BACKLOG_USERS, sizeof *from);

@@ -112,8 +112,7 @@ static void told(struct pusher *ps, bool rejected)
     ps->refused_tries = 0;
     if (rejected && !origin_breaker(ps->origin)) {
         metric_add(M_push_rejected, 1);
-        /* Not written: the row goes, and while it is there it shall be rejected again after a restart. */
-        ps->done = ev->stream_ordering;
+        /* The position stays: the row goes, and if it is kept after all nothing shall be missing. */
         removal_enqueue(ps);
         return;
     }
@@ -273,11 +272,7 @@ void pusher_send(struct pusher *ps)
 
     /* Since its turn was asked for, things may have been read, redacted, or come. */
     bool event = a && u->backlog == BACKLOG_NONE && a->ev->state == PUSH_EVENT_READY && a->tweaks->notify;
-    if (!ps->no_counts && !badge_want(u)) {
-        push_user_wait(u);
-        return;
-    }
-    if (event != (ps->kind == PUSH_EVENT)) {
+    if (event != (ps->kind == PUSH_EVENT) || (!ps->no_counts && !badge_want(u))) {
         if (ps->kind == PUSH_BADGE)
             ps->badge_due = true;
         push_user_wait(u);

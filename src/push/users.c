@@ -157,9 +157,13 @@ bool push_user_add(struct push_user *u, struct push_event *ev, struct push_tweak
     if (ev->stream_ordering <= least_done(u) || ev->stream_ordering <= u->queue_from ||
         (at > 0 && action_at(u, at - 1) == ev->stream_ordering))
         return false;
-    if (u->queue_n >= QUEUE_MAX || (u->more && at == u->queue_n)) {
-        u->more = true;
+    if (u->more && at == u->queue_n)
         return false;
+    if (u->queue_n >= QUEUE_MAX) { /* what is left out is at the end, where it will be read again */
+        u->more = true;
+        if (at == u->queue_n)
+            return false;
+        action_drop(u, &u->queue[u->queue_first + --u->queue_n]);
     }
     queue_reserve(u);
     struct push_action *slot = u->queue + u->queue_first + at;
@@ -256,6 +260,8 @@ void pusher_kill(struct pusher *ps)
         return;
     ps->dead = true;
     ps->user = NULL;
+    if (ps->state == PUSHER_SUSPENDED)
+        metric_add(M_push_removals_waiting, -1);
     list_del(&ps->of_user);
     u->pushers_count--;
     list_del(&ps->dirty);

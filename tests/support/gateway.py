@@ -70,6 +70,31 @@ class _Server(http.server.ThreadingHTTPServer):
     allow_reuse_address = True
     gateway: "Gateway"
 
+    def __init__(self, *args: Any) -> None:
+        self.open: set[socket.socket] = set()
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Remember the connection: it outlives the listening socket."""
+        self.open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forget the connection."""
+        self.open.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away, or a gateway that was stopped: nothing to say."""
+
+    def cut_off(self) -> None:
+        """End every connection."""
+        for request in list(self.open):
+            try:
+                request.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -152,6 +177,7 @@ class Gateway:
         if self._server:
             self._server.shutdown()
             self._server.server_close()
+            self._server.cut_off()
             self._server = None
 
     def behave(self, how: Callable[[Push], Behaviour] | None = None, **fields: Any) -> None:

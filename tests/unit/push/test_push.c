@@ -382,6 +382,17 @@ static void test_queue(void **state)
     }
     assert_int_equal(u->queue_n, QUEUE_MAX);
     assert_true(u->more);
+    /* A backlog that comes late takes the place of the newest ones: what is left out is the end. */
+    add(u, "$50", "!a", "main", 50);
+    assert_int_equal(u->queue_n, QUEUE_MAX);
+    assert_int_equal(pusher_head(one)->ev->stream_ordering, 50);
+    assert_int_equal(u->queue[u->queue_first + QUEUE_MAX - 1].ev->stream_ordering, 100 + QUEUE_MAX - 2);
+
+    /* Redacted from another room: nothing happens. */
+    push_event_gone(f->p, STR("$50"), STR("!b"));
+    assert_int_equal(pusher_head(one)->ev->state, PUSH_EVENT_NEW);
+    push_event_gone(f->p, STR("$50"), STR("!a"));
+    assert_int_equal(pusher_head(one)->ev->state, PUSH_EVENT_GONE);
     pstr_unref(f->p, &a);
     pstr_unref(f->p, &main);
 }
@@ -431,6 +442,15 @@ static void test_counts(void **state)
     read_upto(u, "!a", NULL, 12);
     assert_int_equal(badge_value(u), 2);
     assert_int_equal(f->p->unread_count, 1);
+
+    /* What the table says of a membership is not counted again for whom it concerns, for others it is news. */
+    own_member_put(f->p, STR("$15"), STR("@me:x"));
+    unread(u, "!c", "main", 15);
+    assert_int_equal(badge_value(u), 2);
+    own_member_put(f->p, STR("$16"), STR("@you:x"));
+    unread(u, "!c", "main", 16);
+    assert_int_equal(badge_value(u), 3);
+    read_upto(u, "!c", NULL, 16);
 
     /* A redaction in a room without anything unread changes nothing, one in the other makes it load again. */
     badge_redacted(f->p, STR("!a"));
@@ -530,6 +550,30 @@ static void test_breaker(void **state)
     origin_unref(o);
 }
 
+/* Everybody who points at a gateway that is down waits for a timer of his own: one goes ahead as the probe. */
+static void test_probe(void **state)
+{
+    struct fixture *f = *state;
+    struct push_user *u = push_user_get(f->p, STR("@me:x"));
+    struct pusher *ps = phone(f->p, u, 10);
+    struct origin *o = ps->origin;
+
+    add(u, "$20", "!a", "main", 20);
+    u->queue[u->queue_first].ev->state = PUSH_EVENT_READY;
+    list_del(&u->queue[u->queue_first].ev->wanted);
+    ps->no_counts = true;
+    pusher_fail(ps, 300000);
+    list_push(&o->held, &ps->turn);
+    for (int i = 0; i < ORIGIN_FAILS_OPEN; i++)
+        origin_answer(o, OUTCOME_ORIGIN, -1);
+    assert_int_equal(ps->state, PUSHER_WAIT);
+    origin_timer(o);
+    assert_int_equal(o->health, ORIGIN_PROBING);
+    assert_int_equal(ps->state, PUSHER_READY);
+    assert_int_equal(o->ready_count, 1);
+    assert_true(list_empty(&o->held));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -543,6 +587,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_urls, setup, teardown),
         cmocka_unit_test_setup_teardown(test_health, setup, teardown),
         cmocka_unit_test_setup_teardown(test_breaker, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_probe, setup, teardown),
     };
 
     log_level = LOG_ERROR + 1;
