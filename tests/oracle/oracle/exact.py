@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from operator import itemgetter
 from typing import Any, Iterator
 
 from oracle.differ import Difference
@@ -48,10 +49,16 @@ def _orders(reference: Any, subject: Any, path: str) -> Iterator[Difference]:
 
 
 def _without_order(event: dict[str, Any]) -> dict[str, Any]:
-    """Put the receipts of m.receipt into an order: Synapse has them from a query without one."""
-    if event["type"] != "m.receipt":
-        return event
-    return {**event, "content": json.dumps(event["content"], sort_keys=True)}
+    """Put the receipts of m.receipt and a room's tags into an order: Synapse has them from queries without one.
+
+    Tags: get_tags_for_user of 1.157 storage/databases/main/tags.py; a tag that is set again comes to stand elsewhere.
+    What a tag holds is one stored text, whose order is compared.
+    """
+    if event["type"] == "m.receipt":
+        return {**event, "content": json.dumps(event["content"], sort_keys=True)}
+    if event["type"] == "m.tag" and "event_id" not in event and isinstance(event["content"].get("tags"), dict):
+        return {**event, "content": {**event["content"], "tags": sorted(event["content"]["tags"].items(), key=itemgetter(0))}}
+    return event
 
 
 def _spellings(raw: bytes) -> dict[str, set[bytes]]:

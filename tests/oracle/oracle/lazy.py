@@ -48,13 +48,14 @@ def level_lazy(memory: Memory, reference: Json, subject: Json) -> set[str]:
 
 
 def _level(memory: Memory, before: tuple[set[str], ...], parts: list[Json]) -> set[str]:
-    ids = [{event.get("event_id") for event in part.get("events", []) if _is_member(event)} for part in parts]
+    users = [{event["state_key"] for event in part.get("events", []) if _is_member(event)} for part in parts]
     loose: set[str] = set()
     for index, part in enumerate(parts):
         other = 1 - index
         for event in list(part.get("events", [])):
-            known = _is_member(event) and event.get("event_id") in before[other] - ids[other]
-            if known and len(memory.rooms.get(event["state_key"], ())) > 1:
+            # A server that has another event of this user here leaves out nothing.
+            absent = _is_member(event) and event["state_key"] not in users[other]
+            if absent and event["event_id"] in before[other] and len(memory.rooms.get(event["state_key"], ())) > 1:
                 part["events"].remove(event)
                 loose.add(event["state_key"])
     return loose

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright the Chappe contributors
+"""What the comparison of generated scripts forgives, and what stands right beside it and is not forgiven."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from oracle.differ import differences
+from oracle.exact import inexact, parse
+from oracle.lazy import Memory, level_lazy
+from oracle.normal import level_choices
+
+Json = dict[str, Any]
+TAGS: Json = {"type": "m.tag", "content": {"tags": {"u.a": {"order": 1, "n": 2}, "m.favourite": {}}}}
+
+
+def room(*events: Json, number: int = 1) -> Json:
+    """Return an answer with one joined room and this state."""
+    return {"rooms": {"join": {f"!r{number}:x": {"state": {"events": list(events)}}}}}
+
+
+def member(event_id: str, user: str = "@bob:x") -> Json:
+    """Return a join."""
+    return {"type": "m.room.member", "state_key": user, "event_id": event_id, "content": {"membership": "join"}}
+
+
+def told(*bodies: Json) -> Memory:
+    """Return the memory of a device that got the same answers from both servers."""
+    memory = Memory()
+    for body in bodies:
+        memory.note((body, body))
+    return memory
+
+
+@pytest.mark.parametrize(
+    ("tags", "same"),
+    [
+        ({"m.favourite": {}, "u.a": {"order": 1, "n": 2}}, True),
+        ({"m.favourite": {}, "u.a": {"n": 2, "order": 1}}, False),
+    ],
+)
+@pytest.mark.parametrize("event_id", [None, "$e"])
+def test_order_of_tags(tags: Json, same: bool, event_id: str | None) -> None:
+    """The order of tags is up to chance; that within a tag, and within an event of that type, is not."""
+    identity = {} if event_id is None else {"event_id": event_id}
+    texts = [json.dumps([event | identity]).encode() for event in (TAGS, {**TAGS, "content": {"tags": tags}})]
+    found = inexact(texts[0], texts[1], parse(texts[0]), parse(texts[1]))
+    assert (not found) == (same and event_id is None)
+
+
+def test_member_told_for_another_room() -> None:
+    """A member may be missing at a server that sent that event before, if the device knows the user from several rooms."""
+    memory = told(room(member("$1")), room(member("$2"), number=2))
+    bodies = room(), room(member("$1"))
+    assert level_lazy(memory, *bodies) == {"@bob:x"}
+    assert not list(differences(*bodies))
+
+
+def test_member_never_told() -> None:
+    """An event that the server never sent is not to be missing."""
+    memory = told(room(member("$1")), room(member("$2"), number=2))
+    bodies = room(), room(member("$3"))
+    assert level_lazy(memory, *bodies) == set()
+    assert list(differences(*bodies))
+
+
+def test_two_events_of_a_member() -> None:
+    """Where the ends of a timeline disagree on a member, one of both events being known does not make it missing."""
+    memory = told(room(member("$1")), room(member("$2"), number=2))
+    bodies = room(member("$1")), room(member("$3"))
+    assert level_lazy(memory, *bodies) == set()
+    level_choices(*bodies)
+    assert not list(differences(*bodies))
