@@ -66,7 +66,12 @@ class Stage:
         cache_factor: float | None,
         install: bool,
         transport: str | None,
+        synapse_extra: Json | None = None,
+        worker_extra: dict[str, Json] | None = None,
+        chappe_env: dict[str, str] | None = None,
     ) -> None:
+        """worker_extra: more settings for a target's own configuration file, which its process alone reads."""
+        self._worker_extra = worker_extra or {}
         caches: Json = {"sync_response_cache_duration": "2m"}
         if cache_factor is not None:
             caches["global_factor"] = cache_factor
@@ -76,7 +81,8 @@ class Stage:
             with_chappe=with_chappe,
             chappe_options={"transport": transport} if transport else {},
             # With presence every listener's coming would be news to every other one: a different measurement.
-            synapse_extra={"presence": {"enabled": False}, "caches": caches},
+            synapse_extra={"presence": {"enabled": False}, "caches": caches, **(synapse_extra or {})},
+            chappe_env=chappe_env or {},
         )
         if chappe_binary is not None:
             self.settings.chappe_binary = chappe_binary.resolve()
@@ -108,6 +114,7 @@ class Stage:
                 continue
             config = json.loads(path.read_text())
             config["database"] = {"name": "psycopg2", "args": {**postgres.arguments(), "user": ROLES[target]}}
+            config |= self._worker_extra.get(target, {})
             path.write_text(json.dumps(config, indent=2) + "\n")
 
     def _make_roles(self) -> None:
@@ -215,6 +222,11 @@ class Stage:
     def room(self) -> str:
         """The room that everybody is in."""
         return str(self._population["room"])
+
+    @property
+    def sender(self) -> str:
+        """The sender's access token."""
+        return str(self._population["sender"])
 
     def token_files(self, listeners: int) -> dict[str, Path]:
         """Write the access tokens of the sender, of each series and of the listeners; return the files."""

@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright the Chappe contributors
+"""One message to a large room in which everybody has a pusher: Chappe and a Synapse pusher at a local gateway.
+
+Users and room are those of bench/run, made through the client API, so that Synapse computes push actions for
+every one of them. Rows of the pushers table are written in bulk while neither target runs. The gateway
+(gateway.c) keeps which pushkey was told of which event when; every one must have been told of every event once
+and in order, or the figures are worth nothing and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from harness.measure import cpu_ns
+from harness.stage import RELEASE, ROLES, Stage, build_load, default_state
+from stack.chappe import WORKER_NAME
+from stack.errors import StackError
+from stack.install import install_packages, run, say
+from stack.matrix import Client, MatrixError
+from stack.settings import SERVER_NAME, Ports
+
+DEFAULT_PORT_BASE = 15760
+GATEWAY_OFFSET = 30
+QUIET = 0.03  # share of a core
+FORMATS = ("full", "event_id_only")
+HTTP = ("1.1", "2", "1.1-tls")
+
+
+@dataclasses.dataclass
+class Part:
+    """One target, new, at one gateway."""
+
+    target: str
+    http: str
+    format: str
+    users: int
+    messages: int
+
+
+@dataclasses.dataclass
+class Sample:
+    """One message: milliseconds from just before the send request, microseconds of CPU for each push."""
+
+    part: Part
+    warm: bool  # not the first of the process
+    accepted: float  # the send request's answer
+    first: float
+    median: float
+    p99: float
+    last: float
+    rate: float  # pushes a second from the first to the last
+    cpu: float
+    cpu_spread: float  # of one core, from the first to the last
+    statements: int
+    gateway_cpu: float
+
+
+class Gateway:
+    """The gateway's process."""
+
+    def __init__(self, binary: Path, port: int, http: str, folder: Path) -> None:
+        self.port, self.tls = port, http != "1.1"
+        argv = [str(binary), "--port", str(port)]
+        if self.tls:
+            argv += ["--cert", str(folder / "cert.pem"), "--key", str(folder / "key.pem")]
+        if http != "2":
+            argv.append("--no-http2")
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if self._line() != "listening":
+            raise StackError("the gateway did not start")
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    @property
+    def url(self) -> str:
+        """What a pusher's data.url is."""
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}/_matrix/push/v1/notify"
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().rstrip("\n")
+
+    def ask(self, order: str) -> str:
+        """Give an order; return the first line of the answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(order + "\n")
+        self._process.stdin.flush()
+        return self._line()
+
+    def dump(self) -> list[tuple[int, str, str]]:
+        """Return time, pushkey and event of every request."""
+        found = []
+        line = self.ask("dump")
+        while line != "end":
+            ns, pushkey, event = line.split(" ")
+            found.append((int(ns), pushkey, event))
+            line = self._line()
+        return found
+
+    def stop(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+def make_certificate(folder: Path) -> None:
+    """Make a certificate of the gateway's own, which is also what the targets trust."""
+    if (folder / "cert.pem").exists():
+        return
+    folder.mkdir(mode=0o700, exist_ok=True)
+    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    argv += ["-days", "3650", "-subj", "/CN=bench", "-addext", "subjectAltName=IP:127.0.0.1"]
+    run([*argv, "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")], "openssl", folder / "openssl.log")
+
+
+class Pushing:
+    """Measures."""
+
+    def __init__(self, stage: Stage, gateway: Path, folder: Path, phones: int) -> None:
+        self.stage, self.binary, self.folder, self.phones = stage, gateway, folder, phones
+        self.wrong: list[str] = []
+        self._psql = stage.deployment.postgres.psql
+
+    def _rows(self, part: Part, url: str) -> None:
+        """Make the pushers of a part, and no unread notifications, while neither target runs."""
+        data = '{"url":"%s"%s}' % (url, ',"format":"event_id_only"' if part.format == "event_id_only" else "")
+        self._psql(
+            "DELETE FROM pushers; DELETE FROM event_push_actions; DELETE FROM event_push_actions_staging;"
+            "DELETE FROM event_push_summary;"
+            "INSERT INTO pushers (id, user_name, profile_tag, kind, app_id, app_display_name, device_display_name,"
+            " pushkey, ts, lang, data, last_stream_ordering, enabled, instance_name)"
+            f" SELECT nextval('pushers_sequence'), '@listener' || i || ':{SERVER_NAME}', '', 'http', 'bench.app', 'Bench',"
+            f" 'Phone', 'key-' || i || '-' || k, 1700000000000, 'en', '{data}',"
+            " (SELECT max(stream_ordering) FROM events), TRUE, 'master'"
+            f" FROM generate_series(0, {part.users - 1}) i, generate_series(1, {self.phones}) k"
+        )
+        for table in ("pushers", "event_push_actions", "event_push_summary"):
+            self._psql(f"VACUUM ANALYZE {table}")
+
+    def _statements(self, target: str) -> int:
+        return int(
+            self._psql(
+                "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements s"
+                f" JOIN pg_roles r ON r.oid = s.userid WHERE r.rolname = '{ROLES[target]}'"
+            )
+        )
+
+    def statements_by_text(self, target: str, count: int = 12) -> str:
+        """Return the most frequent statements: calls, rows, text."""
+        return self._psql(
+            "SELECT calls, rows, left(regexp_replace(query, '\\s+', ' ', 'g'), 100)"
+            f" FROM pg_stat_statements s JOIN pg_roles r ON r.oid = s.userid WHERE r.rolname = '{ROLES[target]}'"
+            f" ORDER BY calls DESC LIMIT {count}"
+        )
+
+    def part(self, part: Part) -> list[Sample]:
+        """A new process of the target, and some messages one after the other."""
+        for name in ROLES:
+            if name == "synapse" or self.stage.settings.with_chappe:
+                self.stage.process(name).stop()
+        gateway = Gateway(self.binary, self.stage.settings.ports.base + GATEWAY_OFFSET, part.http, self.folder)
+        try:
+            self._rows(part, gateway.url)
+            self._psql("SELECT pg_stat_statements_reset()")
+            process = self.stage.only(part.target)
+            assert process.pid is not None
+            self._quiet(process.pid)
+            events: list[str] = []
+            samples = []
+            for number in range(part.messages):
+                samples.append(self._message(part, gateway, process.pid, number, events))
+            self._check(part, gateway, events)
+            say("connections accepted, of them HTTP/2: " + gateway.ask("stats"))
+            return samples
+        finally:
+            gateway.stop()
+
+    def _quiet(self, pid: int, seconds: float = 300.0) -> None:
+        """Wait until a process does next to nothing, twice in a row."""
+        calm, until = 0, time.monotonic() + seconds
+        while calm < 2 and time.monotonic() < until:
+            before, begun = cpu_ns(pid), time.monotonic_ns()
+            time.sleep(0.25)
+            calm = calm + 1 if cpu_ns(pid) - before < QUIET * (time.monotonic_ns() - begun) else 0
+
+    def _message(self, part: Part, gateway: Gateway, pid: int, number: int, events: list[str]) -> Sample:
+        """One message, from before it is sent until everybody was told and the target is quiet."""
+        sender = Client(
+            f"http://127.0.0.1:{self.stage.settings.ports.synapse}", f"@sender:{SERVER_NAME}", self.stage.sender
+        )
+        had, wanted = int(gateway.ask("count")), part.users * self.phones
+        statements, cpu, gateway_cpu = self._statements(part.target), cpu_ns(pid), cpu_ns(gateway.pid)
+        begun = time.monotonic_ns()
+        events.append(sender.text(self.stage.room, f"message {number}"))
+        accepted = time.monotonic_ns()
+        spread_cpu = self._await(gateway, pid, had, wanted)
+        self._quiet(pid)
+        spent, gateway_spent = cpu_ns(pid) - cpu, cpu_ns(gateway.pid) - gateway_cpu
+        statements = self._statements(part.target) - statements
+        at = sorted((ns - begun) / 1e6 for ns, _, event in gateway.dump() if event == events[-1])
+        if not at:
+            raise StackError(f"{part.target}: nobody was told of a message")
+        sample = Sample(
+            *(part, number > 0, (accepted - begun) / 1e6, at[0], statistics.median(at)),
+            *(at[int(len(at) * 0.99)], at[-1], len(at) / max((at[-1] - at[0]) / 1000, 1e-9)),
+            *(spent / 1000 / len(at), spread_cpu, statements, gateway_spent / 1000 / len(at)),
+        )
+        say(
+            f"{part.target} HTTP/{part.http} {part.format}: {len(at)} pushes, first {sample.first:.0f} ms,"
+            f" last {sample.last:.0f} ms, {sample.rate:.0f}/s, {sample.cpu:.0f} µs CPU each, {statements} statements"
+        )
+        return sample
+
+    def _await(self, gateway: Gateway, pid: int, had: int, wanted: int) -> float:
+        """Wait until so many came, or none has come for a minute; return the share of a core used meanwhile."""
+        count, moved, first = had, time.monotonic(), (0, 0)
+        while count < had + wanted and time.monotonic() - moved < 60:
+            time.sleep(0.02)
+            now = int(gateway.ask("count"))
+            if now != count:
+                moved = time.monotonic()
+            if now != count and not first[0]:
+                first = (time.monotonic_ns(), cpu_ns(pid))
+            count = now
+        took = time.monotonic_ns() - first[0]
+        return (cpu_ns(pid) - first[1]) / took if first[0] and took > 0 else 0.0
+
+    def _check(self, part: Part, gateway: Gateway, events: list[str]) -> None:
+        """Every pushkey was told of every event, once and in order."""
+        told: dict[str, list[str]] = {}
+        for _, pushkey, event in gateway.dump():
+            if event != "-":
+                told.setdefault(pushkey, []).append(event)
+        pushes = sum(len(own) for own in told.values())
+        distinct = sum(len(set(own)) for own in told.values())
+        right = sum(own == events for own in told.values())
+        wanted = part.users * self.phones
+        line = (
+            f"{part.target} HTTP/{part.http} {part.format}: {pushes} pushes, {distinct} distinct,"
+            f" {pushes - distinct} repeated; {right} of {wanted} pushkeys got each of {len(events)} once and in order"
+        )
+        say(line)
+        if right != wanted or len(told) != wanted:
+            self.wrong.append(line)
+
+
+_COLUMNS = (
+    ("first ms", "first", 0),
+    ("median ms", "median", 0),
+    ("p99 ms", "p99", 0),
+    ("last ms", "last", 0),
+    ("pushes/s", "rate", 0),
+    ("CPU µs/push", "cpu", 1),
+    ("of a core", "cpu_spread", 2),
+    ("SQL in all", "statements", 0),
+    ("gateway CPU µs", "gateway_cpu", 1),
+)
+
+
+def table(samples: list[Sample], phones: int) -> str:
+    """Least / median / greatest of every part; the first message of a process apart."""
+    lines = ["| target | HTTP | format | pushes | message | " + " | ".join(title for title, _, _ in _COLUMNS) + " |"]
+    lines.append("| --- " * (len(_COLUMNS) + 5) + "|")
+    parts: dict[tuple[str, ...], list[Sample]] = {}
+    for sample in samples:
+        part = sample.part
+        key = (part.target, part.http, part.format, str(part.users * phones), "later" if sample.warm else "first")
+        parts.setdefault(key, []).append(sample)
+    for key in sorted(parts):
+        cells = list(key)
+        for _, name, digits in _COLUMNS:
+            values = sorted(float(getattr(sample, name)) for sample in parts[key])
+            few = dict.fromkeys(f"{x:.{digits}f}" for x in (values[0], statistics.median(values), values[-1]))
+            cells.append(" / ".join(few))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench/push", description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--users", type=int, default=2000, metavar="N", help="members with pushers (%(default)s)")
+    parser.add_argument("--synapse-users", type=int, metavar="N", help="fewer of them with pushers for Synapse")
+    parser.add_argument("--phones", type=int, default=1, metavar="N", help="pushers of each user (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="rounds, each with new processes (%(default)s)")
+    parser.add_argument("--messages", type=int, default=6, metavar="N", help="of a part; the first apart (%(default)s)")
+    parser.add_argument("--synapse-messages", type=int, default=2, metavar="N", help="the same (%(default)s)")
+    parser.add_argument("--http", nargs="+", choices=HTTP, default=["1.1", "2"], help="Synapse has only 1.1 (%(default)s)")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="(%(default)s)")
+    parser.add_argument("--target", choices=("synapse", "chappe", "both"), default="both", help="(%(default)s)")
+    parser.add_argument("--state", type=Path, default=default_state().with_name("chappe-bench-push"), metavar="DIR")
+    parser.add_argument("--port-base", type=int, default=DEFAULT_PORT_BASE, metavar="N", help="first port (%(default)s)")
+    parser.add_argument("--no-install", action="store_true", help="do not look for missing Debian packages")
+    parser.add_argument("--chappe-binary", type=Path, metavar="FILE", help="measure this one and build none")
+    parser.add_argument("--gateway-binary", type=Path, metavar="FILE", help="use this gateway and build none")
+    return parser.parse_args()
+
+
+def _plan(options: argparse.Namespace) -> list[Part]:
+    """Every part, the first target changing from round to round."""
+    targets = ["synapse", "chappe"] if options.target == "both" else [options.target]
+    users = {"chappe": options.users, "synapse": options.synapse_users or options.users}
+    messages = {"chappe": options.messages, "synapse": options.synapse_messages}
+    parts = []
+    for number in range(options.rounds):
+        for target in targets if number % 2 else reversed(targets):
+            for http in options.http:
+                # What Synapse speaks with a gateway that has HTTP/2 is HTTP/1.1 all the same.
+                if target == "chappe" or http != "2":
+                    parts += [Part(target, http, form, users[target], messages[target]) for form in options.formats]
+    return parts
+
+
+def _stage(options: argparse.Namespace) -> Stage:
+    own = {"synapse": "synapse_worker1", "chappe": WORKER_NAME}
+    trust = {"SSL_CERT_FILE": str(options.state.resolve() / "gateway" / "cert.pem")}
+    stage = Stage(
+        options.state.resolve(),
+        Ports(options.port_base),
+        with_chappe=options.target != "synapse",
+        chappe_binary=options.chappe_binary,
+        cache_factor=None,
+        install=not options.no_install,
+        transport=None,
+        # Gateways on loopback are forbidden otherwise.
+        synapse_extra={"start_pushers": False, "ip_range_whitelist": ["127.0.0.0/8"]},
+        # Each target's own file names it alone; only one of them runs.
+        worker_extra={target: {"pusher_instances": [name]} for target, name in own.items()},
+        chappe_env=trust,
+    )
+    stage.process("synapse").env |= trust
+    return stage
+
+
+def _build_gateway(logs: Path) -> Path:
+    build_load(logs)  # configures
+    run(["cmake", "--build", str(RELEASE), "--target", "bench_gateway"], "building the gateway", logs / "build-gateway.log")
+    return RELEASE / "bench" / "bench_gateway"
+
+
+def main() -> int:
+    """Run; return the exit status."""
+    options = _parse()
+    stage: Stage | None = None
+    try:
+        if not options.no_install:
+            install_packages(["bench"])
+        stage = _stage(options)
+        make_certificate(options.state.resolve() / "gateway")
+        gateway = options.gateway_binary.resolve() if options.gateway_binary else _build_gateway(stage.settings.logs)
+        stage.start()
+        stage.populate(options.users)
+        pushing = Pushing(stage, gateway, options.state.resolve() / "gateway", options.phones)
+        samples, loads = [], []
+        for part in _plan(options):
+            loads.append(f"{part.target[0]}{os.getloadavg()[0]:.1f}")
+            samples += pushing.part(part)
+            if part.target == "chappe":
+                print(pushing.statements_by_text("chappe"))
+        print("\n" + "\n".join([*stage.describe(), "load      average before each part: " + " ".join(loads)]))
+        print("\n" + table(samples, options.phones))
+        for line in pushing.wrong:
+            print("WRONG: " + line)
+        return 1 if pushing.wrong else 0
+    except KeyboardInterrupt:
+        return 130
+    except (StackError, MatrixError, OSError) as error:
+        print(f"bench: {error}", file=sys.stderr, flush=True)
+        return 3
+    finally:
+        if stage is not None:
+            stage.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
