@@ -61,7 +61,7 @@ void feed_check_live(struct feed *f)
 {
     size_t missing = 0;
 
-    if (!f->handshake_done || f->state == FEED_LIVE)
+    if (!f->handshake_done || f->state == FEED_LIVE || !feed_release_known(f))
         return;
     for (int s = 0; s < STREAM_COUNT; s++) {
         struct feed_pair *p;
@@ -280,6 +280,8 @@ void feed_line(struct feed *f, struct str line)
         metric_add_l(M_feed_bad, "unknown_command", 1);
         return;
     }
+    if (l.cmd == REPL_REPLICATE)
+        feed_release_ask_soon(f);
     if ((l.cmd != REPL_RDATA && l.cmd != REPL_POSITION) || !(p = line_pair(f, &l)))
         return;
     if (l.cmd == REPL_RDATA) {

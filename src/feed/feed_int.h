@@ -244,6 +244,7 @@ void feed_epoch_lost(struct feed *f);
 /* release.c */
 void feed_release_begin(struct feed *f, bool known);
 void feed_release_tick(struct feed *f);
+void feed_release_ask_soon(struct feed *f); /* a process of Synapse has started */
 void feed_release_end(struct feed *f);
 
 /* streams.c */

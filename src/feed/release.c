@@ -9,11 +9,15 @@
  * nor does replication. But every answer of Synapse names it in its Server header, and each worker has the
  * address of the main process' replication listener in instance_map: it is asked for /health there.
  *
- * At start we wait a moment for the answer. Without one (the main process is still starting) what the tables
- * show stands in and the main process is asked every second; /health is not OK until it has answered, or for
- * UNKNOWN_MS. Later it is asked every minute: when Synapse was upgraded under us, tokens and answers follow
- * at once, while streams and tables that are new need our own restart, which the log and a metric say. What
- * is not followed until then shows in no answer: such fields of a token are not compared (sync/park.c).
+ * At start we wait a moment for the answer. Without one (the main process is still starting) it is asked
+ * every second. Until it has answered the feed is not live, so requests wait and /health is not OK: a token
+ * with a field too many would be refused by this Synapse, and soon by us. After UNKNOWN_MS what the tables
+ * show stands in, because the workers of a Synapse without its main process serve sync too.
+ *
+ * Later it is asked every minute, and when any process has subscribed to replication anew, as the main
+ * process does when it starts. When Synapse was upgraded under us, tokens and answers follow at once, while
+ * streams and tables that are new need our own restart, which the log and a metric say. What is not followed
+ * until then shows in no answer: such fields of a token are not compared (sync/park.c).
  */
 #include "chappe/clock.h"
 #include "chappe/log.h"
@@ -59,20 +63,36 @@ static void on_learned(void *arg, const struct httpc_res *res)
 struct release feed_release_learn(uv_loop_t *loop, const struct config *cfg, struct httpc *httpc)
 {
     struct feed_ask a = {0};
-    int64_t until = clock_mono_ms() + LEARN_MS + 1000;
 
     if (!ask(cfg, httpc, on_learned, &a))
         return a.r;
-    while (!a.done && clock_mono_ms() < until)
+    while (!a.done) /* the request has a timeout of its own */
         uv_run(loop, UV_RUN_ONCE);
-    ASSERT(a.done); /* the request has a timeout of its own */
     return a.r;
+}
+
+static void judge(struct release r)
+{
+    struct release oldest = release_oldest(), newest = release_newest();
+
+    if (release_judge(r) == RELEASE_TOO_OLD)
+        log_error(FEED_LOG, "this is Synapse %d.%d.%d; %d.%d is the oldest that is supported", r.major,
+                  r.minor, r.patch, oldest.major, oldest.minor);
+    else if (release_judge(r) == RELEASE_NEWER)
+        log_warning(FEED_LOG, "this is Synapse %d.%d.%d, newer than the newest known, %d.%d", r.major,
+                    r.minor, r.patch, newest.major, newest.minor);
 }
 
 static void adopt(struct feed *f, struct release r)
 {
     struct release old = release_now();
 
+    if (!f->release_known || release_judge(r) != release_judge(old))
+        judge(r);
+    if (!f->release_known && release_judge(r) == RELEASE_TOO_OLD) {
+        f->release_wait_until_ms = INT64_MAX; /* until it is upgraded we serve nothing */
+        return;
+    }
     if (!f->release_known) {
         log_info(FEED_LOG, "the main process is Synapse %d.%d.%d", r.major, r.minor, r.patch);
     } else if (release_differs(old, r)) {
@@ -86,6 +106,7 @@ static void adopt(struct feed *f, struct release r)
     release_set(r);
     token_arity_set(release_token_fields());
     feed_pairs_expect(f);
+    f->release_known = true;
 }
 
 static void on_answer(void *arg, const struct httpc_res *res)
@@ -99,8 +120,8 @@ static void on_answer(void *arg, const struct httpc_res *res)
         return;
     f->release_ask = NULL;
     f->release_at_ms = clock_mono_ms() + (f->release_known ? ASK_AGAIN_MS : ASK_MS);
-    if (res->err)
-        return;
+    if (res->err || (res->status >= 500 && !release_parse(res->server, &r)))
+        return; /* a proxy on the way whose backend is down answers for itself */
     f->release_at_ms = clock_mono_ms() + ASK_AGAIN_MS;
     if (release_parse(res->server, &r)) {
         adopt(f, r);
@@ -111,8 +132,8 @@ static void on_answer(void *arg, const struct httpc_res *res)
             "what answers at instance_map's main does not say which Synapse it is (Server header); going by "
             "the database's tables: like %d.%d",
             r.major, r.minor);
+        f->release_known = true;
     }
-    f->release_known = true;
 }
 
 void feed_release_tick(struct feed *f)
@@ -138,6 +159,14 @@ void feed_release_begin(struct feed *f, bool known)
     f->release_known = known;
     f->release_at_ms = now + (known ? ASK_AGAIN_MS : ASK_MS);
     f->release_wait_until_ms = now + UNKNOWN_MS;
+}
+
+void feed_release_ask_soon(struct feed *f)
+{
+    int64_t soon = clock_mono_ms() + ASK_MS;
+
+    if (f->release_at_ms > soon && f->release_at_ms != INT64_MAX)
+        f->release_at_ms = soon;
 }
 
 void feed_release_end(struct feed *f)

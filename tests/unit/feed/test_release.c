@@ -90,6 +90,78 @@ static void a_proxy_that_hides_it(void **state)
     end(x);
 }
 
+/* Tokens that we would have to refuse when we know better are not given. */
+static void nothing_is_served_before(void **state)
+{
+    struct fix *x = begin(false);
+
+    (void)state;
+    release_set((struct release){1, 159, 0}); /* the tables of a Synapse that went back to 1.157 since */
+    token_arity_set(release_token_fields());
+    x->f->handshake_done = true;
+    x->f->handshake_at_ms = clock_mono_ms() - 3600 * 1000; /* waiting for streams is over */
+    feed_check_live(x->f);
+    assert_int_equal(feed_state(x->f), FEED_CONNECTING);
+    ask(x);
+    http_answer_from(0, 0, 502, "", "haproxy"); /* in front of a main process that is starting */
+    assert_false(feed_release_known(x->f));
+    assert_true(x->f->release_at_ms <= clock_mono_ms() + 1000);
+    feed_check_live(x->f);
+    assert_int_equal(feed_state(x->f), FEED_CONNECTING);
+    ask(x);
+    http_answer_from(0, 0, 200, "OK", "Synapse/1.157.1");
+    assert_int_equal(token_arity(), 13);
+    feed_check_live(x->f);
+    assert_int_equal(feed_state(x->f), FEED_LIVE);
+    assert_true(logged("streams of configured writers have not been announced"));
+    end(x);
+}
+
+static void without_a_main_process(void **state)
+{
+    struct fix *x = begin(false);
+
+    (void)state;
+    x->f->handshake_done = true;
+    x->f->handshake_at_ms = clock_mono_ms() - 3600 * 1000;
+    x->f->release_wait_until_ms = clock_mono_ms();
+    feed_check_live(x->f);
+    assert_int_equal(feed_state(x->f), FEED_LIVE);
+    assert_true(logged("streams of configured writers have not been announced"));
+    end(x);
+}
+
+static void too_old(void **state)
+{
+    struct fix *x = begin(false);
+
+    (void)state;
+    ask(x);
+    http_answer_from(0, 0, 200, "OK", "Synapse/1.146.0");
+    assert_true(logged("this is Synapse 1.146.0; 1.147 is the oldest that is supported"));
+    assert_false(feed_release_known(x->f));
+    assert_int_equal(x->f->release_wait_until_ms, INT64_MAX);
+    ask(x);
+    http_answer_from(0, 0, 200, "OK", "Synapse/1.147.0"); /* upgraded */
+    assert_true(feed_release_known(x->f));
+    end(x);
+}
+
+/* Whoever starts says REPLICATE; it may be a newer main process. */
+static void a_start_is_noticed(void **state)
+{
+    struct fix *x = begin(true);
+
+    (void)state;
+    assert_true(x->f->release_at_ms > clock_mono_ms() + 30000);
+    line(x, "REPLICATE ");
+    assert_true(x->f->release_at_ms <= clock_mono_ms() + 1000);
+    x->f->release_at_ms = 5; /* due: not put off by others that start */
+    line(x, "REPLICATE ");
+    assert_int_equal(x->f->release_at_ms, 5);
+    end(x);
+}
+
 /* Before 1.159 only the main process announces quarantined media, whoever writes it. */
 static void who_announces_quarantined_media(void **state)
 {
@@ -112,10 +184,10 @@ static void who_announces_quarantined_media(void **state)
 int run_release(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(until_it_answers),
-        cmocka_unit_test(an_upgrade_is_noticed),
-        cmocka_unit_test(a_proxy_that_hides_it),
-        cmocka_unit_test(who_announces_quarantined_media),
+        cmocka_unit_test(until_it_answers),       cmocka_unit_test(an_upgrade_is_noticed),
+        cmocka_unit_test(a_proxy_that_hides_it),  cmocka_unit_test(nothing_is_served_before),
+        cmocka_unit_test(without_a_main_process), cmocka_unit_test(too_old),
+        cmocka_unit_test(a_start_is_noticed),     cmocka_unit_test(who_announces_quarantined_media),
     };
 
     return cmocka_run_group_tests_name("release", tests, NULL, NULL);
