@@ -17,15 +17,16 @@ static const char *const BLOCKED[] = {
     "fc00::/7",        "2001:db8::/32",  "ff00::/8",       "fec0::/10",
 };
 
-static void ranges_read(struct reader *r, const char *name, const char *old_name, const char *const *defaults,
+/* By the names that Synapse reads: a list under another name protects nothing there, and shall permit nothing
+ * here. */
+static void ranges_read(struct reader *r, const char *name, const char *const *defaults,
                         size_t defaults_count, struct ip_range **out, size_t *count)
 {
     struct str *texts = NULL;
     size_t n = 0;
-    const char *used = yaml_get(r->root, name) ? name : old_name;
 
-    read_str_list(r, r->root, used, &texts, &n);
-    if (yaml_is_null(yaml_get(r->root, used)) && defaults) {
+    read_str_list(r, r->root, name, &texts, &n);
+    if (yaml_is_null(yaml_get(r->root, name)) && defaults) {
         texts = ARENA_ARRAY(r->a, struct str, defaults_count);
         for (n = 0; n < defaults_count; n++)
             texts[n] = str_of(defaults[n]);
@@ -33,7 +34,7 @@ static void ranges_read(struct reader *r, const char *name, const char *old_name
     *out = ARENA_ARRAY(r->a, struct ip_range, n + 1);
     for (size_t i = 0; i < n && !r->failed; i++)
         if (ip_range_parse(texts[i], &(*out)[(*count)++]))
-            config_fail(r, yaml_get(r->root, used), "%s: %.*s is not an address range", used,
+            config_fail(r, yaml_get(r->root, name), "%s: %.*s is not an address range", name,
                         STR_ARG(texts[i]));
 }
 
@@ -117,9 +118,8 @@ void push_read(struct reader *r)
     if (!r->failed)
         proxies_read(r);
     if (!r->failed)
-        ranges_read(r, "ip_range_blocklist", "ip_range_blacklist", BLOCKED, sizeof BLOCKED / sizeof *BLOCKED,
-                    &c->push.ip_block, &c->push.ip_block_count);
+        ranges_read(r, "ip_range_blacklist", BLOCKED, sizeof BLOCKED / sizeof *BLOCKED, &c->push.ip_block,
+                    &c->push.ip_block_count);
     if (!r->failed)
-        ranges_read(r, "ip_range_allowlist", "ip_range_whitelist", NULL, 0, &c->push.ip_allow,
-                    &c->push.ip_allow_count);
+        ranges_read(r, "ip_range_whitelist", NULL, 0, &c->push.ip_allow, &c->push.ip_allow_count);
 }

@@ -383,7 +383,7 @@ static void on_resolved(uv_getaddrinfo_t *q, int status, struct addrinfo *all)
         for (const struct addrinfo *a = all; a; a = a->ai_next)
             o->forbidden = o->forbidden || !ip_policy_allows_sockaddr(&o->p->policy, a->ai_addr);
         if (o->forbidden)
-            say(o, "has an address that ip_range_blocklist forbids (ip_range_allowlist may permit it)");
+            say(o, "has an address that ip_range_blacklist forbids (ip_range_whitelist may permit it)");
         else if (o->unknown)
             say(o, "its name cannot be looked up");
         else
@@ -402,7 +402,7 @@ static bool reachable(struct origin *o, bool *refused)
     *refused = false;
     if (o->literal) {
         if (o->forbidden)
-            say(o, "its address is forbidden by ip_range_blocklist (ip_range_allowlist may permit it)");
+            say(o, "its address is forbidden by ip_range_blacklist (ip_range_whitelist may permit it)");
         *refused = o->forbidden;
         return true;
     }

@@ -18,7 +18,7 @@ SETTINGS: dict[str, Any] = {
     "pusher_instances": [PUSHER],
     "start_pushers": False,
     # The tests' gateways are on loopback, which nobody's are in the world outside.
-    "ip_range_allowlist": ["127.0.0.0/8"],
+    "ip_range_whitelist": ["127.0.0.0/8"],
 }
 GATEWAY_OFFSET = 90
 

@@ -9,6 +9,7 @@ import json
 from typing import Any, Callable
 
 from stack.matrix import Client, Json
+from stack.process import Process
 from support.gateway import Gateway, Push
 from support.world import World
 
@@ -25,11 +26,16 @@ class Phones:
         """A user with a device; requests go to the main process."""
         return self.world.device(self.world.new_user(name), url=self.world.main, **device)
 
-    def phone(self, person: Client, url: str | None = None, key: str | None = None, **data: Any) -> str:
+    def phone(self, person: Client, url: str | None = None, append: bool = False, **data: Any) -> str:
         """Register a pusher; return its pushkey."""
-        pushkey = key or f"key-{next(self._keys)}-{person.user_id.split('-')[1]}"
-        self.set_pusher(person, pushkey, {"url": url or self.gateway.url, **data})
+        pushkey = f"key-{next(self._keys)}-{person.user_id.split('-')[1]}"
+        self.set_pusher(person, pushkey, {"url": url or self.gateway.url, **data}, append=append)
         return pushkey
+
+    def pusher(self) -> Process:
+        """The process that serves the pushers: Chappe, or the Synapse worker in its place."""
+        deployment = self.world.deployment
+        return deployment.chappe.process if deployment.chappe else deployment.synapse.worker
 
     def set_pusher(self, person: Client, pushkey: str, data: Json | None, **more: Any) -> None:
         """POST /pushers/set; data None deletes."""
@@ -88,3 +94,15 @@ class Phones:
     def settle(self) -> None:
         """Give the pusher time to learn of a row."""
         self.gateway.closing.wait(0.4)
+
+
+def pair(phones: Phones) -> tuple[Client, Client, str, str]:
+    """Two people in a room; the second one's pushkey."""
+    ann, ben = phones.person("ann"), phones.person("ben")
+    room = phones.room(ann, ben)
+    return ann, ben, room, phones.phone(ben)
+
+
+def bodies(pushes: list[Push]) -> list[str]:
+    """What was told, in order of arrival."""
+    return [push.notification["content"]["body"] for push in pushes]

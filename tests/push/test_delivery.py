@@ -8,21 +8,8 @@ import time
 from typing import Any
 
 import pytest
-from push.phones import Phones
-from stack.matrix import Client
-from support.gateway import Behaviour, Gateway, Push
-
-
-def pair(phones: Phones) -> tuple[Client, Client, str, str]:
-    """Two people in a room; the second one's pushkey."""
-    ann, ben = phones.person("ann"), phones.person("ben")
-    room = phones.room(ann, ben)
-    return ann, ben, room, phones.phone(ben)
-
-
-def bodies(pushes: list[Push]) -> list[str]:
-    """What was told, in order of arrival."""
-    return [push.notification["content"]["body"] for push in pushes]
+from push.phones import Phones, bodies, pair
+from support.gateway import Behaviour, Gateway
 
 
 def test_order(phones: Phones) -> None:
@@ -267,7 +254,6 @@ def test_one_gateway_answers_oddly_to_some(phones: Phones) -> None:
     """A pusher whose answers are failures does not stop others at the same gateway."""
     ann, ben, room, key = pair(phones)
     cat = phones.person("cat")
-    cat.join(ann.create_room(preset="public_chat")) if False else None
     room2 = phones.room(ann, cat)
     good = phones.phone(cat)
     phones.gateway.behave(lambda push: Behaviour(status=500 if push.pushkey == key else 200))

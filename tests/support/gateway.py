@@ -148,8 +148,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 class Gateway:
     """The gateway; start it with a port of its own."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self.host, self.port = host, port
         self.pushes: list[Push] = []
         self.strays: list[str] = []
         self.rejected: set[str] = set()
@@ -161,12 +161,12 @@ class Gateway:
     @property
     def url(self) -> str:
         """What a pusher's data.url is."""
-        return f"http://127.0.0.1:{self.port}{NOTIFY}"
+        return f"http://{self.host}:{self.port}{NOTIFY}"
 
     def start(self) -> "Gateway":
         """Listen."""
         self.closing.clear()
-        self._server = _Server(("127.0.0.1", self.port), _Handler)
+        self._server = _Server((self.host, self.port), _Handler)
         self._server.gateway = self
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self

@@ -102,7 +102,7 @@ static void test_refused(void **state) /* tidy: allow function-length: a table o
         {"federation_sender_instances:\n- w2\n- sync1\n", 2, "federation_sender_instances names this worker"},
         {"pusher_instances: {a: 1}\n", 1, "pusher_instances"},
         {"include_profile_updates_in_sync: true\n", 1, "include_profile_updates_in_sync is not supported"},
-        {"ip_range_blocklist: [10.0.0.0/33]\n", 1, "ip_range_blocklist: 10.0.0.0/33 is not an address range"},
+        {"ip_range_blacklist: [10.0.0.0/33]\n", 1, "ip_range_blacklist: 10.0.0.0/33 is not an address range"},
         {"ip_range_whitelist: [gateway.example]\n", 1, "ip_range_whitelist"},
         {"outbound_federation_restricted_to: [sync1]\n", 1, "outbound_federation_restricted_to"},
         {"database:\n", 0, "no \"database\""},
@@ -308,7 +308,8 @@ static void test_push(void **state)
 
     c = load(
         "pusher_instances: [p1, sync1]\npush: {include_content: false, group_unread_count_by_room: false, "
-        "jitter_delay: 10s}\nip_range_blocklist: []\nip_range_allowlist: [127.0.0.1, 'fd00::/8']\n"
+        "jitter_delay: 10s}\nip_range_blacklist: []\nip_range_allowlist: ['10.0.0.0/8']\nip_range_whitelist: "
+        "[127.0.0.1, 'fd00::/8']\n"
         "https_proxy: proxy.example:3128\nno_proxy_hosts: [a.example]\n");
     assert_int_equal(c->push.index, 1);
     assert_int_equal(c->push.instances_count, 2);
