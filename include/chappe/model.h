@@ -255,6 +255,8 @@ struct unread { /* of one user in one room */
     bool stale;
     uint32_t gen;
     uint32_t redaction_gen;
+    bool old_sum; /* rests on a sum from before the user's receipt: read again with the room's next event */
+    int64_t at_event;
     VEC(int64_t)
     included; /* events above the absorbed position whose push actions the load already counted */
     int64_t base;

@@ -7,6 +7,10 @@
  * actions of new events, which the burst reads in one query for everybody. A receipt of the user, a redaction
  * in the room, or a change of membership makes the copy stale.
  *
+ * Of a room in which the user had not read before, Synapse's sum counts what came before the first receipt
+ * too, until it is summed up anew (every 30 s). Such a copy is read again with each event of the room, as
+ * Synapse does with every copy; or the number would stay too high for good.
+ *
  * A load may already count an event whose burst has not been applied yet. It says which ones above the
  * absorbed position it counted (included), and those are not added again.
  */
@@ -29,6 +33,7 @@ static void unread_clear(struct unread *un)
     un->threads.n = 0;
     un->included.n = 0;
     un->base = 0;
+    un->old_sum = false;
 }
 
 static struct unread_thread *thread_of(struct unread *un, struct str id)
@@ -53,7 +58,8 @@ enum have model_unread(struct model *m, struct user *u, struct room *r, struct u
         smap_put(&u->unread, un->room_id, un);
     }
     *out = un;
-    if (un->load == LOAD_DONE && !un->stale && un->redaction_gen == r->redaction_gen)
+    if (un->load == LOAD_DONE && !un->stale && un->redaction_gen == r->redaction_gen &&
+        (!un->old_sum || un->at_event == r->last_event))
         return HAVE;
     if (un->load == LOAD_NONE || un->load == LOAD_DONE) {
         un->load = LOAD_QUEUED;
@@ -123,6 +129,7 @@ static void take_row(struct unread *un, const struct pg_result *r, int i)
         t->notify = v1;
         t->unread = v2;
         t->summarised = true;
+        un->old_sum |= v3 != 0;
         return;
     }
     default:
@@ -169,6 +176,7 @@ void unread_flush(struct model *m, struct batch *b)
         struct unread *un = m->want_unread.v[i];
         un->load = LOAD_BUSY;
         un->redaction_gen = un->room->redaction_gen;
+        un->at_event = un->room->last_event;
         users[i] = un->user->user_id;
         rooms[i] = un->room_id;
         vec_push(&op->targets, un);

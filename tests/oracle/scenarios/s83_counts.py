@@ -20,7 +20,9 @@ def run(context: Context) -> None:
     second = context.device(alice.user_id, "D2")
     alice.ask("initial")
     second.ask("initial", filter=THREADS)
-    rooms = _kinds(context, alice, bob) + _receipts(context, alice, bob)
+    rooms = _kinds(context, alice, bob)
+    rooms += _receipts(context, alice, bob, summed_up=True)
+    rooms += _receipts(context, alice, bob, summed_up=False)
     _both(alice, second, "fresh")
     _await_rotation(context)
     context.device(alice.user_id, "D3").ask("initial, summed up", filter=THREADS)
@@ -84,8 +86,9 @@ def _kinds(context: Context, alice: Device, bob: Device) -> list[str]:
     return rooms
 
 
-def _receipts(context: Context, alice: Device, bob: Device) -> list[str]:
-    """Messages in the main timeline and a thread, in turn; then one receipt or several."""
+def _receipts(context: Context, alice: Device, bob: Device, summed_up: bool) -> list[str]:
+    """Messages in the main timeline and a thread, in turn; then, perhaps after the sum, one receipt or several."""
+    written = []
     plans: list[list[tuple[int, str, str | None]]] = [
         [],
         [(2, "m.read", None)],
@@ -107,9 +110,13 @@ def _receipts(context: Context, alice: Device, bob: Device) -> list[str]:
         events = [root]
         for number in range(1, 6):
             events.append(bob.do.text(room, f"{number}", **(thread if number % 2 else {})))
+        rooms.append(room)
+        written.append((room, root, events))
+    if summed_up:
+        _await_rotation(context)
+    for plan, (room, root, events) in zip(plans, written):
         for place, kind, in_thread in plan:
             alice.do.receipt(room, events[place], kind, thread=root if in_thread == "root" else in_thread)
-        rooms.append(room)
     return rooms
 
 
