@@ -23,7 +23,7 @@ def run(context: Context) -> None:
     puppet = context.federation.puppet
     alice, bob = context.user("alice"), context.user("bob")
     pat = puppet.user("pat")
-    room_id = context.room(alice, bob, preset="public_chat", name="Gappy")
+    room_id = context.room(alice, bob, preset="public_chat", name="Gappy", room_version="10")
     room = puppet.join(room_id, pat)
     context.federation.member(room_id, pat, "join")
     alice.ask("initial", filter=WIDE), bob.ask("initial", filter=LAZY)

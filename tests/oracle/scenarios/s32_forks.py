@@ -26,7 +26,7 @@ class Branches:
         self.context = context
         self.alice, self.bob = context.user("alice"), context.user("bob")
         self.pat = self.puppet.user("pat")
-        room_id = context.room(self.alice, self.bob, preset="public_chat", name="Forked", **LOW, **options)
+        room_id = context.room(self.alice, self.bob, preset="public_chat", name="Forked", room_version="10", **LOW, **options)
         self.room: Room = self.puppet.join(room_id, self.pat)
         self.far.member(room_id, self.pat, "join")
         self.filters = {"wide": WIDE, "small": SMALL, "lazy": LAZY, "no topics": NO_TOPICS}

@@ -154,7 +154,7 @@ def _knocks(context: Context) -> None:
     far.join(alice.do, room.room_id)
     alice.ask("joined after knocking", filter=WIDE)
     rule = {"type": "m.room.join_rules", "state_key": "", "content": {"join_rule": "knock"}}
-    near = context.room(alice, name="Ours", initial_state=[rule])
+    near = context.room(alice, name="Ours", initial_state=[rule], room_version="10")
     alice.ask("a room to knock on")
     puppet.knock(near, pat)
     far.member(near, pat, "knock")

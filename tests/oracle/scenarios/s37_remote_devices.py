@@ -20,7 +20,7 @@ def run(context: Context) -> None:
     far, puppet = context.federation, context.federation.puppet
     alice, bob = context.user("alice"), context.user("bob")
     pat, quin = puppet.user("pat"), puppet.user("quin")
-    room_id = context.room(alice, preset="public_chat", name="Devices")
+    room_id = context.room(alice, preset="public_chat", name="Devices", room_version="10")
     room = puppet.join(room_id, pat)
     far.member(room_id, pat, "join")
     alice.ask("initial"), bob.ask("initial of somebody else")
@@ -55,7 +55,7 @@ def _lists(
     far.deliver(room, puppet.member(room, quin))
     body = alice.ask("somebody with devices came")
     assert quin in body["device_lists"]["changed"], body
-    second = context.room(alice, preset="public_chat", name="Second")
+    second = context.room(alice, preset="public_chat", name="Second", room_version="10")
     other = puppet.join(second, pat)
     far.member(second, pat, "join")
     alice.ask("a second room with the same")

@@ -52,8 +52,9 @@ def run(context: Context) -> None:
 def _start(context: Context, **power: Any) -> tuple[Device, Side, Puppet, Room, str]:
     alice, puppet = context.user("alice"), context.federation.puppet
     pat = puppet.user("pat")
+    levels = {**LOW, **power}
     room_id = context.room(
-        alice, preset="public_chat", name="Resets", power_level_content_override={**LOW, **power}
+        alice, preset="public_chat", name="Resets", room_version="10", power_level_content_override=levels
     )
     room = puppet.join(room_id, pat)
     context.federation.member(room_id, pat, "join")
