@@ -8,7 +8,7 @@ from oracle.context import Context
 
 FEDERATION = True
 
-LAZY = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 2}}}
+LAZY = {"presence": {"types": []}, "room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 2}}}
 
 
 def run(context: Context) -> None:

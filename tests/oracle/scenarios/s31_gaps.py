@@ -15,8 +15,8 @@ from oracle.puppet import Puppet, Room
 
 FEDERATION = True
 
-WIDE = {"room": {"timeline": {"limit": 50}}}
-LAZY = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 50}}}
+WIDE = {"presence": {"types": []}, "room": {"timeline": {"limit": 50}}}
+LAZY = {"presence": {"types": []}, "room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 50}}}
 
 
 def run(context: Context) -> None:

@@ -9,10 +9,10 @@ from oracle.puppet import Puppet, Room
 
 FEDERATION = True
 
-WIDE = {"room": {"timeline": {"limit": 50}}}
-SMALL = {"room": {"timeline": {"limit": 2}}}
-LAZY = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 2}}}
-NO_TOPICS = {"room": {"timeline": {"limit": 50, "not_types": ["m.room.topic"]}}}
+WIDE = {"presence": {"types": []}, "room": {"timeline": {"limit": 50}}}
+SMALL = {"presence": {"types": []}, "room": {"timeline": {"limit": 2}}}
+LAZY = {"presence": {"types": []}, "room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 2}}}
+NO_TOPICS = {"presence": {"types": []}, "room": {"timeline": {"limit": 50, "not_types": ["m.room.topic"]}}}
 
 LOW = {"power_level_content_override": {"state_default": 0, "events": {}, "users_default": 0}}
 

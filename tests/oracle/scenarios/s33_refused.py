@@ -9,8 +9,8 @@ from oracle.puppet import Puppet, Room
 
 FEDERATION = True
 
-WIDE = {"room": {"timeline": {"limit": 50}}}
-SMALL = {"room": {"timeline": {"limit": 3}}}
+WIDE = {"presence": {"types": []}, "room": {"timeline": {"limit": 50}}}
+SMALL = {"presence": {"types": []}, "room": {"timeline": {"limit": 3}}}
 
 _ADMIN = "io.element.synapse.admin_client_config"
 

@@ -11,8 +11,8 @@ from oracle.context import Context, Device
 
 FEDERATION = True
 
-WIDE = {"room": {"timeline": {"limit": 50}}}
-LEFT = {"room": {"include_leave": True}}
+WIDE = {"presence": {"types": []}, "room": {"timeline": {"limit": 50}}}
+LEFT = {"presence": {"types": []}, "room": {"include_leave": True}}
 
 
 def run(context: Context) -> None:

@@ -16,8 +16,8 @@ FEDERATION = True
 SETTINGS = {"experimental_features": {"msc4222_enabled": True}}
 
 LOW = {"state_default": 0, "events": {}, "users_default": 0}
-WIDE = {"room": {"timeline": {"limit": 50}}}
-SMALL = {"room": {"timeline": {"limit": 1}}}
+WIDE = {"presence": {"types": []}, "room": {"timeline": {"limit": 50}}}
+SMALL = {"presence": {"types": []}, "room": {"timeline": {"limit": 1}}}
 AFTER = {"org.matrix.msc4222.use_state_after": True}
 
 
