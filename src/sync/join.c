@@ -58,6 +58,7 @@ static struct sync_req *find_in(struct list *of_user, const struct sync_req *r)
 /* Not beyond the user's share of waiting requests. */
 static void join(struct sync_req *r, struct sync_req *leader)
 {
+    struct sync_req *oldest = NULL;
     if (r->u->waiters_count >= (size_t)r->s->cfg->parked_per_user_max) {
         if (r->initial || r->full_state) {
             req_refuse(r, "parked_per_user");
@@ -67,12 +68,15 @@ static void join(struct sync_req *r, struct sync_req *leader)
             req_admit(r); /* by itself; room is made where it parks */
             return;
         }
-        metric_add_l(M_sync_refused, "parked_per_user", 1);
-        req_answer_empty(container_of(leader->joined.next, struct sync_req, joined));
+        oldest = container_of(leader->joined.next, struct sync_req, joined);
     }
     req_set_state(r, REQ_JOINED);
     r->leader = leader;
     list_push(&leader->joined, &r->joined);
+    if (oldest) { /* only now: a leader without a client ends with the last who joined it */
+        metric_add_l(M_sync_refused, "parked_per_user", 1);
+        req_answer_empty(oldest);
+    }
 }
 
 /* Where the ignore list stands is part of an initial sync's key: what is kept must not outlive a change. */

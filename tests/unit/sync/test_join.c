@@ -313,6 +313,21 @@ static void test_joined_share(void **state)
     assert_int_equal(d->answers, 0);
 }
 
+/* The last who has joined a poll without a client makes room for another: the poll goes on for that one. */
+static void test_share_of_a_poll_without_client(void **state)
+{
+    struct front *f = *state;
+    const char *query = poll_query(f);
+    struct client *a = ask(f, query), *b = ask(f, query); /* parked_per_user_max */
+    front_gone(a);
+    struct client *c = ask(f, query);
+    assert_int_equal(b->status, 200);
+    assert_int_equal(f->s->counts[REQ_PARKED], 1);
+    assert_int_equal(f->s->counts[REQ_JOINED], 1);
+    message(f, 101);
+    assert_has(c->body.p, "$m101");
+}
+
 static void test_queued_keeps_its_place(void **state)
 {
     struct front *f = *state;
@@ -401,6 +416,7 @@ int run_join_tests(void)
         T(test_errors_are_shared_and_not_kept),
         T(test_revoked_ends_all_of_the_token),
         T(test_joined_share),
+        T(test_share_of_a_poll_without_client),
         T(test_queued_keeps_its_place),
         cmocka_unit_test(test_budget),
     };
