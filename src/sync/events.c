@@ -52,7 +52,7 @@ static void add_room(struct chunk *c, struct sync_run *run, struct room *room, s
             break;
         for (size_t i = 0; i < got; i++)
             vec_push(&all, page[i]);
-        hi = mpos_of(page[got - 1].stream - 1);
+        hi = mpos_bound(&run->now.room, page[got - 1].stream - 1);
         if (all.n > EVENTS_MAX) {
             metric_add_l(M_sync_refused, "events_range", 1);
             legacy_refuse(c->l, run, 400, "M_UNKNOWN", STR("'from' parameter is invalid"));
@@ -134,7 +134,9 @@ static void put_rooms(struct chunk *c, struct sync_run *run, struct room **rooms
         qsort(c->events.v, c->events.n, sizeof *c->events.v, by_stream);
     if (c->l->limit && c->events.n > c->l->limit)
         c->events.n = c->l->limit;
-    c->end.room = c->events.n ? mpos_of(c->events.v[c->events.n - 1].e.stream) : run->now.room;
+    /* Not past what writers that lag behind the last event's have yet to bring. */
+    c->end.room =
+        c->events.n ? mpos_bound(&run->now.room, c->events.v[c->events.n - 1].e.stream) : run->now.room;
     filter_visible(c, run);
     note_joins(c, run);
     for (size_t i = 0; i < c->events.n && !run->lack; i++) {

@@ -124,17 +124,17 @@ static void put_receipts(struct sync_run *run, struct room *room, bool *comma, s
     legacy_with_room(run, text, room->room_id, out);
 }
 
-/* State and end of a room that one has left: as its leave event says. false: lacks, or it cannot be had. */
+/* State and end of a room that one has left: as its leave event says. false: lacks, or it cannot be had: of
+ * an invitation that was refused from afar there is no state, and today's is not the leaver's to see. */
 static bool at_leave(struct sync_run *run, const struct membership_row *row, struct part *p, struct mpos *end)
 {
     struct event *ev;
     enum have h = model_event_raw(run->m, row->rec, &ev);
-    if (!run_have(run, h))
+    if (!run_have(run, h) || !ev->state_group)
         return false;
     *end = mpos_of(row->stream);
     p->end = end;
-    if (ev->state_group)
-        p->group = model_sg(run->m, p->room, ev->state_group);
+    p->group = model_sg(run->m, p->room, ev->state_group);
     return true;
 }
 

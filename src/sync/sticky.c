@@ -31,7 +31,8 @@ void run_sticky(struct sync_run *run)
     run->sticky = ARENA_ARRAY(run->a, struct sticky_pick, STICKY_IN_SYNC);
     model_sticky_each(run->m, pick, run);
     if (run->sticky_count)
-        run->now.sticky_events = mpos_of(run->sticky[run->sticky_count - 1].stream);
+        run->now.sticky_events =
+            mpos_bound(&run->now.sticky_events, run->sticky[run->sticky_count - 1].stream);
 }
 
 bool run_sticky_in(const struct sync_run *run, const struct room *room)

@@ -120,6 +120,27 @@ static void test_one_room(void **state)
     assert_string_equal(arena_str(f->w->text, c->body).p, "M_UNKNOWN");
 }
 
+/* Of an invitation that was refused from afar nothing is known but that; others may have joined since. */
+static void test_left_from_afar(void **state)
+{
+    struct front *f = *state;
+    world_room(f->w, "!o:x", 40, "shared", "@b:x", NULL);
+    world_event(f->w, (struct t_event){.id = "$no",
+                                       .room = "!o:x",
+                                       .type = "m.room.member",
+                                       .key = "@a:x",
+                                       .stream = 60,
+                                       .outlier = true,
+                                       .content = "{\"membership\":\"leave\"}"});
+    struct client *c = ask(f, CLIENT "v3/rooms/!o:x/initialSync");
+    assert_int_equal(c->status, 500);
+    c = ask(f, CLIENT "v3/initialSync?archived=true");
+    assert_int_equal(c->status, 200);
+    assert_has(c->body.p, "!o:x");
+    assert_hasnt(c->body.p, "$create!o:x");
+    assert_hasnt(c->body.p, "$join@b:x!o:x");
+}
+
 static void test_poll(void **state)
 {
     struct front *f = *state;
@@ -161,6 +182,18 @@ static void test_limit_keeps_the_rest(void **state)
     assert_has(c->body.p, "$m102");
     assert_hasnt(c->body.p, "$m103");
     assert_has(c->body.p, "\"end\":\"s102_");
+}
+
+/* What a writer that lags behind brings later is still to come. */
+static void test_writers(void **state)
+{
+    struct front *f = *state;
+    world_position(f->w, STREAM_EVENTS, W2, 100);
+    const char *target = events(f, "timeout=0");
+    message(f, "!r:x", 105);
+    struct client *c = ask(f, target);
+    assert_has(c->body.p, "$m105");
+    assert_has(c->body.p, "\"end\":\"m100~");
 }
 
 static void test_statement_fails(void **state)
@@ -214,9 +247,11 @@ int run_legacy_tests(void)
         T(test_parameters),
         T(test_all_rooms_one_statement),
         T(test_one_room),
+        T(test_left_from_afar),
         T(test_poll),
         T(test_peeking_poll),
         T(test_limit_keeps_the_rest),
+        T(test_writers),
         T(test_statement_fails),
         T(test_drain_and_revocation),
         T(test_token_ahead),
