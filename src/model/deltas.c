@@ -15,7 +15,7 @@
  */
 #include "model_int.h"
 
-enum { DELTAS_MAX = 1000 };
+enum { DELTAS_MAX = 1000, COMPARED_MAX = 256 };
 
 static void delta_free(struct model *m, struct state_delta *d)
 {
@@ -33,17 +33,8 @@ void room_deltas_drop(struct model *m, struct room *r)
     r->deltas_gen++;
 }
 
-/* Of one stream id a key changes once; the same row may come from the table and from replication. */
-static void delta_insert(struct model *m, struct room *r, const struct state_delta *src, struct str event_id)
+static void delta_push(struct model *m, struct room *r, const struct state_delta *src, struct str event_id)
 {
-    size_t at = r->deltas.n;
-    while (at > 0 && r->deltas.v[at - 1].stream > src->stream)
-        at--;
-    for (size_t i = at; i > 0 && r->deltas.v[i - 1].stream == src->stream; i--) {
-        if (str_eq(r->deltas.v[i - 1].type, src->type) &&
-            str_eq(r->deltas.v[i - 1].state_key, src->state_key))
-            return;
-    }
     struct state_delta d = *src;
     char *p = d.mem = xmalloc(src->type.n + src->state_key.n + 1);
     memcpy(p, src->type.p, src->type.n);
@@ -55,6 +46,47 @@ static void delta_insert(struct model *m, struct room *r, const struct state_del
     if (d.rec)
         evrec_pin(d.rec);
     vec_push(&r->deltas, d);
+}
+
+static int by_stream_and_key(const void *a, const void *b)
+{
+    const struct state_delta *x = a, *y = b;
+    if (x->stream != y->stream)
+        return x->stream < y->stream ? -1 : 1;
+    int c = str_cmp(x->type, y->type);
+    return c ? c : str_cmp(x->state_key, y->state_key);
+}
+
+/* Of one stream id a key changes once; the same row may come from the table and from replication. A room that
+ * is joined, or whose state has become whole, changes all its keys at one stream id: a hundred thousand. */
+static void deltas_sort(struct model *m, struct room *r)
+{
+    size_t k = 0;
+    if (r->deltas.n > 1)
+        qsort(r->deltas.v, r->deltas.n, sizeof *r->deltas.v, by_stream_and_key);
+    for (size_t i = 0; i < r->deltas.n; i++) {
+        if (k && by_stream_and_key(&r->deltas.v[k - 1], &r->deltas.v[i]) == 0)
+            delta_free(m, &r->deltas.v[i]);
+        else
+            r->deltas.v[k++] = r->deltas.v[i];
+    }
+    r->deltas.n = k;
+}
+
+/* A row of replication has its place at the end, or near it. It may come twice, which costs nothing but its
+ * place; so only the nearest rows are compared. */
+static void delta_insert(struct model *m, struct room *r, const struct state_delta *src, struct str event_id)
+{
+    size_t at = r->deltas.n;
+    while (at > 0 && r->deltas.v[at - 1].stream > src->stream)
+        at--;
+    for (size_t i = at; i > 0 && at - i < COMPARED_MAX && r->deltas.v[i - 1].stream == src->stream; i--) {
+        if (str_eq(r->deltas.v[i - 1].type, src->type) &&
+            str_eq(r->deltas.v[i - 1].state_key, src->state_key))
+            return;
+    }
+    delta_push(m, r, src, event_id);
+    struct state_delta d = r->deltas.v[r->deltas.n - 1];
     memmove(&r->deltas.v[at + 1], &r->deltas.v[at], (r->deltas.n - 1 - at) * sizeof d);
     r->deltas.v[at] = d;
 }
@@ -123,12 +155,13 @@ static void on_deltas(struct load_op *op, const struct pg_result *r)
                                 .writer = model_writer(m, pg_str(r, i, 2)),
                                 .type = pg_str(r, i, 3),
                                 .state_key = pg_str(r, i, 4)};
-        delta_insert(m, room, &d, pg_str(r, i, 5));
+        delta_push(m, room, &d, pg_str(r, i, 5));
     }
     for (size_t i = 0; i < op->targets.n; i++) {
         struct room *room = op->targets.v[i];
         if (room->deltas_load != LOAD_BUSY)
             continue;
+        deltas_sort(m, room);
         room->deltas_load = LOAD_NONE;
         room->deltas_known = true;
         room->deltas_horizon = room->deltas_want_lo;

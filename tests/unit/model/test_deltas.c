@@ -3,6 +3,8 @@
 /* The changes of a room's state: absorbed, loaded, forgotten; and features of single users. */
 #include "test_model.h"
 
+#include <time.h>
+
 static struct room *R;
 
 static void topic(struct world *w, int64_t stream, int writer, bool live)
@@ -154,6 +156,25 @@ static void test_bounded(void **state)
     assert_int_equal(w->issued[SQL_state_deltas], 1);
 }
 
+/* All of a large room's state changes at one stream id when the room is joined. */
+static void test_many_at_once(void **state)
+{
+    enum { KEYS = 60000 };
+    struct world *w = *state;
+    world_room(w, "!r:x", 10, NULL, "@a:x", NULL);
+    R = model_room(w->m, S("!r:x"));
+    for (int i = 0; i < KEYS; i++) {
+        const char *text = world_text(w, "%06d", i);
+        world_add(&w->deltas, "!r:x", "m.room.member", text, text, 50, MASTER);
+    }
+    clock_t begin = clock();
+    struct mpos at = mpos_of(20);
+    assert_int_equal(await(w, model_room_deltas(w->m, R, &at)), HAVE);
+    assert_int_equal(R->deltas.n, KEYS);
+    assert_true(clock() - begin < 5 * CLOCKS_PER_SEC);
+    assert_string_equal(above(w, 50), "");
+}
+
 static void test_features(void **state)
 {
     struct world *w = *state;
@@ -175,6 +196,7 @@ int run_delta_tests(void)
                                        T(test_overtaken),
                                        T(test_writers),
                                        T(test_bounded),
+                                       T(test_many_at_once),
                                        T(test_features)};
     return cmocka_run_group_tests_name("deltas", tests, NULL, NULL);
 }
