@@ -209,9 +209,11 @@ def test_deleted_meanwhile(phones: Phones) -> None:
     ann, ben, room, key = pair(phones)
     phones.gateway.behave(delay=2)
     ann.text(room, "0")
-    ann.text(room, "1")
+    if phones.world.settings.with_chappe:  # a Synapse pusher that has begun goes on to the end of its batch
+        ann.text(room, "1")
     first: Push = phones.events(key, 1)[0]
     phones.set_pusher(ben, key, None)
     phones.until(lambda: first.done > 0)
+    ann.text(room, "2")
     phones.quiet(key, 3)
     assert phones.row(key) is None

@@ -24,9 +24,13 @@ def test_without_content(phones: Phones) -> None:
     ann, ben = phones.person("ann"), phones.person("ben")
     room = phones.room(ann, ben, name="Ops")
     key = phones.phone(ben)
+    first = ann.text(room, "read")
+    phones.events(key, 1)
+    ben.receipt(room, first)  # without a receipt Synapse counts the invitation to the room as well
+    time.sleep(1)
     for number in range(3):
         ann.text(room, "secret")
-        push = phones.events(key, number + 1)[-1]
+        push = phones.events(key, number + 2)[-1]
         assert push.unread == number + 1
         assert "content" not in push.notification and b"secret" not in push.raw
         assert push.notification["room_name"] == "Ops" and push.notification["sender_display_name"]
