@@ -87,9 +87,22 @@ void sticky_start(struct model *m)
 
 /* ---- rows ---- */
 
+/* Up to Synapse 1.163 a token reaches only as far as all writers do: what a faster one has brought comes into
+ * view when the others follow. */
+static void wake_reached(struct model *m, int64_t before)
+{
+    int64_t upto = positions_persisted_upto(m->pos[STREAM_STICKY_EVENTS]);
+    for (size_t i = m->sticky.n; i-- > 0 && m->sticky.v[i].stream > before;) {
+        struct room *room = m->sticky.v[i].stream <= upto ? model_room_find(m, m->sticky.v[i].room_id) : NULL;
+        if (room)
+            model_wake_room(m, room);
+    }
+}
+
 /* The positions whose rows are in. */
 static void advance(struct model *m, size_t n)
 {
+    int64_t before = positions_persisted_upto(m->pos[STREAM_STICKY_EVENTS]);
     for (size_t i = 0; i < n; i++)
         positions_advance(m->pos[STREAM_STICKY_EVENTS], m->sticky_advances.v[i].w,
                           m->sticky_advances.v[i].token);
@@ -98,6 +111,7 @@ static void advance(struct model *m, size_t n)
         memmove(m->sticky_advances.v, m->sticky_advances.v + n,
                 m->sticky_advances.n * sizeof(struct dl_advance));
     m->now_dirty = true;
+    wake_reached(m, before);
 }
 
 static void on_new(struct load_op *op, const struct pg_result *r)
@@ -115,8 +129,8 @@ static void on_new(struct load_op *op, const struct pg_result *r)
         memmove(m->sticky_wanted.v, m->sticky_wanted.v + m->sticky_asked_n,
                 m->sticky_wanted.n * sizeof m->sticky_wanted.v[0]);
     advance(m, m->sticky_asked_advances);
+    sticky_fetch(m); /* may advance further */
     model_run_woken(m);
-    sticky_fetch(m);
 }
 
 void sticky_fetch(struct model *m)

@@ -3,6 +3,8 @@
 /* Bursts of the events stream: nothing of them may be lost, whatever else happens while they are read. */
 #include "test_model.h"
 
+#include "chappe/release.h"
+
 static bool in_timeline(struct room *r, const char *id)
 {
     for (size_t i = 0; i < r->tl.n; i++) {
@@ -268,6 +270,39 @@ static void test_redaction_rules(void **state)
     }
 }
 
+/* A sticky event that a faster writer has brought wakes its readers once more when it comes into view. */
+static void test_sticky_wakes(void **state)
+{
+    struct world *w = *state;
+    world_free(&w);
+    world_config("experimental_features: {msc4354_enabled: true}\n");
+    *state = w = world_new();
+    release_set((struct release){1, 157, 0});
+    model_adopt(w->m, (struct feed *)(void *)w);
+    world_settle(w);
+    world_room(w, "!r:x", 10, "shared", "@a:x", NULL);
+    struct user *a = model_user(w->m, S("@a:x"));
+    model_user_pin(w->m, a);
+    assert_int_equal(await(w, model_user_rooms(w->m, a)), HAVE);
+    model_user_activate(w->m, a);
+    world_position(w, STREAM_STICKY_EVENTS, W2, 100);
+    world_event(w, (struct t_event){.id = "$1", .room = "!r:x", .stream = 50});
+    world_add(&w->sticky, 110, "!r:x", "$1", clock_wall_ms() + 60000);
+    struct feed_row row = {.room = {.room_id = S("!r:x"), .event_id = S("$1")}};
+    world_send(w, STREAM_STICKY_EVENTS, MASTER, 110, &row);
+    world_burst_end(w);
+    world_settle(w);
+    assert_true(world_woken(w, "@a:x"));
+    assert_int_equal(model_now(w->m)->sticky_events.min, 100);
+    world_position(w, STREAM_STICKY_EVENTS, W2, 110);
+    world_burst_end(w);
+    world_settle(w);
+    assert_int_equal(model_now(w->m)->sticky_events.min, 110);
+    assert_true(world_woken(w, "@a:x"));
+    model_user_unpin(w->m, a);
+    release_set(release_newest());
+}
+
 static void test_wakes(void **state)
 {
     struct world *w = *state;
@@ -316,6 +351,7 @@ int run_burst_tests(void)
         T(test_redaction_before_its_target),
         T(test_redaction_of_a_known_event),
         T(test_redaction_rules),
+        T(test_sticky_wakes),
         T(test_wakes),
     };
     return cmocka_run_group_tests_name("burst", tests, NULL, NULL);
