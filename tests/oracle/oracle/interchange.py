@@ -228,6 +228,7 @@ class InterchangeContext(Context):
     def __init__(self, world: World, name: str, servers: dict[str, str], report: Path) -> None:
         super().__init__(world, name, world.worker, world.target, report)
         self.servers = servers
+        self.stored: dict[tuple[str, str], Json] = {}  # the executor notes stored filters here
 
     def stir(self) -> None:
         """Something is about to be written: nothing to do, nothing is waited for."""
