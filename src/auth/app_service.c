@@ -15,6 +15,7 @@
  * without user_id means the sender's device.
  */
 #define PCRE2_CODE_UNIT_WIDTH 8
+#include "chappe/release.h"
 #include "auth_int.h"
 #include <pcre2.h>
 
@@ -150,7 +151,7 @@ int app_service_params(struct auth_op *op, struct http_req *req)
 {
     op->user_id = http_query(req, STR("user_id"));
     op->device_id = http_query(req, STR("device_id"));
-    if (str_absent(op->device_id))
+    if (str_absent(op->device_id) && !release_has(RELEASE_AS_DEVICE_STABLE_NAME))
         op->device_id = http_query(req, STR("org.matrix.msc3202.device_id"));
     return str_storable(op->user_id) && str_storable(op->device_id) ? 0 : -ERR_PARSE;
 }
@@ -161,7 +162,10 @@ static void refuse_device(struct auth_op *op, struct str user)
         op_printf(op, "Application service trying to use a device that doesn't exist ('%.*s' for %.*s)",
                   STR_ARG(op->device_id), STR_ARG(user));
 
-    op_refuse(op, 400, "ORG.MATRIX.MSC4326.M_UNKNOWN_DEVICE", text, -1, "app_service");
+    op_refuse(op, 400,
+              release_has(RELEASE_AS_DEVICE_STABLE_ERROR) ? "M_UNKNOWN_DEVICE"
+                                                          : "ORG.MATRIX.MSC4326.M_UNKNOWN_DEVICE",
+              text, -1, "app_service");
 }
 
 void run_app_service(struct auth_op *op)

@@ -79,6 +79,18 @@ def run(context: Context) -> None:
     body = _ask(dave, "whatever the history visibility", filter=FEW)
     assert "before dave came" in _sticky(body, room), body
     _ask(alice, "up to date", filter=FEW)
+    erin = context.user("erin")
+    _ask(erin, "no rooms")
+    for number in range(3):
+        _stick(bob, room, f"before erin came {number}")
+    _ask(erin, "they are of a room of others")
+    alice.do.membership(room, "invite", erin.user_id)
+    _stick(bob, room, "after the invitation")
+    erin.do.join(room)
+    body = _ask(erin, "joined since", filter=FEW)
+    if context.world.synapse_from("1.163"):
+        assert "before erin came 0" in _sticky(body, room), body
+    _ask(alice, "up to date again", filter=FEW)
     for number in range(105):
         _stick(bob, other if number % 2 else room, f"many {number}")
     seen: list[str] = []

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /* Application services: masquerade, devices, address lists, patterns that do not behave. */
+#include "chappe/release.h"
 #include "auth_test.h"
 
 #include <stdio.h>
@@ -88,6 +89,7 @@ static void masquerade(void **state)
     struct fix *f = fix_new(with_services);
 
     (void)state;
+    release_set((struct release){1, 157, 1});
     for (int round = 0; round < 2; round++)
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
             struct outcome o = asked(
@@ -104,6 +106,33 @@ static void masquerade(void **state)
     assert_int_equal(f->ips_n, 0);
     assert_int_equal(f->statements[SQL_auth_tokens], 0);
     fix_free(&f);
+    release_set(release_newest());
+}
+
+/* The names of MSC3202 and MSC4326 went when those were done. */
+static void devices_of_newer_releases(void **state)
+{
+    static const char query[] = "user_id=@_irc_x:hs.test&org.matrix.msc3202.device_id=BRIDGE";
+    struct fix *f = fix_new(with_services);
+    struct ask a = {.authorization = "Bearer as-irc", .query = query, .no_guests = true};
+
+    (void)state;
+    for (int minor = 160; minor <= 163; minor++) {
+        release_set((struct release){1, minor, 0});
+        a.query = query;
+        struct outcome o = asked(f, &a);
+        assert_accepted(&o, "@_irc_x:hs.test", minor < 161 ? "BRIDGE" : NULL, query);
+        outcome_free(&o);
+        a.query = "user_id=@_irc_x:hs.test&device_id=HIDDEN";
+        o = asked(f, &a);
+        assert_refused(
+            &o, 400, minor < 162 ? "ORG.MATRIX.MSC4326.M_UNKNOWN_DEVICE" : "M_UNKNOWN_DEVICE",
+            "Application service trying to use a device that doesn't exist ('HIDDEN' for @_irc_x:hs.test)",
+            -1, a.query);
+        outcome_free(&o);
+    }
+    fix_free(&f);
+    release_set(release_newest());
 }
 
 static void user_ip(void **state)
@@ -258,6 +287,7 @@ int run_app_service_tests(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(masquerade),
+        cmocka_unit_test(devices_of_newer_releases),
         cmocka_unit_test(user_ip),
         cmocka_unit_test(address_lists),
         cmocka_unit_test(range_texts),

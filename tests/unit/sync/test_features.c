@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /* What homeserver settings and opt-ins change in an answer. */
+#include "chappe/release.h"
 #include "front.h"
 
 static int setup_with(void **state, const char *yaml)
@@ -364,7 +365,12 @@ static void test_sticky(void **state)
     assert_hasnt(body, "$s111");
     assert_hasnt(body, "$s112");
     assert_hasnt(body, "$s113");
+    assert_int_equal(next.sticky_events.min, 113);
+    release_set((struct release){1, 162, 0});
+    (void)compute(w, "@me:x", "D", nothing_else, &since, NULL, &next);
     assert_int_equal(next.sticky_events.min, 112); /* the last that was looked at */
+    release_set(release_newest());
+    next.sticky_events = mpos_of(112);
     body = compute(w, "@me:x", "D", "{}", &since, NULL, &next);
     assert_has(body, "$s110"); /* in the timeline */
     assert_hasnt(body, "\"msc4354_sticky\":{\"events\"");
@@ -374,6 +380,40 @@ static void test_sticky(void **state)
     assert_int_equal(next.sticky_events.min, 113);
 }
 
+/* From 1.163 on a room that was joined since the token shows all it has, not only what came since. */
+static void test_sticky_of_joined(void **state)
+{
+    struct world *w = *state;
+    world_room(w, "!r:x", 10, "shared", "@b:x", NULL);
+    (void)model_room(w->m, S("!r:x"));
+    int64_t later = clock_wall_ms() + 60000;
+    stick(w, 110, "!r:x", "@b:x", later);
+    stick(w, 111, "!r:x", "@b:x", clock_wall_ms()); /* over */
+    arrive(w);
+    struct stream_token since = *model_now(w->m);
+    world_say(w, (struct t_event){.id = "$join",
+                                  .room = "!r:x",
+                                  .type = "m.room.member",
+                                  .key = "@me:x",
+                                  .sender = "@me:x",
+                                  .content = "{\"membership\":\"join\"}",
+                                  .stream = 112});
+    stick(w, 113, "!r:x", "@b:x", later);
+    arrive(w);
+    for (int minor = 162; minor <= 163; minor++) {
+        release_set((struct release){1, minor, 0});
+        const char *body = compute(w, "@me:x", "D", nothing_else, &since, NULL, NULL);
+        if (minor < 163)
+            assert_hasnt(body, "$s110");
+        else
+            assert_has(body, "$s110");
+        assert_hasnt(body, "$s111");
+        assert_has(body, "$s113");
+    }
+    release_set(release_newest());
+}
+
+/* A full page does not take back what another writer has shown already. */
 static void test_sticky_page(void **state)
 {
     struct world *w = *state;
@@ -384,11 +424,15 @@ static void test_sticky_page(void **state)
     world_forget_counts(w);
     arrive(w);
     assert_int_equal(w->issued[SQL_sticky_by_stream_id], 1);
+    since.sticky_events.n = 1; /* as another server has it */
+    since.sticky_events.w[0].writer = W2;
+    since.sticky_events.w[0].pos = 300;
     const char *body = compute(w, "@me:x", "D", nothing_else, &since, NULL, &since);
     assert_has(body, "$s110");
     assert_has(body, "$s209");
     assert_hasnt(body, "$s210");
     assert_int_equal(since.sticky_events.min, 209);
+    assert_int_equal(mpos_get(&since.sticky_events, W2), 300);
     body = compute(w, "@me:x", "D", nothing_else, &since, NULL, &since);
     assert_has(body, "$s210");
     assert_has(body, "$s239");
@@ -435,6 +479,7 @@ int run_feature_tests(void)
         T(test_soft_failed),
         cmocka_unit_test_setup_teardown(test_ban_redacts, setup_bans, teardown),
         cmocka_unit_test_setup_teardown(test_sticky, setup_sticky, teardown),
+        cmocka_unit_test_setup_teardown(test_sticky_of_joined, setup_sticky, teardown),
         cmocka_unit_test_setup_teardown(test_sticky_page, setup_sticky, teardown),
         cmocka_unit_test_setup_teardown(test_sticky_loads, setup_sticky, teardown),
     };
