@@ -35,20 +35,23 @@ void render_event_v1(struct sync_run *run, struct event *ev, bool timeline, stru
     struct event_extra x;
     struct rope text;
     struct json *v;
+    /* Not the run's: a million events in one answer are possible, and their trees would not fit into it. */
+    struct arena *a = arena_new((size_t)1 << 30);
     run_event_extra(run, ev, timeline, membership, &x);
     rope_init(&text);
     event_render_general(ev, &x, true, NULL, 0, &text);
     if (raw) {
         rope_rope(out, &text);
-    } else if (json_parse(run->a, rope_flatten(&text, run->a), &v) == 0) {
+    } else if (json_parse(a, rope_flatten(&text, a), &v) == 0) {
         struct buf b;
-        to_v1(run->a, v);
+        to_v1(a, v);
         buf_init(&b, 64 << 20);
         json_write(&b, v, JSON_SORTED);
         rope_put(out, buf_str(&b));
         buf_fini(&b);
     }
     rope_fini(&text);
+    arena_free(&a);
 }
 
 void render_event_v1_prepare(struct sync_run *run, struct event *ev, bool timeline)

@@ -184,6 +184,33 @@ static void test_limit_keeps_the_rest(void **state)
     assert_has(c->body.p, "\"end\":\"s102_");
 }
 
+/* An answer may have a million events: what rendering one needs is given back. */
+static void test_rendering_leaves_nothing(void **state)
+{
+    struct front *f = *state;
+    struct requester rq = {.user_id = STR("@a:x")};
+    struct sync_run run = {.m = f->w->m,
+                           .cfg = f->w->cfg,
+                           .u = model_user(f->w->m, STR("@a:x")),
+                           .rq = &rq,
+                           .a = arena_new(1 << 20)};
+    struct event *ev;
+    struct rope out;
+    struct err e;
+    rope_init(&out);
+    assert_int_equal(filter_parse_with(STR("{\"event_format\":\"federation\"}"), 0, &run.f, &e), 0);
+    struct evrec *rec = model_rec(f->w->m, STR("$create!r:x"));
+    if (model_event(f->w->m, rec, &ev) == LACK)
+        world_settle(f->w);
+    assert_int_equal(model_event(f->w->m, rec, &ev), HAVE);
+    render_event_v1(&run, ev, true, STR("join"), false, &out);
+    assert_true(out.bytes > 0);
+    assert_int_equal(arena_bytes(run.a), 0);
+    rope_fini(&out);
+    filter_unref(&run.f);
+    arena_free(&run.a);
+}
+
 /* What a writer that lags behind brings later is still to come. */
 static void test_writers(void **state)
 {
@@ -251,6 +278,7 @@ int run_legacy_tests(void)
         T(test_poll),
         T(test_peeking_poll),
         T(test_limit_keeps_the_rest),
+        T(test_rendering_leaves_nothing),
         T(test_writers),
         T(test_statement_fails),
         T(test_drain_and_revocation),
