@@ -23,9 +23,11 @@ def parse(raw: bytes) -> Any:
     return json.loads(raw, parse_float=lambda text: {"<number>": text})
 
 
-def inexact(raw_reference: bytes, raw_subject: bytes, reference: Any, subject: Any) -> list[Difference]:
-    """Return where two answers of one meaning are written in different ways."""
-    found = list(_orders(reference, subject, ""))
+def inexact(
+    raw_reference: bytes, raw_subject: bytes, reference: Any, subject: Any, *, ordered: bool
+) -> list[Difference]:
+    """Return where two answers of one meaning are written in different ways; `ordered`: keys in another order count."""
+    found = list(_orders(reference, subject, "")) if ordered else []
     spellings = [_spellings(raw) for raw in (raw_reference, raw_subject)]
     for text in spellings[0].keys() & spellings[1].keys():
         if spellings[0][text] != spellings[1][text]:

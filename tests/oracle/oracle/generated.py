@@ -38,8 +38,8 @@ class GeneratedContext(Context):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.choices = True
-        # Older releases write an event's keys in the order in which they came to know them.
-        self.exact = self.world.synapse_from("1.157")
+        # Older releases write an event's keys in the order in which it was stored, here they are always sorted.
+        self.ordered = self.world.synapse_from("1.157")
         self.forgiven = 0  # answers in which something was left out as being up to chance
         self.stored: dict[tuple[str, str], Json] = {}  # filters by user and id
         self._by_sender = False
@@ -138,8 +138,8 @@ class GeneratedContext(Context):
         self.forgiven += any(text != json.dumps(body) for text, body in zip(before, bodies))
         every = list(differences(*bodies))
         inside = [d for d in every if not explained(self.world, device.user_id, d)]
-        if not every and self.exact:
-            inside = inexact(reference.raw, subject.raw, *bodies)
+        if not every:
+            inside = inexact(reference.raw, subject.raw, *bodies, ordered=self.ordered)
         return found + inside
 
     def _level_by_sender(self, *bodies: Json) -> None:
