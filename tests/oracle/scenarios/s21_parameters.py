@@ -99,6 +99,8 @@ STORED = (
     "abc %20 -1 +1 %2B1 1_0 0 00 1e0 1.0 0x1 %5B%5D %22%22 null true %EF%BC%91"
     " 99999999999999999999999 %00 1%00 %207 %7"
 ).split()
+# What Python reads as a number and PostgreSQL does not, or not as a bigint.
+PYTHON_ONLY = {"1_0", "%EF%BC%91", "99999999999999999999999"}
 
 
 def _filters(context: Context) -> None:
@@ -115,6 +117,8 @@ def _filters(context: Context) -> None:
         reply = context.ask_raw(alice, f"filter {text}", f"filter={quote(text)}{QUIET}", error_text=False)
         assert reply.status in (200, 400), (text, reply.raw)
     for text in STORED:
+        if text in PYTHON_ONLY and not context.world.synapse_from("1.157"):
+            continue  # 500 there: PostgreSQL gets the text as it is
         context.ask_raw(alice, f"stored filter {text}", f"filter={text}{QUIET}")
 
 
