@@ -176,12 +176,19 @@ void evrec_take_row(struct model *m, struct evrec *rec, const struct pg_result *
 void events_of_sender_stale(struct model *m, const struct user_in_room *v, size_t n)
 {
     size_t it = 0;
+    struct smap senders; /* a bot may ban a thousand at once */
+    smap_init(&senders);
+    for (size_t i = 0; i < n; i++)
+        smap_put(&senders, v[i].user_id, m);
     for (struct evrec *rec; n && (rec = smap_next(&m->recs, &it));) {
+        if (!rec->ev || !smap_get(&senders, rec->ev->sender))
+            continue;
         for (size_t i = 0; rec->ev && i < n; i++) {
             if (str_eq(rec->ev->sender, v[i].user_id) && str_eq(rec->ev->room_id, v[i].room_id))
                 evrec_stale(m, rec);
         }
     }
+    smap_fini(&senders);
 }
 
 /* Taken is what was still being waited for: a burst may have brought the event meanwhile, a row may have said
