@@ -295,6 +295,7 @@ void pusher_send(struct pusher *ps)
         give_up(ps, "too large");
         push_event_unref(p, &ps->sending);
         push_user_wait(u);
+        push_work(p);
         return;
     }
     request(ps);
