@@ -34,3 +34,10 @@ def _check(world: World, script: Script) -> None:
     outcome = seeds.run(world, script)
     assert outcome.mismatch is None, f"{outcome.mismatch}\n  {seeds.shorten(world, script, outcome, seconds=60)}"
     assert outcome.answers > 0
+
+
+def test_saved_script(tmp_path: Path) -> None:
+    """A script comes back from its file as it was, whatever its contents hold."""
+    script = Script("s", [{"do": "send", "content": {"body": 'end \u2028 of \x85 line\n # "\\'}}])
+    script.save(tmp_path / "s.jsonl", "A remark.\nAnother.")
+    assert Script.load(tmp_path / "s.jsonl") == script

@@ -11,7 +11,7 @@ import pytest
 from oracle.differ import differences
 from oracle.exact import inexact, parse
 from oracle.lazy import Memory, level_lazy
-from oracle.normal import level_choices
+from oracle.normal import level_choices, shows_more
 
 Json = dict[str, Any]
 TAGS: Json = {"type": "m.tag", "content": {"tags": {"u.a": {"order": 1, "n": 2}, "m.favourite": {}}}}
@@ -82,3 +82,55 @@ def test_two_events_of_a_member() -> None:
     assert level_lazy(memory, *bodies) == set()
     level_choices(*bodies)
     assert not list(differences(*bodies))
+
+
+@pytest.mark.parametrize(
+    ("since", "forgiven"),
+    [("s7_1", False), ("s8_1", True), ("m7~1.8~2.7_1", True), ("m6~1.7_1", False), (None, False)],
+)
+def test_member_told_again(since: str | None, forgiven: bool) -> None:
+    """Chappe may tell a member again to who comes with a token beyond its own, and Synapse may not."""
+    memory = Memory()
+    memory.note(({**room(member("$1")), "next_batch": {"room": "s7"}},) * 2)
+    memory.ask(since)
+    for bodies, right in (((room(), room(member("$1"))), forgiven), ((room(member("$1")), room()), False)):
+        level_lazy(memory, *bodies)
+        assert (not list(differences(*bodies))) == right
+
+
+def test_member_told_first() -> None:
+    """What only came after the token from elsewhere is not to be told again."""
+    memory = Memory()
+    memory.ask("s8_1")
+    memory.note(({**room(member("$1")), "next_batch": {"room": "s9"}},) * 2)
+    memory.ask("s9_1")
+    bodies = room(), room(member("$1"))
+    assert level_lazy(memory, *bodies) == set()
+
+
+@pytest.mark.parametrize(
+    ("reference", "subject", "more"),
+    [
+        ({"membership": "join", "displayname": "B"}, {"membership": "join"}, True),
+        ({"membership": "join"}, {"membership": "join", "displayname": "B"}, False),
+        ({"membership": "join", "displayname": "B"}, {"membership": "leave"}, False),
+        ({"membership": "join"}, {"membership": "join"}, False),
+        (None, {"membership": "join"}, False),
+        ({"membership": "join"}, None, False),
+    ],
+)
+def test_previous_content(reference: Json | None, subject: Json | None, more: bool) -> None:
+    """Synapse may show more of a previous content; where anything else differs, that counts."""
+    sides = [{"replaces_state": "$p", "prev_content": content} for content in (reference, subject)]
+    assert shows_more(*sides) == more
+    assert not shows_more({**sides[0], "age": 1}, sides[1])
+    assert not shows_more(*[{"prev_content": content} for content in (reference, subject)])
+
+
+@pytest.mark.parametrize("key", ["state", "org.matrix.msc4222.state_after"])
+@pytest.mark.parametrize(("section", "forgiven"), [("leave", True), ("join", False)])
+def test_heroes_of_a_left_room(key: str, section: str, forgiven: bool) -> None:
+    """Members that only one side sends for a room that was left are heroes of today."""
+    bodies: list[Json] = [{"rooms": {section: {"!r:x": {key: {"events": events}}}}} for events in ([member("$1")], [])]
+    level_choices(*bodies)
+    assert (not list(differences(*bodies))) == forgiven

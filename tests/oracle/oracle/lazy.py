@@ -7,10 +7,14 @@ are answered in whatever order a set has them. So for someone who is in several 
 the event of whichever room came last, and the next answer leaves out that room's event only. Two right servers hence
 may differ in exactly these: a member event in `state` of someone whom this device knows from several rooms, where the
 server that leaves it out has told the device that very event before.
+
+When a device comes with a token beyond every one that Chappe gave it, Chappe forgets what it told the device (src/sync/ll.c:
+an answer may have been lost at another server), and Synapse does not. What both had told by then Chappe may tell again.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, Iterator
 
 Json = dict[str, Any]
@@ -23,9 +27,18 @@ class Memory:
     def __init__(self) -> None:
         self.told: tuple[set[str], set[str]] = (set(), set())
         self.rooms: dict[str, set[str]] = {}
+        self.given = (0, 0)  # the newest of the subject's tokens: its least and its greatest position
+        self.again: set[str] = set()  # what the subject may tell again
+
+    def ask(self, since: str | None) -> None:
+        """Take note of the token with which the device asks."""
+        if since is not None and any(asked > given for asked, given in zip(positions(since), self.given)):
+            self.again |= self.told[0] & self.told[1]
 
     def note(self, bodies: tuple[Json, Json]) -> None:
         """Remember two answers."""
+        given = positions(bodies[1].get("next_batch"))
+        self.given = (max(self.given[0], given[0]), max(self.given[1], given[1]))
         for told, body in zip(self.told, bodies):
             for room_id, event in _members(body):
                 told.add(str(event.get("event_id")))
@@ -54,11 +67,20 @@ def _level(memory: Memory, before: tuple[set[str], ...], parts: list[Json]) -> s
         other = 1 - index
         for event in list(part.get("events", [])):
             # A server that has another event of this user here leaves out nothing.
-            absent = _is_member(event) and event["state_key"] not in users[other]
-            if absent and event["event_id"] in before[other] and len(memory.rooms.get(event["state_key"], ())) > 1:
+            if not _is_member(event) or event["state_key"] in users[other] or event["event_id"] not in before[other]:
+                continue
+            several = len(memory.rooms.get(event["state_key"], ())) > 1
+            if several or (index == 1 and event["event_id"] in memory.again):
                 part["events"].remove(event)
                 loose.add(event["state_key"])
     return loose
+
+
+def positions(token: Any) -> tuple[int, int]:
+    """Return the least and the greatest room position of a token, as text or normalised."""
+    text = token.get("room") if isinstance(token, dict) else str(token).partition("_")[0]
+    numbers = [int(number) for number in re.findall(r"(?:^[sm]|\.)(\d+)", str(text))]
+    return (numbers[0], max(numbers)) if numbers else (0, 0)
 
 
 def _is_member(event: Json) -> bool:

@@ -22,6 +22,7 @@ TOKEN_FIELDS = (
     " un_partial_stated thread_subscriptions sticky quarantined_media profile_updates"
 ).split()
 _LOOSE = {"presence", "typing", "un_partial_stated", "thread_subscriptions", "sticky", "quarantined_media", "profile_updates"}
+_STATES = ("state", "state_after", "org.matrix.msc4222.state_after")
 _AGES = ("age", "last_active_ago", "unsigned_age", "msc4354_sticky_duration_ttl_ms")
 
 
@@ -65,7 +66,7 @@ def _room(room: Json) -> None:
     timeline = room.get("timeline", {})
     if "prev_batch" in timeline:
         timeline["prev_batch"] = token(timeline["prev_batch"])
-    for key in ("state", "state_after", "org.matrix.msc4222.state_after"):
+    for key in _STATES:
         for event in room.get(key, {}).get("events", []):
             _drop_previous(event)
         _sort_events(room.get(key, {}))
@@ -75,6 +76,15 @@ def _room(room: Json) -> None:
     for event in ephemeral.get("events", []):
         if event.get("type") == "m.typing":
             event["content"]["user_ids"].sort()
+
+
+def shows_more(reference: Json, subject: Json) -> bool:
+    """Tell whether one event's `unsigned` differs in the previous content alone, of which the subject shows a part."""
+    whole, part = reference.get("prev_content"), subject.get("prev_content")
+    if not isinstance(whole, dict) or not isinstance(part, dict) or "replaces_state" not in subject:
+        return False
+    same = {**reference, "prev_content": None} == {**subject, "prev_content": None}
+    return same and part != whole and part.items() <= whole.items()
 
 
 def _drop_previous(event: Any) -> None:
@@ -165,7 +175,7 @@ def _member_changes(*bodies: Json) -> dict[str, set[str]]:
     seen: dict[str, set[str]] = {}
     for body in bodies:
         for room in body.get("rooms", {}).get("join", {}).values():
-            for key in ("state", "state_after", "org.matrix.msc4222.state_after", "timeline"):
+            for key in (*_STATES, "timeline"):
                 for event in room.get(key, {}).get("events", []):
                     if event.get("type") == "m.room.member" and "state_key" in event:
                         here = event.get("content", {}).get("membership") in ("join", "invite", "knock")
@@ -203,7 +213,11 @@ def _level_threads(reference: Json, subject: Json) -> None:
 
 
 def _level_heroes(reference: Json, subject: Json) -> None:
-    sides = [room.get("state", {}) for room in (reference, subject)]
+    for key in _STATES:
+        _level_hero_events(*(room.get(key, {}) for room in (reference, subject)))
+
+
+def _level_hero_events(*sides: Json) -> None:
     ids = [{event.get("event_id") for event in side.get("events", [])} for side in sides]
     for side in sides:
         if "events" in side:

@@ -54,8 +54,8 @@ class Script:
 
     @classmethod
     def load(cls, path: Path) -> "Script":
-        """Read a script; lines that begin with # are remarks."""
-        lines = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+        """Read a script; lines that begin with # are remarks. Contents may hold other line ends than \\n."""
+        lines = [line for line in path.read_text().split("\n") if line.strip() and not line.startswith("#")]
         return cls(path.stem, [json.loads(line) for line in lines])
 
 

@@ -517,6 +517,42 @@ static void test_odd_account_data(void **state)
     assert_int_equal(metric_get_l(M_model_poisoned, "tag"), tags + 7);
 }
 
+/* What was redacted is no longer shown as the previous content of what replaced it either, though both were
+ * shown before. Synapse goes on showing it for as long as the event stays in its cache. */
+static void test_redacted_previous(void **state)
+{
+    struct world *w = *state;
+    world_room(w, "!r:x", 10, "shared", "@a:x", NULL);
+    const char *before = "{\"name\":\"secret\"}", *after = "{\"name\":\"harmless\"}";
+    world_event(w, (struct t_event){.id = "$before",
+                                    .room = "!r:x",
+                                    .type = "m.room.name",
+                                    .key = "",
+                                    .stream = 20,
+                                    .content = before});
+    world_event(w, (struct t_event){.id = "$after",
+                                    .room = "!r:x",
+                                    .type = "m.room.name",
+                                    .key = "",
+                                    .stream = 21,
+                                    .replaces = "$before",
+                                    .content = after});
+    const char *body = compute(w, "@a:x", NULL, "{\"room\":{\"timeline\":{\"limit\":1}}}", NULL, NULL, NULL);
+    assert_has(body, "\"prev_content\":{\"name\":\"secret\"}");
+    world_say(w, (struct t_event){.id = "$redaction",
+                                  .room = "!r:x",
+                                  .type = "m.room.redaction",
+                                  .redacts = "$before",
+                                  .stream = 110,
+                                  .content = "{}"});
+    world_burst_end(w);
+    world_settle(w);
+    body = compute(w, "@a:x", NULL, "{\"room\":{\"timeline\":{\"limit\":2}}}", NULL, NULL, NULL);
+    assert_has(body, "harmless");
+    assert_has(body, "\"prev_content\":{}");
+    assert_hasnt(body, "secret");
+}
+
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 int run_room_tests(void)
 {
@@ -528,7 +564,7 @@ int run_room_tests(void)
         T(test_partial_members),     T(test_partial_left),
         T(test_state_becomes_whole), T(test_heroes_after_the_leave),
         T(test_odd_to_device),       T(test_odd_account_data),
-        T(test_to_device_page),
+        T(test_to_device_page),      T(test_redacted_previous),
     };
     return cmocka_run_group_tests_name("rooms", tests, NULL, NULL);
 }
