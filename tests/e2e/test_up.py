@@ -68,7 +68,9 @@ def test_taken_port() -> None:
 def test_interrupted() -> None:
     """Ctrl-C in the middle of the start stops what was started."""
     process = _up()
-    time.sleep(2.0)
+    deadline = time.monotonic() + 30
+    while len(_left_running()) < 2 and time.monotonic() < deadline:  # itself, and something that it has started
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
