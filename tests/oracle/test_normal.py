@@ -134,3 +134,22 @@ def test_heroes_of_a_left_room(key: str, section: str, forgiven: bool) -> None:
     bodies: list[Json] = [{"rooms": {section: {"!r:x": {key: {"events": events}}}}} for events in ([member("$1")], [])]
     level_choices(*bodies)
     assert (not list(differences(*bodies))) == forgiven
+
+
+@pytest.mark.parametrize(("limited", "known", "forgiven"), [(True, "$1", True), (False, "$1", False), (True, "$0", False)])
+def test_summary_with_members_told_again(limited: bool, known: str, forgiven: bool) -> None:
+    """A room with a gap has a summary because of the members in its state, which may be such as only one server sends."""
+    memory = told(room(member(known)), room(member("$2"), number=2))
+    bodies = room(), room(member("$1"))
+    for body, summary in zip(bodies, ({}, {"m.joined_member_count": 2})):
+        body["rooms"]["join"]["!r1:x"] |= {"summary": summary, "timeline": {"limited": limited, "events": []}}
+    level_lazy(memory, *bodies)
+    assert (not list(differences(*bodies))) == forgiven
+
+
+def test_left_room_without_types() -> None:
+    """A filter may leave out what events are."""
+    bodies: list[Json] = [{"rooms": {"leave": {"!r:x": {"state": {"events": [{"origin_server_ts": 1}]}}}}} for _ in range(2)]
+    level_choices(*bodies)
+    assert not list(differences(*bodies))
+    assert bodies[0]["rooms"]["leave"]["!r:x"]["state"]["events"]

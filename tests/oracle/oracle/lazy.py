@@ -56,8 +56,19 @@ def level_lazy(memory: Memory, reference: Json, subject: Json) -> set[str]:
         for room_id in rooms[0].keys() & rooms[1].keys():
             for key in _STATES:
                 parts = [side[room_id].get(key, {}) for side in rooms]
-                loose |= _level(memory, before, parts)
+                users = _level(memory, before, parts)
+                loose |= users
+                if users:
+                    _level_summary(*(side[room_id] for side in rooms))
     return loose
+
+
+def _level_summary(*rooms: Json) -> None:
+    """A room with a gap has a summary if there are members in its state, also if only such as may be missing."""
+    whole = [room for room in rooms if room.get("summary")]
+    if len(whole) == 1 and whole[0].get("timeline", {}).get("limited"):
+        for room in rooms:
+            room["summary"] = {}
 
 
 def _level(memory: Memory, before: tuple[set[str], ...], parts: list[Json]) -> set[str]:

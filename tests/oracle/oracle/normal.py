@@ -224,5 +224,5 @@ def _level_hero_events(*sides: Json) -> None:
             side["events"] = [
                 event
                 for event in side["events"]
-                if event["type"] != "m.room.member" or event.get("event_id") in ids[0] & ids[1]
+                if event.get("type") != "m.room.member" or event.get("event_id") in ids[0] & ids[1]
             ]
