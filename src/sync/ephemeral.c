@@ -41,8 +41,8 @@ static int by_event_type_user(const void *x, const void *y)
     return c ? c : a->stream < b->stream ? -1 : 1;
 }
 
-/* MSC4102: an unthreaded receipt of a user for an event hides its threaded ones for the same event, be they of
- * another type, or private and of another user, as in Synapse. */
+/* MSC4102: an unthreaded receipt of a user for an event hides its threaded ones for the same event, be they
+ * of another type, or private and of another user, as in Synapse. */
 static size_t drop_hidden_threaded(struct sync_run *run, const struct receipt **v, size_t n)
 {
     struct smap unthreaded;

@@ -149,7 +149,7 @@ static int field_parse(const struct field *f, struct str s, bool (*known_writer)
     case FIELD_STICKY:
         if (!release_has(RELEASE_STICKY_BY_WRITERS))
             return plain_parse(s, at);
-        /* fallthrough */
+        __attribute__((fallthrough));
     case FIELD_MULTI:
         if (s.n > 0 && s.p[0] == 'm')
             return map_parse(str_n(s.p + 1, s.n - 1), known_writer, at);
@@ -230,7 +230,7 @@ static char *field_format(char *out, const struct field *f, const struct stream_
     case FIELD_STICKY:
         if (!release_has(RELEASE_STICKY_BY_WRITERS))
             return int_format(out, mpos_at(t, f)->min);
-        /* fallthrough */
+        __attribute__((fallthrough));
     case FIELD_MULTI:
         return mpos_format(out, mpos_at(t, f), 0);
     case FIELD_INT:

@@ -206,7 +206,8 @@ static void own_statements_are_well_formed(void **state)
         assert_true(pg_stmt_text((enum pg_stmt)i)[0]);
         free(text);
     }
-    /* Device lists from before what is left are found in another way, also where nothing says what was pruned. */
+    /* Device lists from before what is left are found in another way, also where nothing says what was
+     * pruned. */
     char *pruned = pg_text_finish(pg_stmts[SQL_device_lists_pruned].text, &none);
     assert_non_null(strstr(pruned, "min(stream_id), 0) FROM device_lists_changes_in_room"));
     free(pruned);

@@ -443,7 +443,8 @@ static void test_counts(void **state)
     assert_int_equal(badge_value(u), 2);
     assert_int_equal(f->p->unread_count, 1);
 
-    /* What the table says of a membership is not counted again for whom it concerns, for others it is news. */
+    /* What the table says of a membership is not counted again for whom it concerns, for others it is news.
+     */
     own_member_put(f->p, STR("$15"), STR("@me:x"));
     unread(u, "!c", "main", 15);
     assert_int_equal(badge_value(u), 2);
@@ -550,7 +551,8 @@ static void test_breaker(void **state)
     origin_unref(o);
 }
 
-/* Everybody who points at a gateway that is down waits for a timer of his own: one goes ahead as the probe. */
+/* Everybody who points at a gateway that is down waits for a timer of his own: one goes ahead as the probe.
+ */
 static void test_probe(void **state)
 {
     struct fixture *f = *state;

@@ -31,8 +31,9 @@ static void synapse(int minor)
 static void test_invitation(void **state)
 {
     struct world *w = *state;
-    static const char bare[] = "{\"type\":\"m.room.member\",\"state_key\":\"@me:x\",\"content\":{\"membership\":"
-                               "\"invite\"},\"sender\":\"@b:x\"}]}}";
+    static const char bare[] =
+        "{\"type\":\"m.room.member\",\"state_key\":\"@me:x\",\"content\":{\"membership\":"
+        "\"invite\"},\"sender\":\"@b:x\"}]}}";
 
     world_room(w, "!r:x", 10, "shared", "@b:x", NULL);
     world_event(w, (struct t_event){.id = "$invite",
@@ -134,7 +135,8 @@ static void test_changed_members_are_sent(void **state)
     assert_hasnt(compute(w, "@me:x", "D", lazy, &next, NULL, NULL), "$renamed");
 }
 
-static void membership(struct world *w, const char *id, const char *sender, int64_t stream, const char *content)
+static void membership(struct world *w, const char *id, const char *sender, int64_t stream,
+                       const char *content)
 {
     world_say(w, (struct t_event){.id = id,
                                   .room = "!r:x",
@@ -147,8 +149,8 @@ static void membership(struct world *w, const char *id, const char *sender, int6
     world_settle(w);
 }
 
-/* A sender whose membership stands in the timeline before: in a lazily loading client's state_after from 1.149
- * on. */
+/* A sender whose membership stands in the timeline before: in a lazily loading client's state_after
+ * from 1.149 on. */
 static void test_senders_in_state_after(void **state)
 {
     struct world *w = *state;
@@ -160,9 +162,10 @@ static void test_senders_in_state_after(void **state)
     membership(w, "$came", "@z:x", 102, "{\"membership\":\"join\"}");
     for (int minor = 148; minor <= 149; minor++) {
         synapse(minor);
-        const char *body = compute(w, "@me:x", NULL,
-                                   "{\"room\":{\"state\":{\"lazy_load_members\":true},\"timeline\":{\"limit\":2}}}",
-                                   NULL, NULL, NULL);
+        const char *body =
+            compute(w, "@me:x", NULL,
+                    "{\"room\":{\"state\":{\"lazy_load_members\":true},\"timeline\":{\"limit\":2}}}", NULL,
+                    NULL, NULL);
         const char *after = strstr(body, "state_after\"");
         assert_non_null(after);
         if (minor == 148)
