@@ -153,3 +153,16 @@ def test_left_room_without_types() -> None:
     level_choices(*bodies)
     assert not list(differences(*bodies))
     assert bodies[0]["rooms"]["leave"]["!r:x"]["state"]["events"]
+
+
+@pytest.mark.parametrize(("memberships", "forgiven"), [(("join", "ban"), True), (("join", "join"), False)])
+def test_presence_of_who_came_and_went(memberships: tuple[str, str], forgiven: bool) -> None:
+    """Whether somebody who came to one room and left another is new, and the presence sent, is up to the rooms' order."""
+    rooms = {
+        f"!{index}:x": {"timeline": {"events": [member(f"${index}") | {"content": {"membership": membership}}]}}
+        for index, membership in enumerate(memberships)
+    }
+    presence = {"events": [{"type": "m.presence", "sender": "@bob:x"}]}
+    bodies = {"rooms": {"join": rooms}}, {"rooms": {"join": rooms}, "presence": presence}
+    level_choices(*bodies)
+    assert (not list(differences(*bodies))) == forgiven

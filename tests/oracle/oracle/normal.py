@@ -159,7 +159,9 @@ def level_choices(reference: Json, subject: Json) -> None:
             if section == "leave":
                 _level_heroes(room, there.get(room_id, {}))
             _level_threads(room, there.get(room_id, {}))
+    # Whoever is new by that also has the presence sent (1.157 handlers/sync.py, _generate_sync_entry_for_presence).
     several = {user for user, kinds in _member_changes(reference, subject).items() if len(kinds) > 1}
+    level_presence(several, reference, subject)
     for body in (reference, subject):
         lists = body.get("device_lists", {})
         for key in ("changed", "left"):
@@ -168,6 +170,17 @@ def level_choices(reference: Json, subject: Json) -> None:
                 lists[key] = kept
         if not lists:
             body.pop("device_lists", None)
+
+
+def level_presence(users: set[str], *bodies: Json) -> None:
+    """Drop the presence of some users where only one of two answers has it."""
+    parts = [body.get("presence", {}) for body in bodies]
+    senders = [{event.get("sender") for event in part.get("events", [])} for part in parts]
+    for body, part, others in zip(bodies, parts, reversed(senders)):
+        if part.get("events"):
+            part["events"] = [event for event in part["events"] if event.get("sender") not in users - others]
+            if not part["events"]:
+                del body["presence"]
 
 
 def _member_changes(*bodies: Json) -> dict[str, set[str]]:
