@@ -56,7 +56,7 @@ static void test_loaded_and_absorbed(void **state)
     assert_int_equal(w->issued[SQL_state_deltas], 0);
     assert_string_equal(above(w, 20), "$t30 $t110 $t120 ");
     assert_int_equal(w->issued[SQL_state_deltas], 1);
-    assert_string_equal(above(w, 30), "$t30 $t110 $t120 " + 5);
+    assert_string_equal(above(w, 30), "$t110 $t120 ");
     assert_int_equal(w->issued[SQL_state_deltas], 1);
     assert_string_equal(above(w, 0), "$create!r:x $join@a:x!r:x $t20 $t30 $t110 $t120 ");
     assert_int_equal(w->issued[SQL_state_deltas], 2);
