@@ -33,7 +33,8 @@ static void on_idle(uv_idle_t *h)
     struct push *p = h->data;
 
     p->work = false;
-    push_waiting_advance(p);
+    push_waiting_run(
+        p); /* who still has to wait asks for no further turn: the answer that it waits for does */
     push_load(p);
     if (!p->draining)
         origins_dispatch(p);

@@ -259,7 +259,8 @@ void push_user_advance(struct push_user *u); /* looks at each pusher that can go
 void push_user_want_backlog(struct push_user *u, int64_t from);
 void push_user_queue_clear(struct push_user *u);
 void push_user_wait(struct push_user *u); /* advance again after the next load */
-void push_waiting_advance(struct push *p);
+void push_waiting_run(struct push *p);
+void push_waiting_advance(struct push *p); /* the same, and what follows from it: loads, requests */
 const struct push_action *pusher_head(const struct pusher *ps);
 void pusher_advance(struct pusher *ps);
 void pusher_done(struct pusher *ps, int64_t upto);    /* moves the position */

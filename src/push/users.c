@@ -82,7 +82,7 @@ void push_user_wait(struct push_user *u)
         list_push(&u->p->waiting, &u->waiting);
 }
 
-void push_waiting_advance(struct push *p)
+void push_waiting_run(struct push *p)
 {
     struct list now;
     struct push_user *u;
@@ -101,6 +101,11 @@ void push_waiting_advance(struct push *p)
         list_del(&u->waiting);
         push_user_advance(u);
     }
+}
+
+void push_waiting_advance(struct push *p)
+{
+    push_waiting_run(p);
     push_work(p);
 }
 
