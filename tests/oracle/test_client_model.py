@@ -160,6 +160,21 @@ def test_hero_without_member(model: ClientModel) -> None:
         model.apply(answer(summary={"m.heroes": [CAT], "m.joined_member_count": 2}))
 
 
+def test_hero_in_the_timeline() -> None:
+    """With state_after a hero whose member event stands in the same answer's timeline may lack in the state."""
+    timeline = {"events": [member(CAT, "invite") | {"sender": ME}], "prev_batch": "p", "limited": False}
+    summary = {"m.heroes": [CAT], "m.joined_member_count": 1}
+    right = answer(timeline=timeline, summary=summary)
+    wrong = answer(summary=summary)
+    for body in (right, wrong):
+        entry = body["rooms"]["join"][ROOM]
+        entry[AFTER] = {"events": [member(ME)]}
+        del entry["state"]
+    ClientModel(ME, "D", state_after=True).apply(right)
+    with pytest.raises(ModelError, match="hero @cat:x"):
+        ClientModel(ME, "D", state_after=True).apply(wrong)
+
+
 def test_state_after() -> None:
     """With state_after the timeline does not count as state."""
     client = ClientModel(ME, "D1", state_after=True)

@@ -445,6 +445,8 @@ class Interchange(Executor):
                     side["rooms"].pop(room_id, None)
             elif all(rooms):
                 facts.level(room_id, *rooms)
+                if pair.stays.habit.redundant:
+                    truth.level_heroes(*rooms)
         for side in shown:
             side["presence"] = {user: what for user, what in side["presence"].items() if user in facts.neighbours}
         return [f"who stayed and who moved differ {difference}" for difference in differences(*shown)]
