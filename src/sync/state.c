@@ -440,19 +440,20 @@ static void scan_timeline(struct wanted *w)
     smap_fini(&by_key);
 }
 
-/* Drops what the client has been sent before, remembers what it is sent now. */
+/* Drops what the client has been sent before, remembers what it is sent now. What has changed since its token
+ * is sent whatever was sent before: that answer may have been lost, and no later one would tell the change.
+ * (Synapse before 1.163 drops it.) */
 static void apply_ll_cache(struct wanted *w)
 {
     struct sync_run *run = w->result.run;
     if (!w->lazy || run->f->include_redundant_members || !run->d)
         return;
     size_t it = 0;
-    bool by_position = release_has(RELEASE_LAZY_BY_POSITION); /* what has changed is sent again then */
-    if (!w->en->has_since && !by_position) {
+    if (!w->en->has_since && !release_has(RELEASE_LAZY_BY_POSITION)) {
         ll_clear(run);
     } else {
         for (struct state_item *x; (x = smap_next(&w->result.by_id, &it));) {
-            if (!str_eq(x->type, MEMBER) || (by_position && smap_get(&w->changed, x->rec->id)))
+            if (!str_eq(x->type, MEMBER) || smap_get(&w->changed, x->rec->id))
                 continue;
             if (str_eq(ll_get(run, x->key), x->rec->id))
                 smap_del(&w->result.by_id, x->rec->id);

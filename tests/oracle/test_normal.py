@@ -98,6 +98,19 @@ def test_member_told_again(since: str | None, forgiven: bool) -> None:
         assert (not list(differences(*bodies))) == right
 
 
+@pytest.mark.parametrize(("since", "forgiven"), [("s6_1", True), ("s7_1", False), ("m5~1.7_1", False), (None, False)])
+def test_member_told_after_the_token(since: str | None, forgiven: bool) -> None:
+    """The same of who comes with a token from before the answer that told the member, until the next question."""
+    memory = Memory()
+    memory.note(({**room(member("$1")), "next_batch": {"room": "s7"}},) * 2)
+    memory.ask(since)
+    for bodies, right in (((room(), room(member("$1"))), forgiven), ((room(member("$1")), room()), False)):
+        level_lazy(memory, *bodies)
+        assert (not list(differences(*bodies))) == right
+    memory.ask("s7_1")
+    assert level_lazy(memory, room(), room(member("$1"))) == set()
+
+
 def test_member_told_first() -> None:
     """What only came after the token from elsewhere is not to be told again."""
     memory = Memory()

@@ -10,6 +10,8 @@ server that leaves it out has told the device that very event before.
 
 When a device comes with a token beyond every one that Chappe gave it, Chappe forgets what it told the device (src/sync/ll.c:
 an answer may have been lost at another server), and Synapse does not. What both had told by then Chappe may tell again.
+When it comes with a token from before an answer, Chappe tells again which memberships changed since then (src/sync/state.c:
+that answer may have been lost), and Synapse before 1.163 does not.
 """
 
 from __future__ import annotations
@@ -29,11 +31,14 @@ class Memory:
         self.rooms: dict[str, set[str]] = {}
         self.given = (0, 0)  # the newest of the subject's tokens: its least and its greatest position
         self.again: set[str] = set()  # what the subject may tell again
+        self.newest: dict[str, int] = {}  # the position of the subject's newest answer that told an event
+        self.beyond: set[str] = set()  # what it told after the token of the last question
 
     def ask(self, since: str | None) -> None:
         """Take note of the token with which the device asks."""
         if since is not None and any(asked > given for asked, given in zip(positions(since), self.given)):
             self.again |= self.told[0] & self.told[1]
+        self.beyond = {event for event, at in self.newest.items() if since is not None and at > positions(since)[1]}
 
     def note(self, bodies: tuple[Json, Json]) -> None:
         """Remember two answers."""
@@ -42,6 +47,8 @@ class Memory:
         for told, body in zip(self.told, bodies):
             for room_id, event in _members(body):
                 told.add(str(event.get("event_id")))
+                if body is bodies[1]:
+                    self.newest[str(event.get("event_id"))] = given[1]
                 self.rooms.setdefault(str(event.get("state_key")), set()).add(room_id)
 
 
@@ -81,7 +88,7 @@ def _level(memory: Memory, before: tuple[set[str], ...], parts: list[Json]) -> s
             if not _is_member(event) or event["state_key"] in users[other] or event["event_id"] not in before[other]:
                 continue
             several = len(memory.rooms.get(event["state_key"], ())) > 1
-            if several or (index == 1 and event["event_id"] in memory.again):
+            if several or (index == 1 and event["event_id"] in memory.again | memory.beyond):
                 part["events"].remove(event)
                 loose.add(event["state_key"])
     return loose
