@@ -446,7 +446,8 @@ class Interchange(Executor):
             elif all(rooms):
                 facts.level(room_id, *rooms)
                 if pair.stays.habit.redundant:
-                    truth.level_heroes(*rooms)
+                    summaries = [side.model.rooms[room_id].summary for side in pair.sides]
+                    truth.level_heroes({hero for summary in summaries for hero in summary.get("m.heroes", [])}, *rooms)
         for side in shown:
             side["presence"] = {user: what for user, what in side["presence"].items() if user in facts.neighbours}
         return [f"who stayed and who moved differ {difference}" for difference in differences(*shown)]

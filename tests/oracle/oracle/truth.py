@@ -45,12 +45,12 @@ def neighbours(client: Client) -> set[str]:
     return found
 
 
-def level_heroes(one: Json, other: Json) -> None:
+def level_heroes(heroes: set[str], one: Json, other: Json) -> None:
     """Drop the member events of heroes that only one of two rooms has, of clients that want redundant members.
 
     Even for such Synapse remembers to which device it sent a hero before, and a client that begins anew lacks it.
     """
-    for hero in {hero for side in (one, other) for hero in side.get("summary", {}).get("m.heroes", [])}:
+    for hero in heroes:
         key = f"m.room.member {hero}"
         if (key in one["state"]) != (key in other["state"]):
             one["state"].pop(key, None)
