@@ -205,7 +205,7 @@ def _quirks(context: Context) -> None:
 def _moving(context: Context) -> None:
     """One by one: each step asked, eagerly and lazily, from a device that follows and one that lags."""
     alice, bob, carol = context.user("alice"), context.user("bob"), context.user("carol")
-    room = context.room(alice, bob, preset="public_chat")
+    room = context.room(alice, bob, preset="public_chat", room_version="11")
     slow = context.device(alice.user_id, "D2")
     lazy = context.device(alice.user_id, "D3")
     for device in (alice, slow, lazy):
