@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from stack.matrix import MatrixError
 from stack.process import Process
 from stack.synapse import answers
 from support.world import World
@@ -117,7 +118,7 @@ def command(world: World, options: argparse.Namespace) -> int:
                 try:
                     title = run(servers, seed, options.steps, tally, options.report)
                     print(f"ok    seed {seed}: {title}, {time.monotonic() - started:.1f} s", flush=True)
-                except AssertionError as error:
+                except (AssertionError, MatrixError) as error:
                     failed += 1
                     print(f"FAIL  seed {seed}: {error}", flush=True)
     except KeyboardInterrupt:

@@ -57,7 +57,8 @@ def run(context: Context) -> None:
     alice.do.membership(odd, "kick", mallory.user_id, **{"org.matrix.msc4293.redact_events": "yes"})
     alice.ask("an odd wish", filter=WIDE)
     weak = context.user("weak")
-    powerless = _room(context, alice, mallory, power_level_content_override={"redact": 100, "ban": 0, "users": {alice.user_id: 100}})
+    levels = {"redact": 100, "ban": 0, "users": {alice.user_id: 100}}
+    powerless = _room(context, alice, mallory, room_version="11", power_level_content_override=levels)
     alice.do.membership(powerless, "invite", weak.user_id)
     weak.do.join(powerless)
     alice.do.state(powerless, "m.room.power_levels", {"redact": 100, "ban": 50, "users": {alice.user_id: 100, weak.user_id: 60}})
