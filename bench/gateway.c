@@ -1,23 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * A push gateway that costs little, for bench/push: it takes POST /_matrix/push/v1/notify, remembers when which
- * pushkey was told of which event, and rejects nobody. One thread, epoll.
+ * A push gateway that costs little, for bench/push: it takes POST /_matrix/push/v1/notify, remembers when
+ * which pushkey was told of which event, and rejects nobody. One thread, epoll.
  *
  *   bench_gateway --port P                            HTTP/1.1 with keep-alive, or HTTP/2 begun by the client
- *   bench_gateway --port P --cert FILE --key FILE     TLS; HTTP/2 when the client offers it (ALPN), else HTTP/1.1
- *   … --no-http2                                      HTTP/1.1 alone
+ *   bench_gateway --port P --cert FILE --key FILE     TLS; HTTP/2 when the client offers it (ALPN), else
+ * HTTP/1.1 … --no-http2                                      HTTP/1.1 alone
  *
  * Orders come on stdin, answers go to stdout:
  *
  *   count   number of requests so far
- *   dump    a line "time pushkey event" for each, in the order of arrival (nanoseconds of CLOCK_MONOTONIC; "-" for a
- *           count without an event), then "end"
- *   reset   forgets them; answers "ok"
- *   stats   connections accepted so far, and those that were HTTP/2
+ *   dump    a line "time pushkey event" for each, in the order of arrival (nanoseconds of CLOCK_MONOTONIC;
+ * "-" for a count without an event), then "end" reset   forgets them; answers "ok" stats   connections
+ * accepted so far, and those that were HTTP/2
  *
- * and the end of stdin ends it. The time of a request is that of its last byte read. It is no general server: what
- * it cannot read makes it end the connection, and the harness finds the notification missing.
+ * and the end of stdin ends it. The time of a request is that of its last byte read. It is no general server:
+ * what it cannot read makes it end the connection, and the harness finds the notification missing.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -41,7 +40,8 @@
 enum { READ_BYTES = 65536, REQUEST_MAX = 1 << 20, STREAMS_MAX = 1000, WINDOW = 16 << 20, EVENTS = 256 };
 static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 static const char verdict[] = "{\"rejected\":[]}";
-static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"rejected\":[]}";
+static const char answer[] =
+    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"rejected\":[]}";
 
 struct bytes {
     char *p;
@@ -428,16 +428,16 @@ static void accept_all(void)
 
 /* ---- start ---- */
 
-static int on_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_n, const unsigned char *in, unsigned n,
-                   void *arg)
+static int on_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_n, const unsigned char *in,
+                   unsigned n, void *arg)
 {
     static const unsigned char both[] = "\x02h2\x08http/1.1", old[] = "\x08http/1.1";
     unsigned char *chosen = NULL;
 
     (void)ssl;
     (void)arg;
-    if (SSL_select_next_proto(&chosen, out_n, gw.http2 ? both : old, gw.http2 ? sizeof(both) - 1 : sizeof(old) - 1,
-                              in, n) != OPENSSL_NPN_NEGOTIATED)
+    if (SSL_select_next_proto(&chosen, out_n, gw.http2 ? both : old,
+                              gw.http2 ? sizeof(both) - 1 : sizeof(old) - 1, in, n) != OPENSSL_NPN_NEGOTIATED)
         return SSL_TLSEXT_ERR_NOACK;
     *out = chosen;
     return SSL_TLSEXT_ERR_OK;
@@ -458,7 +458,8 @@ static void tls_init(const char *cert, const char *key)
 static void listen_on(int port)
 {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    struct epoll_event e = {.events = EPOLLIN, .data.ptr = &gw}, orders = {.events = EPOLLIN, .data.ptr = &gw.orders};
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = &gw},
+                       orders = {.events = EPOLLIN, .data.ptr = &gw.orders};
     int one = 1;
 
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
