@@ -19,11 +19,10 @@ LIMIT = 6
 
 
 @pytest.fixture(scope="module")
-def callers() -> Iterator[World]:
-    """A deployment with guests, an application service and a monthly limit of users."""
-    settings = settings_for("callers", offset=60)
-    settings.state.mkdir(parents=True, exist_ok=True)
-    registration = settings.state / "service.yaml"
+def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A deployment with guests, an application service and a monthly limit of users, none of whom an earlier run made."""
+    settings = settings_for("callers", offset=60, fresh=True)
+    registration = tmp_path_factory.mktemp("callers") / "service.yaml"
     service = {
         "id": "tests",
         "url": None,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import secrets
+import shutil
 import time
 from pathlib import Path
 from typing import IO, Callable
@@ -82,7 +83,6 @@ class Deployment:
         state = self.settings.state
         try:
             state.mkdir(parents=True, exist_ok=True)
-            self.settings.logs.mkdir(exist_ok=True)
             self._lock = open(state / "lock", "w")
         except OSError as error:
             raise StackError(f"The state folder {state} cannot be used: {error}") from error
@@ -90,7 +90,18 @@ class Deployment:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise StackError(f"Another deployment is running in {state}; choose another folder with --state.") from error
+        if self.settings.fresh:
+            self._forget()
+        self.settings.logs.mkdir(exist_ok=True)
         self._keep_last_logs()
+
+    def _forget(self) -> None:
+        """Remove what earlier runs left, but the lock."""
+        for left in self.settings.state.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
+            elif left.name != "lock":
+                left.unlink()
 
     def _keep_last_logs(self) -> None:
         """Set the last run's logs aside, so that this run's show only this run."""

@@ -74,6 +74,7 @@ class Settings:
 
     state: Path
     ports: Ports = dataclasses.field(default_factory=Ports)
+    fresh: bool = False  # nothing of an earlier run in the state folder is kept
     with_chappe: bool = True
     synapse_version: str = dataclasses.field(default_factory=synapse_release)
     event_persisters: int = 0
