@@ -262,12 +262,19 @@ def part_oracle() -> Count:
     return count
 
 
+def part_push() -> Count:
+    """notifications to gateways: the contract's cases, against a gateway that misbehaves"""
+    build_release()
+    return pytest("push", ["tests/push"], 20)
+
+
 PARTS: dict[str, Callable[[], Count]] = {
     "unit": part_unit,
     "fuzz": part_fuzz,
     "lint": part_lint,
     "asan": part_asan,
     "e2e": part_e2e,
+    "push": part_push,
     "oracle": part_oracle,
 }
 
