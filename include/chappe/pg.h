@@ -72,6 +72,17 @@ int pg_sync_open(struct pg_sync **out, const struct config *cfg, struct str stor
 int pg_sync_exec(struct pg_sync *c, const char *sql, struct pg_args *args, const struct pg_result **out,
                  struct err *e) NODISCARD;
 void pg_sync_close(struct pg_sync **c);
+/* A lock that one session of the main database holds (an advisory lock; sessions must not be shared by a
+ * pooler). fn is called on the hub when the answer changes: HELD, OTHERS (somebody else has it), UNKNOWN (the
+ * session was lost, and with it the lock). It is asked for until stop, which waits for the statement under
+ * way and after which fn is not called. cfg must live until then. */
+enum pg_lock_state { PG_LOCK_UNKNOWN, PG_LOCK_HELD, PG_LOCK_OTHERS };
+typedef void pg_lock_fn(void *arg, enum pg_lock_state state);
+struct pg_lock;
+struct pg_lock *pg_lock_start(struct uv_loop_s *loop, const struct config *cfg, int64_t key, pg_lock_fn *fn,
+                              void *arg);
+void pg_lock_stop(struct pg_lock **lock);
+
 /* Synapse's schema: its numbers, and the oldest release that makes such tables. Refuses what is not known
  * (synapse-replication 8.3), and a database that any statement of tbl/sql.def does not fit. */
 struct pg_schema {

@@ -13,6 +13,8 @@
  * way, and those answered since the last flush of positions (PUSH_FLUSH_MS), are repeated, each once; none is
  * lost.
  *
+ * Of several processes with one instance name one sends: the holder of a lock in the database (leader.c).
+ *
  * All of it runs on the hub thread. No statement and no load is per recipient: a burst of events costs one
  * range read of push actions, one load of the events, one of names, one of the badges that are not in memory,
  * and one write for the positions that moved.
@@ -36,7 +38,8 @@ int push_start(struct push **out, struct uv_loop_s *loop, const struct config *c
 struct feed_sink push_sink(struct push *p);
 /* Once the feed has its positions: pushers are loaded, and what waits for them is sent. */
 void push_adopt(struct push *p, struct feed *f);
-bool push_ready(const struct push *p); /* the pushers are loaded */
+/* The pushers are loaded, or another process of this instance's name serves them and this one stands by. */
+bool push_ready(const struct push *p);
 /* Sends nothing new. push_idle: nothing is under way and every position is written. */
 void push_drain(struct push *p);
 bool push_idle(const struct push *p);

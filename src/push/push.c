@@ -36,7 +36,7 @@ static void on_idle(uv_idle_t *h)
     push_waiting_run(
         p); /* who still has to wait asks for no further turn: the answer that it waits for does */
     push_load(p);
-    if (!p->draining)
+    if (!p->draining && p->sends)
         origins_dispatch(p);
     if (!p->work)
         uv_idle_stop(&p->idle);
@@ -136,7 +136,7 @@ static void on_tick(uv_timer_t *t)
     push_commit(p, p->draining);
     if (!p->feed || p->stopping)
         return;
-    if (now >= p->rows_next_ms)
+    if (p->leads && now >= p->rows_next_ms)
         push_rows_load(p);
     if (now >= p->retry_ms) { /* what the database refused a moment ago */
         p->retry_ms = now + RETRY_MS;
@@ -145,7 +145,8 @@ static void on_tick(uv_timer_t *t)
         push_scan(p);
         push_load(p);
     }
-    removals_run(p);
+    if (p->sends)
+        removals_run(p);
     if (now >= p->sweep_ms) {
         p->sweep_ms = now + SWEEP_MS;
         sweep(p);
@@ -300,13 +301,13 @@ void push_adopt(struct push *p, struct feed *f)
     p->positions = positions_copy(feed_start_positions(f, STREAM_EVENTS));
     p->scanned = positions_persisted_upto(p->positions);
     p->sweep_ms = clock_mono_ms() + SWEEP_MS;
-    push_rows_load(p);
+    push_lead(p);
     uv_timer_start(&p->tick, on_tick, TICK_MS, TICK_MS);
 }
 
 bool push_ready(const struct push *p)
 {
-    return p->rows_ready;
+    return p->rows_ready || (p->lock_asked && !p->leads);
 }
 
 void push_drain(struct push *p)
@@ -322,6 +323,7 @@ bool push_idle(const struct push *p)
 void push_halt(struct push *p)
 {
     p->stopping = true;
+    pg_lock_stop(&p->lock);
     uv_timer_stop(&p->timer);
     uv_timer_stop(&p->tick);
     uv_idle_stop(&p->idle);

@@ -9,6 +9,7 @@
  *   scan.c      range reads of event_push_actions up to the persisted position; backlogs of single users
  *   event.c     what is told: events with names, shared by all recipients, loaded per burst
  *   users.c     users, their queues of actions, their pushers; what a pusher does next
+ *   leader.c    one process per instance name sends
  *   rows.c      rows of the pushers table
  *   badge.c     unread counts
  *   receipts.c  read markers: what was read is not told any more
@@ -275,6 +276,11 @@ void push_rows_changed(struct push *p, struct str user_id, struct str app_id, st
 void push_rows_flush(struct push *p);             /* reads what changed */
 void push_rows_changed_pusher(struct pusher *ps); /* its row is not what we thought */
 
+/* ---- leader.c ---- */
+void push_lead(struct push *p);      /* asks for the lock; from then on sends says whether it is ours */
+void push_stand_by(struct push *p);  /* nothing is sent */
+void push_take_over(struct push *p); /* the table was read: send, if the lock is ours */
+
 /* ---- scan.c ---- */
 void push_scan(struct push *p); /* up to the persisted position, unless a read is under way */
 /* In the middle of a stretch, perhaps after a failure: some of its actions are in the queues, some are not.
@@ -406,6 +412,11 @@ struct push {
     /* rooms of recent redactions, newest at (redactions - 1) % REDACTIONS_KEPT; badges compare */
     struct pstr *redacted[REDACTIONS_KEPT];
     uint64_t redactions;
+
+    struct pg_lock *lock;
+    bool lock_asked, leads; /* the lock was answered about; it is ours */
+    bool sends;             /* …and the table was read since */
+    bool rows_again;        /* only a read of the table that begins from now on counts */
 
     bool rows_ready, rows_loading, rows_reading;
     int64_t rows_after, rows_next_ms, sweep_ms;

@@ -209,6 +209,8 @@ static void row_apply(struct push *p, const struct pg_result *r, int i, int64_t 
         p->email_pushers++;
     if (old && old->id >= pg_i64(r, i, ROW_ID) && pg_i64(r, i, ROW_ENABLED)) { /* ids only grow */
         old->seen = true;
+        if (pg_i64(r, i, ROW_DONE) > old->done) /* another process served while the lock was not ours */
+            old->done = pg_i64(r, i, ROW_DONE);
         u->expires_ms = p->cfg->account_validity ? pg_i64(r, i, ROW_EXPIRES) : 0;
         return;
     }
@@ -238,7 +240,7 @@ static void rows_end(struct push *p)
     size_t it = 0;
 
     p->rows_loading = false;
-    p->rows_next_ms = clock_mono_ms() + REFRESH_MS;
+    p->rows_next_ms = p->rows_again ? 0 : clock_mono_ms() + REFRESH_MS;
     while ((u = smap_next(&p->users, &it))) {
         struct pusher *ps;
         size_t left = u->pushers_count;
@@ -262,6 +264,7 @@ static void rows_end(struct push *p)
                       "email.enable_notifs off, or serve email from a worker of its own (README)",
                       p->email_pushers);
     }
+    push_take_over(p);
     push_rows_flush(p);
     push_scan(p);
     push_waiting_advance(p);
@@ -321,6 +324,7 @@ void push_rows_load(struct push *p)
             badge_cold(u); /* whatever the streams did not tell (purged history) */
     }
     p->rows_loading = true;
+    p->rows_again = false;
     p->rows_after = -1;
     p->email_pushers = 0;
     page_load(p);
@@ -358,6 +362,8 @@ void push_rows_changed(struct push *p, struct str user_id, struct str app_id, st
     struct changed_key *k, *old;
 
     if (user_id.n == 0 || !our_shard(p, user_id))
+        return;
+    if (!p->rows_ready && !p->rows_loading) /* standing by: the table will be read */
         return;
     if (deleted && (ps = find(push_user_find(p, user_id), app_id, pushkey)))
         drop(ps);

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import urllib.request
 from typing import Any, Callable
 
 from stack.matrix import Client, Json
@@ -94,6 +96,15 @@ class Phones:
     def settle(self) -> None:
         """Give the pusher time to learn of a row."""
         self.gateway.closing.wait(0.4)
+
+
+def metric(port: int, name: str) -> float:
+    """The sum of a metric's values on a port that shows metrics."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    values = [float(line.rsplit(None, 1)[1]) for line in lines if re.match(rf"{name}[{{ ]", line)]
+    assert values, f"no metric {name}"
+    return sum(values)
 
 
 def pair(phones: Phones) -> tuple[Client, Client, str, str]:

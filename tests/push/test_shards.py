@@ -16,21 +16,23 @@ SYNAPSE = {"pusher_instances": INSTANCES}
 pytestmark = pytest.mark.chappe_only
 
 
-def second(phones: Phones) -> Process:
-    """Another Chappe of the same deployment."""
+def another(phones: Phones, name: str, **options: object) -> Process:
+    """Another Chappe of the same deployment, as an instance of that name."""
     deployment, port = phones.world.deployment, phones.world.settings.ports.chappe2
     listener = {"type": "http", "port": port, "bind_addresses": ["127.0.0.1"], "resources": [{"names": ["client"]}]}
+    # Nothing of a deployment without event persisters listens there.
+    metrics = {"type": "metrics", "port": phones.world.settings.ports.persister1, "bind_addresses": ["127.0.0.1"]}
     config = deployment.synapse.write_worker(
-        "chappe2",
+        f"second-{name}",
         {
             "worker_app": "synapse.app.generic_worker",
-            "worker_name": "chappe2",
-            "worker_listeners": [listener],
-            "chappe": phones.world.settings.chappe_options,
+            "worker_name": name,
+            "worker_listeners": [listener, metrics],
+            "chappe": {**phones.world.settings.chappe_options, **options},
         },
     )
     argv = [*phones.pusher().argv[:-1], str(config)]
-    log = phones.world.settings.logs / "chappe2.log"
+    log = phones.world.settings.logs / f"second-{name}.log"
     return Process("The second Chappe", argv, log, ready=lambda: answers(port), stop_seconds=15)
 
 
@@ -53,7 +55,7 @@ def test_shares(phones: Phones) -> None:
     phones.until(lambda: all(phones.gateway.of(key) for key in ours))
     for key in theirs:
         phones.quiet(key, 0.5)
-    process = second(phones)
+    process = another(phones, "chappe2")
     process.start()
     try:
         process.wait_ready()
