@@ -346,6 +346,7 @@ struct user {
     /* waiting */
     struct list waiters, running; /* requests: parked; being computed */
     size_t waiters_count;         /* parked, or joined to another */
+    int64_t initial_turn;         /* of the last initial sync that asked (sync/park.c) */
     bool active;                  /* listed in the active vectors of its joined rooms */
     bool reactivate;              /* scratch of the loader */
     bool woken;                   /* in the list of users to look at */
@@ -397,6 +398,9 @@ typedef void model_loaded_fn(void *arg, int err);
 void model_load(struct model *m, model_loaded_fn *fn, void *arg);
 /* Forgets every callback with this arg. Not from inside one. */
 void model_load_cancel(struct model *m, const void *arg);
+/* More readers stand in line and will want something this turn or the next: what has been wanted so far may
+ * wait for them, for a bounded time. */
+void model_load_gather(struct model *m, bool more);
 
 /* Objects: made on first mention. */
 struct room *model_room(struct model *m, struct str room_id);

@@ -9,17 +9,25 @@
  * batches are done, since what they lacked may have been under way already. Depth of the wants, not their
  * number, decides how many rounds there are.
  *
+ * Whoever asks during a storm asks together. While readers that have not been computed yet stand in line
+ * (model_load_gather) the open batch stays open, GATHER_US at most; and with BATCHES_UNDER_WAY batches at the
+ * database the next waits until one of them is back: its readers could not run before those anyway. So the
+ * statements of a reconnect storm follow from the time it takes, not from the number of devices.
+ *
  * A statement that PostgreSQL refuses (it took too long, or one of its values will not do) would fail all who
  * waited for the batch. So they try again one by one, each with a batch of its own: who is to blame fails,
  * the others get their answer. That is slow, and rare.
  */
 #include "model_int.h"
 
+enum { GATHER_US = 20000 };
+
 struct batch *loader_open(struct model *m)
 {
     if (!m->open) {
         m->open = xcalloc(1, sizeof *m->open);
         m->open->m = m;
+        m->open->opened_us = clock_mono_us();
         list_push(&m->batches, &m->open->link);
     }
     return m->open;
@@ -56,6 +64,7 @@ static void batch_done(struct model *m, struct batch *b)
     bool apart = b->err == -ERR_DB && b->waiters.n > 1 && !m->stopping;
     if (m->solo == b)
         m->solo = NULL;
+    m->batches_sent--;
     if (apart)
         metric_add(M_loader_retried_apart, (int64_t)b->waiters.n);
     for (size_t i = 0; i < b->waiters.n; i++) {
@@ -88,6 +97,7 @@ static void loader_flush(struct model *m)
         return;
     m->open = NULL;
     b->sent = true;
+    m->batches_sent++;
     b->outstanding++; /* not complete while we are sending */
     metric_add(M_loader_batches, 1);
     events_flush(m, b);
@@ -102,12 +112,27 @@ static void loader_flush(struct model *m)
     loader_advance(m);
 }
 
+void model_load_gather(struct model *m, bool more)
+{
+    m->gather = more;
+}
+
+/* Is it better to wait for what others will want? */
+static bool gathering(const struct model *m)
+{
+    if (m->stopping)
+        return false;
+    if (m->batches_sent >= BATCHES_UNDER_WAY)
+        return true;
+    return m->gather && clock_mono_us() - m->open->opened_us < GATHER_US;
+}
+
 static void on_prepare(uv_prepare_t *h)
 {
     struct model *m = h->data;
     /* A flush may answer readers at once (nothing to send) and they may want more: bounded rounds, then the
      * next turn. */
-    for (int i = 0; i < 16 && m->open; i++)
+    for (int i = 0; i < 16 && m->open && !gathering(m); i++)
         loader_flush(m);
 }
 
@@ -188,8 +213,10 @@ static void free_handle(uv_handle_t *h)
 void loader_fini(struct model *m)
 {
     /* pg has been stopped: every statement sent has ended. What was never sent ends here. */
-    if (m->open)
+    if (m->open) {
         m->open->sent = true;
+        m->batches_sent++;
+    }
     m->open = NULL;
     loader_advance(m);
     vec_free(&m->suspects);

@@ -43,10 +43,12 @@ struct td_ack {
 };
 
 /* One flush of wants: done when all its statements are; its waiters run once it and all earlier ones are. */
+enum { BATCHES_UNDER_WAY = 4 };
 struct batch {
     struct list link;
     struct model *m;
     int outstanding;
+    int64_t opened_us;
     bool sent;
     int err;
     VEC(struct batch_waiter) waiters;
@@ -153,6 +155,8 @@ struct model {
     VEC(struct batch_waiter) suspects; /* of a batch that was refused: each tries again by itself */
     struct batch *solo;                /* the batch of one of them, under way */
     bool suspecting;
+    bool gather;         /* more wants are about to come */
+    size_t batches_sent; /* not complete yet */
     VEC(struct evrec *) want_events;
     VEC(struct room *) want_tl, want_topo, want_gaps, want_state, want_receipts, want_deltas;
     VEC(struct last_at *) want_last;

@@ -14,7 +14,8 @@ enum {
     HELD_MS = 30000,
     LOADING_MS = 5000,
     PEEK_MS = 500, /* how often a poll of a room one is not in looks at it: nobody is woken for it */
-    SLICE = 64,
+    SLICE = 64,    /* runs in a turn of the loop, and how long a turn begins new ones */
+    SLICE_US = 3000,
     SCRATCH_FIRST_BYTES = 64 << 10
 };
 
@@ -195,26 +196,80 @@ void req_recheck(struct sync_req *r)
 
 /* ---- admission ---- */
 
+static void end_refused(struct sync_req *r, const void *reason)
+{
+    metric_add_l(M_sync_refused, reason, 1);
+    if (r->http) {
+        struct http_res res;
+        http_res_init(&res, 429);
+        struct json *extra = json_new(r->http->arena, JSON_OBJECT);
+        json_set(extra, STR("retry_after_ms"), json_new_int(r->http->arena, 5000));
+        http_res_error(&res, 429, "M_LIMIT_EXCEEDED", STR("Too Many Requests"), extra);
+        res.retry_after_s = 5;
+        http_reply(&r->http, &res);
+    }
+    req_finish(r);
+}
+
+/* And whoever joined it. */
 void req_refuse(struct sync_req *r, const char *reason)
 {
-    struct http_res res;
-    metric_add_l(M_sync_refused, reason, 1);
-    if (!r->http) {
-        req_finish(r);
-        return;
-    }
-    http_res_init(&res, 429);
-    struct json *extra = json_new(r->http->arena, JSON_OBJECT);
-    json_set(extra, STR("retry_after_ms"), json_new_int(r->http->arena, 5000));
-    http_res_error(&res, 429, "M_LIMIT_EXCEEDED", STR("Too Many Requests"), extra);
-    res.retry_after_s = 5;
-    http_reply(&r->http, &res);
-    req_finish(r);
+    req_error_joined(r, end_refused, reason);
+    end_refused(r, reason);
 }
 
 static bool wants_turn(const struct sync_req *r)
 {
     return r->initial || r->full_state;
+}
+
+/*
+ * Initial syncs take turns by user: each one's n-th stands behind others' (n-1)-th, whoever came first
+ * (start-time fair queueing). So ten devices of one user, or a script, delay others by one answer. Past the
+ * bound the last in line is refused, which is the one whose user asks most.
+ */
+static void queue_turn(struct sync_req *r)
+{
+    struct sync *s = r->s;
+    if (r->turn)
+        return;
+    r->turn = r->u->initial_turn + 1 > s->initial_turn ? r->u->initial_turn + 1 : s->initial_turn;
+    r->u->initial_turn = r->turn;
+}
+
+static void queue_add(struct sync_req *r)
+{
+    struct sync *s = r->s;
+    struct list *queue = &s->states[REQ_QUEUED], *at;
+    req_set_state(r, REQ_QUEUED);
+    list_del(&r->by_state);
+    for (at = queue->prev; at != queue; at = at->prev) {
+        if (container_of(at, struct sync_req, by_state)->turn <= r->turn)
+            break;
+    }
+    list_push(at->next, &r->by_state); /* before the next one */
+    if (s->counts[REQ_QUEUED] > (size_t)s->cfg->initial_syncs_queued_max) {
+        struct sync_req *last = container_of(queue->prev, struct sync_req, by_state);
+        last->u->initial_turn--;
+        req_refuse(last, "initial_queue");
+    }
+}
+
+/* False: it stands in line, or was refused. */
+static bool take_turn(struct sync_req *r)
+{
+    struct sync *s = r->s;
+    bool first = s->counts[REQ_QUEUED] == 0 || s->states[REQ_QUEUED].next == &r->by_state;
+    queue_turn(r);
+    if (!first || s->initial_running >= (size_t)s->cfg->initial_syncs_max) {
+        if (r->state != REQ_QUEUED)
+            queue_add(r);
+        return false;
+    }
+    s->initial_turn = r->turn > s->initial_turn ? r->turn : s->initial_turn;
+    r->admitted = true;
+    s->initial_running++;
+    return true;
 }
 
 void req_admit(struct sync_req *r)
@@ -244,18 +299,8 @@ void req_admit(struct sync_req *r)
         model_to_device_ack(s->m, r->d, t.to_device);
         r->acked = true;
     }
-    if (wants_turn(r) && !r->admitted) {
-        if (s->initial_running >= (size_t)s->cfg->initial_syncs_max) {
-            if (s->counts[REQ_QUEUED] >= (size_t)s->cfg->initial_syncs_queued_max) {
-                req_refuse(r, "initial_queue");
-                return;
-            }
-            req_set_state(r, REQ_QUEUED);
-            return;
-        }
-        r->admitted = true;
-        s->initial_running++;
-    }
+    if (wants_turn(r) && !r->admitted && !take_turn(r))
+        return;
     req_make_ready(r);
 }
 
@@ -362,11 +407,16 @@ void req_admit_queued(struct sync *s)
 static void on_idle(uv_idle_t *h)
 {
     struct sync *s = h->data;
+    int64_t start = clock_mono_us();
     req_admit_queued(s);
     for (int i = 0; i < SLICE && !list_empty(&s->states[REQ_READY]); i++) {
+        if (i > 0 && clock_mono_us() - start > SLICE_US) /* large ones: others' turn */
+            break;
         struct sync_req *r = container_of(s->states[REQ_READY].next, struct sync_req, by_state);
         req_compute(r);
     }
+    req_admit_queued(s); /* into the places of those just answered */
+    model_load_gather(s->m, !list_empty(&s->states[REQ_READY]));
     if (list_empty(&s->states[REQ_READY])) {
         uv_idle_stop(h);
         s->idle_running = false;

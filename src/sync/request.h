@@ -37,7 +37,8 @@ struct sync_req {
     int64_t filter_id;
     int64_t timeout_ms, deadline_ms, started_ms;
     bool full_state, use_state_after, initial, admitted, presence, bounded, acked, loading;
-    bool listed; /* among the abandoned */
+    bool listed;  /* among the abandoned */
+    int64_t turn; /* in the queue of initial syncs; 0: has not asked for one */
     struct str presence_state;
     struct list by_state; /* in the list of its state */
     struct list by_user;  /* u->waiters, while parked; u->running, while others may join */
@@ -66,6 +67,7 @@ struct sync {
     struct list states[REQ_STATE_COUNT];
     size_t counts[REQ_STATE_COUNT];
     size_t initial_running;
+    int64_t initial_turn; /* of the last one that was let in */
     bool live, draining, stopping;
     struct wheel wheel;
     uv_idle_t *idle; /* runs while REQ_READY is not empty */

@@ -700,7 +700,9 @@ void world_settle(struct world *w)
     for (int quiet = 0, i = 0; quiet < 3; i++) {
         assert_true(i < 10000);
         uv_run(&w->loop, UV_RUN_NOWAIT);
-        quiet = deliver_due(w) || w->m->open ? 0 : quiet + 1;
+        bool open =
+            w->m->open && w->m->batches_sent < BATCHES_UNDER_WAY; /* else it waits for one held back */
+        quiet = deliver_due(w) || open ? 0 : quiet + 1;
     }
 }
 

@@ -82,7 +82,7 @@ static struct requester *requester_make(void)
 {
     struct requester *r = xcalloc(1, sizeof *r);
     r->refs = 1;
-    r->user_id = STR("@a:x");
+    r->user_id = the_front->user ? str_of(the_front->user) : STR("@a:x");
     r->device_id = STR("D");
     r->token_key[0] = the_front->token;
     r->is_guest = the_front->guest;
@@ -244,9 +244,8 @@ struct front *front_new_with(const char *yaml)
     now_ms = 1000000;
     clock_fake_set(now_ms);
     snprintf(text, sizeof text,
-             "presence: {enabled: true}\nchappe: {initial_syncs_max: 1, initial_syncs_queued_max: 1, "
-             "parked_per_user_max: 2}\n%s",
-             yaml);
+             "presence: {enabled: true}\nchappe:\n  initial_syncs_max: 1\n  parked_per_user_max: 2\n%s%s",
+             strstr(yaml, "initial_syncs_queued_max") ? "" : "  initial_syncs_queued_max: 1\n", yaml);
     world_config(text);
     f->w = world_new();
     f->w->on_wake = on_wake;

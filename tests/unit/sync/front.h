@@ -35,7 +35,8 @@ struct front {
     VEC(struct auth_watch *) watches;
     int presence, requesters;
     bool guest;
-    uint64_t token; /* of the requests that come */
+    uint64_t token;   /* of the requests that come */
+    const char *user; /* who asks; NULL: @a:x */
     void (*suspect)(void *arg, const struct requester *r);
     void *suspect_arg;
     VEC(struct client *) clients;
@@ -86,4 +87,5 @@ int run_feature_tests(void);
 int run_release_tests(void);
 int run_token_tests(void);
 int run_visibility_tests(void);
+int run_storm_tests(void);
 #endif
