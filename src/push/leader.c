@@ -52,9 +52,10 @@ static void on_lock(void *arg, enum pg_lock_state state)
         log_warning(PUSH_LOG, "another process is instance %.*s: this one stands by and sends nothing",
                     STR_ARG(p->cfg->worker_name));
     else
-        log_warning(PUSH_LOG,
-                    "the session that held the lock of instance %.*s is lost: nothing is sent until it is back",
-                    STR_ARG(p->cfg->worker_name));
+        log_warning(
+            PUSH_LOG,
+            "the session that held the lock of instance %.*s is lost: nothing is sent until it is back",
+            STR_ARG(p->cfg->worker_name));
 }
 
 void push_stand_by(struct push *p)

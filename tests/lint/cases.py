@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 # Copyright the Chappe contributors
-"""Checks tests/oracle/CASES.md: every case once, and every test that it names exists.
+"""Checks the tables of cases: every case once, and every test that a row names exists.
 
 Usage: cases.py [ROOT]. Prints "file:line: text" for each breach and exits 1 if there is one.
 """
@@ -9,15 +9,16 @@ import re
 import sys
 from pathlib import Path
 
-CASES = 133
+# Table, how many cases it has, where the names without a folder are.
+TABLES = (("oracle/CASES.md", 133, "oracle/scenarios"), ("push/CASES.md", 50, "push"))
 ROW = re.compile(r"^\| *(\d+) *\|(.*)\|(.*)\|$")
 NAME = re.compile(r"`([^`]+)`")
 
 
-def find(tests: Path, name: str) -> str | None:
+def find(tests: Path, name: str, usual: str) -> str | None:
     """Return what is wrong with the name of a test, or None."""
     path, mark, place = re.match(r"^([^#:]+)(::|#)?(.*)$", name, re.S).groups()
-    file = tests / path if "/" in path else tests / "oracle" / "scenarios" / f"{path}.py"
+    file = tests / path if "/" in path else tests / usual / f"{path}.py"
     if not file.is_file():
         return f"there is no {path}"
     text = file.read_text()
@@ -28,29 +29,35 @@ def find(tests: Path, name: str) -> str | None:
     return None
 
 
-def main() -> int:
-    """Check the table below a root."""
-    root = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
-    table = root / "tests" / "oracle" / "CASES.md"
+def check(table: Path, tests: Path, cases: int, usual: str) -> list[str]:
+    """Return the breaches of one table."""
     breaches: list[str] = []
     seen: dict[int, int] = {}
     for number, line in enumerate(table.read_text().splitlines(), 1):
         row = ROW.match(line)
         if not row:
             continue
-        case, what, tests = int(row[1]), row[2].strip(), NAME.findall(row[3])
+        case, what, names = int(row[1]), row[2].strip(), NAME.findall(row[3])
         if case in seen:
             breaches.append(f"{number}: case {case} is in line {seen[case]} already")
         seen[case] = number
-        if not what or not tests:
+        if not what or not names:
             breaches.append(f"{number}: case {case} says nothing, or names no test")
-        for name in tests:
-            if wrong := find(root / "tests", name):
+        for name in names:
+            if wrong := find(tests, name, usual):
                 breaches.append(f"{number}: case {case}: {wrong}")
-    breaches += [f"1: case {case} is missing" for case in range(1, CASES + 1) if case not in seen]
-    for breach in breaches:
-        print(f"{table.relative_to(root)}:{breach}")
-    return 1 if breaches else 0
+    return breaches + [f"1: case {case} is missing" for case in range(1, cases + 1) if case not in seen]
+
+
+def main() -> int:
+    """Check the tables below a root."""
+    tests = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve() / "tests"
+    failed = False
+    for name, cases, usual in TABLES:
+        for breach in check(tests / name, tests, cases, usual):
+            print(f"tests/{name}:{breach}")
+            failed = True
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
@@ -21,15 +23,30 @@ SETTINGS: dict[str, Any] = {
     "ip_range_whitelist": ["127.0.0.0/8"],
 }
 GATEWAY_OFFSET = 90
+# Pushkeys (Phones.phone), paths of gateways' URLs, contents.
+SECRETS = re.compile(r"key-\d+-|:\d+/_matrix/push|msgtype|m\.mentions")
+
+
+def no_secrets(log: Path) -> None:
+    """Nothing that only a pusher's owner and gateway know is in Chappe's log, whatever the tests did."""
+    found = [line for line in log.read_text(errors="replace").splitlines() if SECRETS.search(line)]
+    assert not found, found[:5]
 
 
 @pytest.fixture(scope="module")
 def push_world(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A deployment of the module's own; a module may say SYNAPSE = {…} to add to its homeserver.yaml."""
+    """A deployment of the module's own.
+
+    A module may say SYNAPSE = {…} to add to its homeserver.yaml, and PERSISTERS = 2 for two writers of events.
+    """
     from conftest import _running
 
     extra = {**SETTINGS, **getattr(request.module, "SYNAPSE", {})}
-    yield from _running(settings_for("push", offset=60, synapse_extra=extra))
+    persisters = getattr(request.module, "PERSISTERS", 0)
+    settings = settings_for("push", offset=60, synapse_extra=extra, event_persisters=persisters)
+    for world in _running(settings):
+        yield world
+        no_secrets(settings.logs / "chappe.log")
 
 
 @pytest.fixture

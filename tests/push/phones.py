@@ -23,6 +23,7 @@ class Phones:
 
     def __init__(self, world: World, gateway: Gateway) -> None:
         self.world, self.gateway = world, gateway
+        self.settles = True
 
     def person(self, name: str, **device: Any) -> Client:
         """A user with a device; requests go to the main process."""
@@ -33,6 +34,14 @@ class Phones:
         pushkey = f"key-{next(self._keys)}-{person.user_id.split('-')[1]}"
         self.set_pusher(person, pushkey, {"url": url or self.gateway.url, **data}, append=append)
         return pushkey
+
+    def many(self, person: Client, count: int, url: str | None = None) -> list[str]:
+        """Register several phones of one person; return their pushkeys."""
+        self.settles = False
+        keys = [self.phone(person, url=url, append=True) for _ in range(count)]
+        self.settles = True
+        self.settle()
+        return keys
 
     def pusher(self) -> Process:
         """The process that serves the pushers: Chappe, or the Synapse worker in its place."""
@@ -95,15 +104,18 @@ class Phones:
 
     def settle(self) -> None:
         """Give the pusher time to learn of a row."""
-        self.gateway.closing.wait(0.4)
+        if self.settles:
+            self.gateway.closing.wait(0.4)
 
 
-def metric(port: int, name: str) -> float:
-    """The sum of a metric's values on a port that shows metrics."""
+def metric(port: int, name: str, label: str | None = None) -> float:
+    """The sum of a metric's values (those with a label's value, 0 if there are none) on a port that shows metrics."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
+    if label is not None:
+        lines = [line for line in lines if f'="{label}"' in line]
     values = [float(line.rsplit(None, 1)[1]) for line in lines if re.match(rf"{name}[{{ ]", line)]
-    assert values, f"no metric {name}"
+    assert values or label is not None, f"no metric {name}"
     return sum(values)
 
 

@@ -31,7 +31,7 @@ def test_killed(phones: Phones) -> None:
     """Killed twice in the middle: nothing is lost, order is kept, and at most what was on its way is repeated."""
     ann, ben = phones.person("ann"), phones.person("ben")
     room = phones.room(ann, ben)
-    keys = [phones.phone(ben, append=True) for _ in range(5)]
+    keys = phones.many(ben, 5)
     phones.gateway.behave(delay=0.4)
     for number in range(8):
         ann.text(room, f"{number}")
@@ -194,7 +194,7 @@ def test_mass_rejection(phones: Phones) -> None:
     room = phones.room(ann, ben)
     other = Gateway(phones.gateway.port + 3).start()
     try:
-        keys = [phones.phone(ben, url=other.url, append=True) for _ in range(30)]
+        keys = phones.many(ben, 30, other.url)
         other.rejected.update(keys)
         ann.text(room, "0")
         assert other.wait(lambda: all(other.of(key) for key in keys), 30)

@@ -265,6 +265,7 @@ def part_oracle() -> Count:
 def part_push() -> Count:
     """notifications to gateways: the contract's cases, against a gateway that misbehaves"""
     build_release()
+    node_packages()
     return pytest("push", ["tests/push"], 20)
 
 
