@@ -326,7 +326,8 @@ static void probe(struct origin *o)
         ps->state = PUSHER_IDLE;
         push_user_advance(ps->user);
     }
-    if (o->ready_count == 0 && !list_empty(&o->held))
+    /* The one that is to be the probe may find when its turn comes that all was read: then another is. */
+    if (!list_empty(&o->held))
         push_timer_set(o->p, &o->timer, clock_mono_ms() + RAMP_STEP_MS);
 }
 

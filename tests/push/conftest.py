@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from pathlib import Path
@@ -22,7 +23,8 @@ SETTINGS: dict[str, Any] = {
     # The tests' gateways are on loopback, which nobody's are in the world outside.
     "ip_range_whitelist": ["127.0.0.0/8"],
 }
-GATEWAY_OFFSET = 90
+GATEWAY_OFFSET, GATEWAYS, GATEWAY_PORTS = 90, 32, 10
+_numbers = itertools.count()
 # Pushkeys (Phones.phone), paths of gateways' URLs, contents.
 SECRETS = re.compile(r"key-\d+-|:\d+/_matrix/push|msgtype|m\.mentions")
 
@@ -52,7 +54,9 @@ def push_world(request: pytest.FixtureRequest) -> Iterator[Any]:
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
     """A gateway that behaves well until told otherwise."""
-    port = int(os.environ.get("CHAPPE_TEST_PORT_BASE", "15540")) + GATEWAY_OFFSET
+    # Another port for each test: what Chappe has learned of a gateway's health outlives a test.
+    base = int(os.environ.get("CHAPPE_TEST_PORT_BASE", "15540"))
+    port = base + GATEWAY_OFFSET + next(_numbers) % GATEWAYS * GATEWAY_PORTS
     gateway = Gateway(port).start()
     yield gateway
     gateway.stop()

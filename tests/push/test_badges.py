@@ -80,8 +80,11 @@ def test_summarised_rooms(phones: Phones) -> None:
     ben.receipt(first, ann.text(first, "read"), "m.read")
     for room in (first, second, third):
         for number in range(2):
-            ann.text(room, f"{number}")
-    time.sleep(35)  # Synapse's own job, every 30 s
+            newest = ann.text(room, f"{number}")
+    sql = phones.world.deployment.postgres.psql
+    summed = "(SELECT stream_ordering FROM event_push_summary_stream_ordering)"
+    asked = f"SELECT {summed} >= stream_ordering FROM events WHERE event_id = '{newest}'"
+    phones.until(lambda: sql(asked).strip() == "t", 60)  # Synapse's own job, every 30 s
     key = phones.phone(ben)
     ann.text(third, "now")
     assert phones.events(key, 1)[-1].unread == 3

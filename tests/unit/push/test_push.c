@@ -574,6 +574,23 @@ static void test_probe(void **state)
     assert_int_equal(ps->state, PUSHER_READY);
     assert_int_equal(o->ready_count, 1);
     assert_true(list_empty(&o->held));
+
+    /* Somebody else is held, and the first finds nothing to tell when its turn comes: the gateway is probed
+     * on. */
+    struct push_user *you = push_user_get(f->p, STR("@you:x"));
+    struct pusher *other = phone(f->p, you, 10);
+    add(you, "$30", "!a", "main", 30);
+    you->queue[you->queue_first].ev->state = PUSH_EVENT_READY;
+    list_del(&you->queue[you->queue_first].ev->wanted);
+    other->no_counts = true;
+    pusher_fail(other, 300000);
+    list_push(&o->held, &other->turn);
+    push_timer_cancel(f->p, &o->timer);
+    origin_timer(o);
+    assert_true(push_timer_is_set(&o->timer));
+    origin_forget(ps);
+    origin_timer(o);
+    assert_int_equal(other->state, PUSHER_READY);
 }
 
 int main(void)

@@ -34,10 +34,9 @@ static void make_room(struct world *w, const char *room, int first_user, int use
 static void say_since(struct world *w, const char *room, int64_t *at, int messages)
 {
     for (int i = 0; i < messages; i++)
-        world_event(w, (struct t_event){.id = world_text(w, "$m%d", (int)*at),
-                                        .room = room,
-                                        .sender = "@b:x",
-                                        .stream = ++*at});
+        world_event(
+            w, (struct t_event){
+                   .id = world_text(w, "$m%d", (int)*at), .room = room, .sender = "@b:x", .stream = ++*at});
 }
 
 static const char *room_name(struct world *w, bool own, int i)
@@ -45,8 +44,8 @@ static const char *room_name(struct world *w, bool own, int i)
     return world_text(w, own ? "!own%d:x" : "!all%d:x", i);
 }
 
-/* So many users, each with one device and alone in a room, or all in the same rooms; then the stream has moved
- * on by some messages in each room. */
+/* So many users, each with one device and alone in a room, or all in the same rooms; then the stream has
+ * moved on by some messages in each room. */
 static struct front *storm_new(int users, bool own)
 {
     struct front *f = front_new();
