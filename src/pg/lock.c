@@ -49,9 +49,10 @@ static int ask(struct pg_lock *l, struct pg_sync *c)
 
     if (l->state == PG_LOCK_HELD) /* only this thread writes it */
         return pg_sync_exec(c, "SELECT 1", NULL, &r, &why);
-    struct pg_args *args = pg_args_new();
-    pg_args_i64(args, l->key);
-    err = pg_sync_exec(c, "SELECT pg_try_advisory_lock($1::bigint)", args, &r, &why);
+    /* The number is in the text: arguments keep memory of their thread, and this one ends. */
+    char sql[64];
+    snprintf(sql, sizeof sql, "SELECT pg_try_advisory_lock(%lld)", (long long)l->key);
+    err = pg_sync_exec(c, sql, NULL, &r, &why);
     if (!err)
         state_set(l, pg_i64(r, 0, 0) ? PG_LOCK_HELD : PG_LOCK_OTHERS);
     return err;
