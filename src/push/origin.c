@@ -34,8 +34,46 @@ enum {
     BREAKER_SHARE = 2,    /* …and one answer in so many */
     ADDRESSES_MAX = 16,
     PROBE_CANDIDATES = 8,
-    UNKNOWN_MS = 5000 /* a name that could not be looked up is tried again after this */
+    GATEWAYS_SHOWN = 64, /* in metrics… */
+    SHOWN_PUSHERS = 20,  /* …with so many pushers */
+    UNKNOWN_MS = 5000    /* a name that could not be looked up is tried again after this */
 };
+
+/* ---- metrics ---- */
+
+/* Gateways' names are chosen by users: only those with many pushers are shown, and only so many of them. */
+static const char *label_of(struct str key)
+{
+    static char *names[GATEWAYS_SHOWN]; /* as long as the process: the metrics keep the addresses */
+
+    for (int i = 0; i < GATEWAYS_SHOWN; i++) {
+        if (!names[i])
+            names[i] = xstrndup(key);
+        if (str_eq(str_of(names[i]), key))
+            return names[i];
+    }
+    return NULL;
+}
+
+static void show(const struct origin *o, int64_t waiting, int64_t state)
+{
+    if (!o->label)
+        return;
+    metric_set_l(M_push_gateway_waiting, o->label, waiting);
+    metric_set_l(M_push_gateway_state, o->label, state);
+}
+
+void origins_show(struct push *p)
+{
+    struct origin *o;
+    size_t it = 0;
+
+    while ((o = smap_next(&p->origins_by_key, &it))) {
+        if (!o->label && o->pushers >= SHOWN_PUSHERS)
+            o->label = label_of(o->key);
+        show(o, (int64_t)o->ready_count, o->health);
+    }
+}
 
 /* ---- making them ---- */
 
@@ -139,6 +177,7 @@ void origin_unref(struct origin *o)
 
     if (--o->pushers > 0)
         return;
+    show(o, 0, ORIGIN_HEALTHY);
     push_timer_cancel(p, &o->timer);
     list_del(&o->active);
     smap_del(&p->origins_by_key, o->key);

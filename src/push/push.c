@@ -144,6 +144,7 @@ static void on_tick(uv_timer_t *t)
         push_receipts_flush(p);
         push_scan(p);
         push_load(p);
+        origins_show(p);
     }
     if (p->sends)
         removals_run(p);

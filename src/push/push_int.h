@@ -345,6 +345,7 @@ struct origin {
     char *resolve;       /* curl's line; NULL when not needed */
     uv_getaddrinfo_t *lookup;
     int64_t logged_ms;
+    const char *label; /* in metrics; NULL: it is none of those that are shown */
     char bytes[];
 };
 struct origin *origin_get(struct push *p, struct str url); /* NULL: not an URL we can serve */
@@ -352,6 +353,7 @@ void origin_unref(struct origin *o);
 void origin_enqueue(struct pusher *ps, bool high, bool first);
 void origin_forget(struct pusher *ps); /* out of every list */
 void origins_dispatch(struct push *p);
+void origins_show(struct push *p); /* in metrics */
 enum push_outcome { OUTCOME_OK, OUTCOME_REJECTED, OUTCOME_ORIGIN, OUTCOME_PUSHER, OUTCOME_REFUSED };
 void origin_answer(struct origin *o, enum push_outcome outcome, int64_t retry_after_ms);
 bool origin_breaker(struct origin *o); /* it rejects too many: its word is not taken */

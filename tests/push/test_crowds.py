@@ -117,6 +117,9 @@ def test_gateway_of_a_crowd_is_down(phones: Phones, crowds: list[Crowd]) -> None
             assert bodies(phones.events(key, number + 1))[-1] == f"{number}"
         other.closing.wait(max(0.0, 5 - (time.monotonic() - begun)))
         assert len(other.pushes) - failed <= time.monotonic() - begun + 2  # single probes
+        port, place = phones.world.settings.ports.chappe_metrics, f"http://127.0.0.1:{other.port}"
+        assert metric(port, "chappe_push_gateway_waiting", place) > crowd.size / 2
+        assert metric(port, "chappe_push_gateway_state", place) in (1, 2)
         other.behave()
         before = len(other.pushes)
         assert other.wait(lambda: len(other.pushes) > before, 60)
@@ -125,6 +128,8 @@ def test_gateway_of_a_crowd_is_down(phones: Phones, crowds: list[Crowd]) -> None
         assert len([push for push in other.pushes[before:] if push.at < returned + 0.02]) <= 32  # a slow start
         told = [(push.pushkey, push.event_id) for push in other.pushes[before:]]
         assert len(set(told)) == len(told) == 4 * crowd.size
+        phones.until(lambda: metric(port, "chappe_push_gateway_state", place) == 0)
+        phones.until(lambda: metric(port, "chappe_push_gateway_waiting", place) == 0)
     finally:
         other.stop()
 
