@@ -206,29 +206,39 @@ enum reply_result reply_eof(struct reply *r)
     return REPLY_DONE;
 }
 
-char *json_string_after(const char *body, size_t len, const char *key)
+struct span json_string_after(const char *body, size_t len, const char *key)
 {
     char quoted[64];
+    struct span none = {NULL, 0};
     size_t n = strlen(key);
     if (n + 2 > sizeof(quoted))
-        return NULL;
+        return none;
     quoted[0] = '"';
     memcpy(quoted + 1, key, n);
     quoted[n + 1] = '"';
     const char *end = body + len, *p = memmem(body, len, quoted, n + 2);
     if (p == NULL)
-        return NULL;
+        return none;
     p += n + 2;
     while (p < end && (*p == ' ' || *p == ':'))
         p++;
     if (p == end || *p++ != '"')
-        return NULL;
+        return none;
     const char *close = memchr(p, '"', (size_t)(end - p));
     if (close == NULL || memchr(p, '\\', (size_t)(close - p)) != NULL)
-        return NULL;
-    size_t found = (size_t)(close - p);
-    char *copy = need(malloc(found + 1));
-    memcpy(copy, p, found);
-    copy[found] = 0;
-    return copy;
+        return none;
+    return (struct span){p, (size_t)(close - p)};
+}
+
+struct span reply_header(const struct reply *r, const char *name)
+{
+    const char *p = r->data, *end = r->data + r->body;
+    while ((p = memchr(p, '\n', (size_t)(end - p))) != NULL && ++p < end) {
+        const char *line_end = memchr(p, '\r', (size_t)(end - p)), *value;
+        if (line_end == NULL)
+            break;
+        if (header_is(p, line_end, name, &value))
+            return (struct span){value, (size_t)(line_end - value)};
+    }
+    return (struct span){NULL, 0};
 }

@@ -13,21 +13,29 @@
 
 static const char usage_text[] =
     "usage: bench_load --port N --tokens FILE [options]\n"
-    "  --port N              where /sync is served, on 127.0.0.1\n"
-    "  --tokens FILE         one access token a line, one line a device\n"
+    "  --port N              where the target listens, on 127.0.0.1\n"
+    "  --tokens FILE         one device a line: access token, and the plan's numbers of its rooms (default "
+    "0)\n"
     "  -n, --listeners N     devices (default 100)\n"
-    "  --sources N           client addresses 127.0.0.1 … 127.0.0.N (default 4)\n"
-    "  --concurrency N       initial syncs under way at once (default 4)\n"
+    "  --workers N           processes that listen (default: as few as hold the connections)\n"
+    "  --core N              all of them on this core\n"
+    "  --sources N           client addresses 127.0.0.1 ... 127.0.0.N (default 4)\n"
+    "  --concurrency N       initial requests under way at once (default 4)\n"
+    "  --protocol NAME       sync (default), or nchan: positions in the fields ETag and Last-Modified\n"
+    "  --path PATH           what is asked (default /_matrix/client/v3/sync)\n"
     "  --filter JSON         inline filter of every sync (default {})\n"
     "  --params TEXT         more query parameters, beginning with & (default &set_presence=offline)\n"
-    "  --initial-only        only the initial syncs\n"
-    "  --publish-port N      the homeserver's client API\n"
-    "  --publish-token FILE  file with the sender's access token\n"
-    "  --room ID             where to send\n"
-    "  --run NAME            goes into every message and transaction id; letters and digits\n"
-    "  --events N, --warm N  messages measured, and before them messages sent but not to be measured\n"
-    "  --body-bytes N        padding in a message (default 64)\n"
-    "  --pid PID             process whose CPU time and memory are reported\n"
+    "  --since TOKEN         the devices begin here; the plan's past messages must be in their first "
+    "answers\n"
+    "  --initial-only        only the first request of each\n"
+    "  --plan FILE           what is published and when (bench/load_plan.c)\n"
+    "  --publish-port N      where to\n"
+    "  --publisher NAME      http (default): a 200 to 202 each; redis: pipelined\n"
+    "  --run NAME            goes into every message's marker; letters and digits\n"
+    "  --pid PID             process whose CPU time and memory are reported; may be repeated\n"
+    "  --probe-path PATH     another request, repeated while messages are under way\n"
+    "  --probe-token FILE    its access token\n"
+    "  --probe-us N          its interval (default 1000)\n"
     "  --poll-timeout MS     timeout parameter of the long polls (default 300000)\n"
     "  --event-timeout S     longest wait for one message, and for quiet (default 60)\n"
     "  --total-timeout S     longest run (default 600)\n"
@@ -44,23 +52,48 @@ static unsigned number_option(const char *name, const char *text, unsigned least
     return (unsigned)value;
 }
 
+static bool name_option(const char *name, const char *text, const char *no, const char *yes)
+{
+    if (strcmp(text, no) != 0 && strcmp(text, yes) != 0)
+        die(STATUS_USAGE, "--%s: %s or %s", name, no, yes);
+    return strcmp(text, yes) == 0;
+}
+
+enum {
+    OPTION_PROTOCOL = 256,
+    OPTION_PATH,
+    OPTION_SINCE,
+    OPTION_PLAN,
+    OPTION_PUBLISHER,
+    OPTION_WORKERS,
+    OPTION_CORE,
+    OPTION_PROBE_PATH,
+    OPTION_PROBE_TOKEN,
+    OPTION_PROBE_US
+};
+
 static const struct option long_options[] = {
     {"port", required_argument, NULL, 'p'},
     {"tokens", required_argument, NULL, 't'},
     {"listeners", required_argument, NULL, 'n'},
+    {"workers", required_argument, NULL, OPTION_WORKERS},
+    {"core", required_argument, NULL, OPTION_CORE},
     {"sources", required_argument, NULL, 's'},
     {"concurrency", required_argument, NULL, 'c'},
+    {"protocol", required_argument, NULL, OPTION_PROTOCOL},
+    {"path", required_argument, NULL, OPTION_PATH},
     {"filter", required_argument, NULL, 'f'},
     {"params", required_argument, NULL, 'q'},
+    {"since", required_argument, NULL, OPTION_SINCE},
     {"initial-only", no_argument, NULL, 'I'},
+    {"plan", required_argument, NULL, OPTION_PLAN},
     {"publish-port", required_argument, NULL, 'P'},
-    {"publish-token", required_argument, NULL, 'T'},
-    {"room", required_argument, NULL, 'r'},
+    {"publisher", required_argument, NULL, OPTION_PUBLISHER},
     {"run", required_argument, NULL, 'R'},
-    {"events", required_argument, NULL, 'e'},
-    {"warm", required_argument, NULL, 'w'},
-    {"body-bytes", required_argument, NULL, 'b'},
     {"pid", required_argument, NULL, 'i'},
+    {"probe-path", required_argument, NULL, OPTION_PROBE_PATH},
+    {"probe-token", required_argument, NULL, OPTION_PROBE_TOKEN},
+    {"probe-us", required_argument, NULL, OPTION_PROBE_US},
     {"poll-timeout", required_argument, NULL, 'o'},
     {"event-timeout", required_argument, NULL, 'E'},
     {"total-timeout", required_argument, NULL, 'O'},
@@ -71,8 +104,68 @@ static const struct option long_options[] = {
     {NULL, 0, NULL, 0},
 };
 
+static void add_pid(struct options *o, const char *name)
+{
+    if (o->pid_count == PIDS_MAX)
+        die(STATUS_USAGE, "--%s: too often", name);
+    o->pids[o->pid_count++] = (pid_t)number_option(name, optarg, 1, 1u << 30);
+}
+
+/* What is a text or a switch; false: neither. */
+static bool set_text(struct options *o, int letter, const char *name)
+{
+    const char **text = NULL;
+    switch (letter) {
+    case 't':
+        text = &o->tokens_file;
+        break;
+    case 'f':
+        text = &o->filter;
+        break;
+    case 'q':
+        text = &o->params;
+        break;
+    case 'R':
+        text = &o->run;
+        break;
+    case OPTION_PATH:
+        text = &o->path;
+        break;
+    case OPTION_SINCE:
+        text = &o->since;
+        break;
+    case OPTION_PLAN:
+        text = &o->plan_file;
+        break;
+    case OPTION_PROBE_PATH:
+        text = &o->probe_path;
+        break;
+    case OPTION_PROBE_TOKEN:
+        text = &o->probe_token_file;
+        break;
+    case OPTION_PROTOCOL:
+        o->protocol = name_option(name, optarg, "sync", "nchan") ? PROTOCOL_NCHAN : PROTOCOL_SYNC;
+        return true;
+    case OPTION_PUBLISHER:
+        o->publisher = name_option(name, optarg, "http", "redis") ? PUBLISHER_REDIS : PUBLISHER_HTTP;
+        return true;
+    case 'I':
+        o->initial_only = true;
+        return true;
+    case 'z':
+        o->pause = true;
+        return true;
+    default:
+        return false;
+    }
+    *text = optarg;
+    return true;
+}
+
 static void set_option(struct options *o, int letter, const char *name)
 {
+    if (set_text(o, letter, name))
+        return;
     switch (letter) {
     case 'p':
         o->port = (uint16_t)number_option(name, optarg, 1, 65535);
@@ -80,14 +173,17 @@ static void set_option(struct options *o, int letter, const char *name)
     case 'P':
         o->publish_port = (uint16_t)number_option(name, optarg, 1, 65535);
         break;
-    case 't':
-        o->tokens_file = optarg;
-        break;
-    case 'T':
-        o->publish_token_file = optarg;
-        break;
     case 'n':
         o->listeners = number_option(name, optarg, 1, LISTENERS_MAX);
+        break;
+    case OPTION_WORKERS:
+        o->workers = number_option(name, optarg, 1, WORKERS_MAX);
+        break;
+    case OPTION_CORE:
+        o->core = (int)number_option(name, optarg, 0, 1023);
+        break;
+    case OPTION_PROBE_US:
+        o->probe_us = number_option(name, optarg, 50, 10000000);
         break;
     case 's':
         o->sources = number_option(name, optarg, 1, SOURCES_MAX);
@@ -95,32 +191,8 @@ static void set_option(struct options *o, int letter, const char *name)
     case 'c':
         o->concurrency = number_option(name, optarg, 1, LISTENERS_MAX);
         break;
-    case 'f':
-        o->filter = optarg;
-        break;
-    case 'q':
-        o->params = optarg;
-        break;
-    case 'I':
-        o->initial_only = true;
-        break;
-    case 'r':
-        o->room = optarg;
-        break;
-    case 'R':
-        o->run = optarg;
-        break;
-    case 'e':
-        o->events = number_option(name, optarg, 0, EVENTS_MAX / 2);
-        break;
-    case 'w':
-        o->warm = number_option(name, optarg, 0, EVENTS_MAX / 2);
-        break;
-    case 'b':
-        o->body_bytes = number_option(name, optarg, 0, 60000);
-        break;
     case 'i':
-        o->pid = (pid_t)number_option(name, optarg, 1, 1u << 30);
+        add_pid(o, name);
         break;
     case 'o':
         o->poll_timeout_ms = number_option(name, optarg, 0, 3600000);
@@ -137,9 +209,6 @@ static void set_option(struct options *o, int letter, const char *name)
     case 'l':
         o->linger_ms = number_option(name, optarg, 0, 600000);
         break;
-    case 'z':
-        o->pause = true;
-        break;
     case 'h':
         fputs(usage_text, stdout);
         exit(0);
@@ -154,28 +223,44 @@ struct options read_options(int argc, char **argv)
     struct options o = {.listeners = 100,
                         .sources = 4,
                         .concurrency = 4,
+                        .core = -1,
                         .filter = "{}",
                         .run = "0",
-                        .body_bytes = 64,
                         .params = "&set_presence=offline",
+                        .path = "/_matrix/client/v3/sync",
+                        .probe_us = 1000,
                         .poll_timeout_ms = 300000,
                         .event_timeout_s = 60,
                         .total_timeout_s = 600,
-                        .linger_ms = 500,
-                        .events = 3,
-                        .warm = 1};
+                        .linger_ms = 500};
     int letter, index = 0;
     while ((letter = getopt_long(argc, argv, "n:h", long_options, &index)) != -1)
         set_option(&o, letter, letter == 'n' ? "listeners" : long_options[index].name);
     if (optind != argc || o.port == 0 || o.tokens_file == NULL ||
-        (!o.initial_only && (o.publish_port == 0 || o.publish_token_file == NULL || o.room == NULL))) {
+        (!o.initial_only && (o.publish_port == 0 || o.plan_file == NULL))) {
         fputs(usage_text, stderr);
         exit(STATUS_USAGE);
     }
-    if (strlen(o.run) > 40 ||
+    if (strlen(o.run) > NAME_MAX_BYTES ||
         o.run[strspn(o.run, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")])
-        die(STATUS_USAGE, "--run: letters and digits, 40 at most");
+        die(STATUS_USAGE, "--run: letters and digits, %d at most", NAME_MAX_BYTES);
     if (!o.initial_only && o.listeners < 2)
         die(STATUS_USAGE, "--listeners: 2 at least, memory is measured in two halves");
+    if (o.workers == 0)
+        o.workers = (o.listeners + WORKER_DEVICES - 1) / WORKER_DEVICES;
     return o;
+}
+
+char *percent_encode(const char *text)
+{
+    char *out = need(malloc(strlen(text) * 3 + 1)), *p = out;
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        if ((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || strchr("-._~", c))
+            *p++ = (char)c;
+        else
+            p += snprintf(p, 4, "%%%02X", c);
+    }
+    *p = 0;
+    return out;
 }

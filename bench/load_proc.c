@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * What the kernel says about another process. CPU time comes from the process's CPU clock: nanoseconds, all
+ * What the kernel says about other processes. CPU time comes from the process's CPU clock: nanoseconds, all
  * threads, ended threads included (the sum over /proc/PID/task forgets those, /proc/PID/stat counts in 10
  * ms). It contains what the process does in the kernel, and on loopback that includes the receiving half of
  * the peer's TCP.
@@ -13,28 +13,42 @@
 #include <stdlib.h>
 #include <time.h>
 
+static uint64_t clock_ns(clockid_t id)
+{
+    struct timespec t;
+    return clock_gettime(id, &t) == 0 ? (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec : 0;
+}
+
 uint64_t now_ns(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    return clock_ns(CLOCK_MONOTONIC);
 }
 
-uint64_t process_cpu_ns(pid_t pid)
+uint64_t wall_ns(void)
 {
-    clockid_t id;
-    struct timespec t;
-    if (pid <= 0 || clock_getcpuclockid(pid, &id) != 0 || clock_gettime(id, &t) != 0)
-        return 0;
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    return clock_ns(CLOCK_REALTIME);
 }
 
-uint64_t process_rss(pid_t pid)
+uint64_t own_cpu_ns(void)
+{
+    return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+}
+
+uint64_t target_cpu_ns(const struct options *o)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < o->pid_count; i++) {
+        clockid_t id;
+        if (clock_getcpuclockid(o->pids[i], &id) == 0)
+            sum += clock_ns(id);
+    }
+    return sum;
+}
+
+static uint64_t process_rss(pid_t pid)
 {
     char path[64], line[256];
     unsigned long long kib = 0;
-    if (pid <= 0)
-        return 0;
     snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", (int)pid);
     FILE *file = fopen(path, "re");
     if (file == NULL)
@@ -44,6 +58,14 @@ uint64_t process_rss(pid_t pid)
             break;
     fclose(file);
     return (uint64_t)kib * 1024;
+}
+
+uint64_t target_rss(const struct options *o)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < o->pid_count; i++)
+        sum += process_rss(o->pids[i]);
+    return sum;
 }
 
 void die(int status, const char *format, ...)

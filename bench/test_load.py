@@ -19,13 +19,14 @@ import sys
 import tempfile
 import unittest
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 from urllib.parse import parse_qs, urlsplit
 
 LOAD = sys.argv.pop(1) if len(sys.argv) > 1 else "bench_load"
 DEVICES, EVENTS = 4, 3
 
 # What device `index` gets when message `number` is out: a list of numbers, or None for nothing yet.
+Line = dict[str, Any]
 Plan = Callable[[int, int], "list[int] | None"]
 
 
@@ -42,6 +43,9 @@ class Behaviour:
     fail_once: bool = False  # one poll gets a 500
     limited: bool = False
     garbage: bool = False  # bytes after the end of one answer
+    nchan: bool = False  # positions in header fields
+    other_rooms: bool = False  # everybody gets the messages of all rooms
+    slow_probe: float = 0.0  # seconds that the probe waits for its answer
     no_token: bool = False  # one answer without next_batch
 
 
@@ -54,6 +58,8 @@ class Server:
         self.news = asyncio.Condition()
         self.once: set[str] = set()
         self.transactions: set[str] = set()
+        self.texts: list[str] = []
+        self.rooms: list[int] = []
 
     def first(self, what: str) -> bool:
         """Tell whether `what` happens for the first time."""
@@ -73,26 +79,49 @@ class Server:
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        if head.startswith("PUBLISH"):  # as Redis, in its inline form
+            for line in head.split("\r\n"):
+                if line:
+                    await self._publish(line.removeprefix("PUBLISH "), 0)
+                    writer.write(b":1\r\n")
+            return True
         method, target, _ = head.split(" ", 2)
+        if target == "/probe":
+            await asyncio.sleep(self.b.slow_probe)
+            return await self._answer(writer, {})
         fields = {k.lower(): v for k, v in (line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)}
         body = await reader.readexactly(int(fields.get("content-length", 0)))
         if method == "PUT":
             return await self._send(writer, target, body)
         query = {k: v[0] for k, v in parse_qs(urlsplit(target).query).items()}
-        assert json.loads(query["filter"]) == {"a": "b c"}, query
-        index = int(fields["authorization"].removeprefix("Bearer token"))
-        if "since" not in query:
-            return await self._answer(writer, {"next_batch": "s0", "rooms": {}})
-        return await self._poll(writer, index, int(query["since"][1:]), float(query["timeout"]) / 1000)
+        if self.b.nchan:
+            since, index, timeout = fields.get("if-none-match"), 0, 60.0
+            assert since is None or fields["if-modified-since"] == "then"
+        else:
+            assert json.loads(query["filter"]) == {"a": "b c"}, query
+            index = int(fields["authorization"].removeprefix("Bearer token"))
+            since, timeout = query.get("since"), float(query["timeout"]) / 1000
+        if since is None:
+            return await self._answer(writer, {"next_batch": "s0", "rooms": {}}, position="s0")
+        return await self._poll(writer, index, int(since[1:]), timeout)
 
     async def _send(self, writer: asyncio.StreamWriter, target: str, body: bytes) -> bool:
         if target not in self.transactions:
             self.transactions.add(target)
-            self.text = json.loads(body)["body"]
-            async with self.news:
-                self.number += 1
-                self.news.notify_all()
+            await self._publish(json.loads(body)["body"], int(target.split("/")[1]))
         return await self._answer(writer, {"event_id": "$x"})
+
+    async def _publish(self, text: str, room: int) -> None:
+        self.texts.append(text)
+        self.rooms.append(room)
+        async with self.news:
+            self.number += 1
+            self.news.notify_all()
+
+    def _concerns(self, index: int, number: int) -> bool:
+        """Tell whether a device is to see a message; those of rooms other than 0 are for one device alone."""
+        room = self.rooms[number - 1]
+        return self.b.other_rooms or room == 0 or room == index + 1
 
     async def _poll(self, writer: asyncio.StreamWriter, index: int, since: int, timeout: float) -> bool:
         b = self.b
@@ -108,22 +137,28 @@ class Server:
                 except asyncio.TimeoutError:
                     return await self._answer(writer, {"next_batch": f"s{since}"})
             since += 1
+            if not self._concerns(index, since):
+                continue
             numbers = b.plan(index, since)
             if numbers is not None:
                 break
-        prefix = self.text[: self.text.rindex("-") + 1]
+        text = self.texts[-1]
+        prefix = text[: text.rindex("-") + 1]
         events = [{"type": "m.room.message", "content": {"body": f"{prefix}{n}; x"}} for n in numbers]
-        answer = {"rooms": {"join": {"!r": {"timeline": {"events": events, "limited": b.limited}}}}}
+        answer: dict[str, object] = {"rooms": {"join": {"!r": {"timeline": {"events": events, "limited": b.limited}}}}}
         if not (b.no_token and self.first("token")):
             answer["next_batch"] = f"s{since}"
-        return await self._answer(writer, answer, garbage=b.garbage and self.first("garbage"))
+        garbage = b.garbage and self.first("garbage")
+        return await self._answer(writer, answer, garbage=garbage, position=f"s{since}")
 
     async def _answer(
-        self, writer: asyncio.StreamWriter, body: object, status: int = 200, garbage: bool = False
+        self, writer: asyncio.StreamWriter, body: object, status: int = 200, garbage: bool = False, position: str = ""
     ) -> bool:
         b = self.b
         raw = json.dumps(body, separators=(",", ":")).encode()
         head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n"
+        if b.nchan and position:
+            head += f"ETag: {position}\r\nLast-Modified: then\r\n"
         if b.close_after:
             head += "Connection: close\r\n"
         if b.chunked:
@@ -141,16 +176,29 @@ class Server:
         return not (b.close_after or b.until_eof)
 
 
-async def _run(behaviour: Behaviour, *extra: str) -> tuple[int, list[dict[str, object]], str]:
+def http_message(number: int, room: int = 0) -> bytes:
+    """Return the request that sends a message."""
+    body = json.dumps({"body": f"bench-T1-{number}; x"}).encode()
+    return f"PUT /{room}/{number} HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def closed_plan() -> bytes:
+    """Return the plan of EVENTS messages, one after the other."""
+    messages = [http_message(number) for number in range(1, EVENTS + 1)]
+    return b"phase main closed 0\n" + b"".join(b"message 0 0 %d\n%s\n" % (len(m), m) for m in messages)
+
+
+async def _run(behaviour: Behaviour, plan: bytes, rooms: str, extra: tuple[str, ...]) -> tuple[int, list[Line], str]:
     server = Server(behaviour)
     listener = await asyncio.start_server(server.handle, "127.0.0.1", 0)
     port = str(listener.sockets[0].getsockname()[1])
     with tempfile.TemporaryDirectory() as folder:
-        tokens = Path(folder) / "tokens"
-        tokens.write_text("".join(f"token{i}\n" for i in range(DEVICES)))
+        tokens, plan_file = Path(folder) / "tokens", Path(folder) / "plan"
+        tokens.write_text("".join(f"token{i}{rooms.format(i + 1)}\n" for i in range(DEVICES)))
+        plan_file.write_bytes(plan)
         process = await asyncio.create_subprocess_exec(
-            *(LOAD, "--port", port, "--publish-port", port, "--tokens", str(tokens), "--publish-token", str(tokens)),
-            *("--room", "!r:x", "--filter", '{"a":"b c"}', "-n", str(DEVICES), "--events", str(EVENTS), "--warm", "0"),
+            *(LOAD, "--port", port, "--publish-port", port, "--tokens", str(tokens), "--plan", str(plan_file)),
+            *("--filter", '{"a":"b c"}', "-n", str(DEVICES)),
             *("--event-timeout", "1", "--total-timeout", "20", "--linger", "150", "--run", "T1", *extra),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -161,9 +209,11 @@ async def _run(behaviour: Behaviour, *extra: str) -> tuple[int, list[dict[str, o
     return process.returncode, [json.loads(line) for line in out.splitlines()], err.decode()
 
 
-def run(behaviour: Behaviour, *extra: str) -> tuple[int, dict[str, object], list[dict[str, object]], str]:
+def run(
+    behaviour: Behaviour, *extra: str, plan: bytes | None = None, rooms: str = ""
+) -> tuple[int, Line, list[Line], str]:
     """Run the generator; return exit status, summary, all lines, standard error."""
-    status, lines, err = asyncio.run(_run(behaviour, *extra))
+    status, lines, err = asyncio.run(_run(behaviour, closed_plan() if plan is None else plan, rooms, extra))
     return status, (lines[-1] if lines and "summary" in lines[-1] else {}), lines, err
 
 
@@ -173,9 +223,11 @@ WRONG = ("lost", "repeated", "disordered", "foreign", "limited", "bad_status", "
 class LoadTest(unittest.TestCase):
     """Correct servers pass; each mistake is named."""
 
-    def expect(self, behaviour: Behaviour, *extra: str, **wrong: int) -> list[dict[str, object]]:
+    def expect(
+        self, behaviour: Behaviour, *extra: str, plan: bytes | None = None, rooms: str = "", **wrong: int
+    ) -> list[Line]:
         """Run and compare every counter of mistakes."""
-        status, summary, lines, err = run(behaviour, *extra)
+        status, summary, lines, err = run(behaviour, *extra, plan=plan, rooms=rooms)
         self.assertEqual({k: summary.get(k) for k in WRONG}, {k: wrong.get(k, 0) for k in WRONG}, err)
         self.assertEqual((status, summary["correct"]), (1, False) if wrong else (0, True))
         return lines
@@ -249,13 +301,79 @@ class LoadTest(unittest.TestCase):
     def test_initial_only(self) -> None:
         status, summary, lines, err = run(Behaviour(), "--initial-only")
         self.assertEqual((status, summary["initial_syncs"], summary["deltas"]), (0, DEVICES, 0), err)
-        self.assertEqual(lines[0]["initial"], DEVICES)
+        self.assertEqual(lines[1]["initial"], DEVICES)
+
+    def test_workers(self) -> None:
+        lines = self.expect(Behaviour(), "--workers", "3")
+        self.assertEqual((lines[-1]["deltas"], lines[-1]["listeners"]), (DEVICES * EVENTS, DEVICES))
+        self.expect(Behaviour(plan=lambda i, n: None if (i, n) == (3, 2) else [n]), "--workers", "3", lost=1, timeouts=1)
+
+    def test_nchan(self) -> None:
+        self.expect(Behaviour(nchan=True), "--protocol", "nchan")
+
+    def test_rooms(self) -> None:
+        # A room of everybody, and one of each device alone.
+        messages = [(0, 1), (1, 2), (3, 3), (0, 4), (3, 5)]
+        plan = b"phase main closed 1\n"
+        for room, number in messages:
+            raw = http_message(number, room)
+            plan += b"message %d 0 %d\n%s\n" % (room, len(raw), raw)
+        lines = self.expect(Behaviour(), plan=plan, rooms=" 0,{}")
+        self.assertEqual(lines[-1]["messages"], 2 * DEVICES + 3)
+        arrived = [line["arrived"] for line in lines if line.get("mark") == "after"]
+        self.assertEqual(arrived, [DEVICES, 1, 1, DEVICES, 1])
+        # Who gets another one's is found out; so is a device that misses its own.
+        self.expect(Behaviour(other_rooms=True), plan=plan, rooms=" 0,{}", foreign=3 * (DEVICES - 1))
+        lost = Behaviour(plan=lambda i, n: None if n == 3 else [n])
+        self.expect(lost, plan=plan, rooms=" 0,{}", lost=1, timeouts=1)
+
+    def test_open_loop(self) -> None:
+        plan = b"phase fast open\n"
+        for number in range(1, 21):
+            raw = http_message(number)
+            plan += b"message 0 %d %d\n%s\n" % (number * 10000, len(raw), raw)
+        lines = self.expect(Behaviour(), plan=plan)
+        after = next(line for line in lines if line.get("mark") == "after")
+        self.assertEqual((after["sent"], after["messages"], after["count"]), (20, 20 * DEVICES, 20 * DEVICES))
+        self.assertGreaterEqual(after["took_ms"], 200)
+        self.expect(Behaviour(plan=lambda i, n: None if (i, n) == (1, 7) else [n]), plan=plan, lost=1, timeouts=1)
+
+    def test_redis(self) -> None:
+        messages = [b"PUBLISH bench-T1-%d; x\r\n\r\n" % number for number in range(1, EVENTS + 1)]
+        plan = b"phase main closed 0\n" + b"".join(b"message 0 0 %d\n%s\n" % (len(m), m) for m in messages)
+        self.expect(Behaviour(), "--publisher", "redis", plan=plan)
+
+    def test_past(self) -> None:
+        # Devices that come back: what was sent before must be in their first answers, once.
+        plan = b"past 0\npast 0\nphase main closed 0\n"
+        raw = http_message(3)
+        plan += b"message 0 0 %d\n%s\n" % (len(raw), raw)
+
+        def catch_up(index: int, number: int) -> list[int] | None:
+            return [1, 2, 3] if number == 1 else None
+
+        lines = self.expect(Behaviour(plan=catch_up), "--since", "s0", "--params", "&a=b", plan=plan)
+        self.assertEqual(lines[-1]["messages"], 3 * DEVICES)
+
+    def test_probe(self) -> None:
+        # One slow answer stands for all that would have been asked meanwhile.
+        arguments = ("--probe-path", "/probe", "--probe-us", "10000", "--idle", "50")
+        lines = self.expect(Behaviour(slow_probe=0.2), *arguments)
+        for line in lines:
+            if line.get("mark") == "after":
+                self.assertGreaterEqual(line["probe_last_ms"], 190)
+                self.assertGreaterEqual(line["probe_count"], 15)
+                self.assertLess(line["probe_p50_ms"], line["probe_last_ms"])
 
     def test_usage(self) -> None:
-        for wrong in (["--events", "x"], ["--port", "0"], ["--run", "a/b"], ["stray"], ["-n", "99"]):
+        for wrong in (["--probe-us", "x"], ["--port", "0"], ["--run", "a/b"], ["stray"], ["-n", "99"]):
             status, summary, _, err = run(Behaviour(), *wrong)
             self.assertEqual((status, summary), (2, {}), wrong)
             self.assertTrue(err)
+
+    def test_malformed_plans(self) -> None:
+        for wrong in (b"message 0 0 1\nx\n", b"phase a closed 0\nmessage 0 0 5\nx\n", b"phase a closed 0\nnonsense\n"):
+            self.assertEqual(run(Behaviour(), plan=wrong)[0], 2, wrong)
 
     def test_nobody_there(self) -> None:
         status, _, _, err = run(Behaviour(), "--port", "1")

@@ -11,17 +11,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import subprocess
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Iterator
 
+from harness.generator import Line, drive
+from harness.plan import Plan as SendPlan
+from harness.plan import send_request
 from harness.stage import ROLES, SAMPLERS, Stage, new_run_name
 from stack.errors import StackError
 from stack.install import say
 
-Line = dict[str, Any]
 _CPU_CLOCK = 2  # the kernel's CPUCLOCK_SCHED
 
 
@@ -40,7 +41,7 @@ class Plan:
 
     def filter(self, lazy: bool = True, more: int = 0) -> str:
         """Return the inline filter of the syncs."""
-        room: Line = {"timeline": {"limit": self.timeline + more}}
+        room: dict[str, object] = {"timeline": {"limit": self.timeline + more}}
         if lazy:
             room["state"] = {"lazy_load_members": True}
         return json.dumps({"room": room}, separators=(",", ":"))
@@ -126,43 +127,33 @@ class Bench:
             *(target, pid, "--initial-only", "--concurrency", "1", "-n", str(SAMPLERS), "--filter", sync_filter),
             *("--tokens", str(self.files[series]), "--total-timeout", "300"),
         )
-        lines = self._drive(argv, target)
-        lines[0]["statements"] = self._counters(target).statements - before.statements
-        return lines[0]
+        line = next(line for line in drive(argv) if "initial" in line)
+        line["statements"] = self._counters(target).statements - before.statements
+        return line
 
     def _listen(self, target: str, pid: int) -> list[Line]:
         plan = self.plan
+        sends = SendPlan(new_run_name())
+        sends.closed("messages", plan.warm)
+        for number in range(plan.warm + plan.events[target]):
+            name = f"{sends.run}.{number}"
+            sends.message(send_request(self.stage.room, self.stage.sender, name, sends.next_text))
         argv = self._argv(
-            *(target, pid, "--pause", "--tokens", str(self.files["listeners"]), "-n", str(plan.listeners)),
-            *("--publish-port", str(self.stage.settings.ports.synapse)),
-            *("--publish-token", str(self.files["sender"]), "--room", self.stage.room, "--run", new_run_name()),
+            *(target, pid, "--tokens", str(self.files["listeners"]), "-n", str(plan.listeners)),
+            *("--publish-port", str(self.stage.settings.ports.synapse), "--run", sends.run),
+            *("--plan", str(sends.write(self.stage.settings.state / "plan"))),
             *("--filter", plan.filter(), "--concurrency", str(plan.concurrency), "--idle", "2000"),
-            *("--events", str(plan.events[target]), "--warm", str(plan.warm)),
             *("--event-timeout", "120", "--total-timeout", "1800"),
         )
         return self._drive(argv, target)
 
     def _drive(self, argv: list[str], target: str) -> list[Line]:
         """Run the generator, reading counters at its marks; return its lines."""
-        lines: list[Line] = []
-        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            for text in process.stdout:
-                line = json.loads(text)
-                lines.append(line)
-                if "mark" in line:
-                    line["counters"] = self._counters(target)
-                    process.stdin.write("\n")
-                    process.stdin.flush()
-            process.wait()
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        if process.returncode not in (0, 1) or not lines or "summary" not in lines[-1]:
-            raise StackError(f"the load generator ended with status {process.returncode}")
-        return lines
+
+        def read(line: Line) -> None:
+            line["counters"] = self._counters(target)
+
+        return drive(argv, read)
 
     def _counters(self, target: str) -> Counters:
         role, postgres = ROLES[target], self.stage.deployment.postgres

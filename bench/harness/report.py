@@ -8,9 +8,10 @@ import dataclasses
 import datetime
 import json
 import statistics
-from typing import Any, Callable
+from typing import Any
 
-from harness.measure import Counters, Line, Plan, Result
+from harness.generator import Line, mistakes
+from harness.measure import Counters, Plan, Result
 
 # One row of the table: key, title, unit, digits.
 ROWS = [
@@ -125,7 +126,7 @@ class Report:
         def median(key: str) -> str:
             return f"{statistics.median(found[key]):.1f}" if found.get(key) else "-"
 
-        wrong = "" if result.summary["correct"] else "  WRONG ANSWERS: " + json.dumps(_mistakes(result.summary))
+        wrong = "" if result.summary["correct"] else "  WRONG ANSWERS: " + json.dumps(mistakes(result.summary))
         return (
             f"{result.target}: {median('cpu_delta')} µs CPU a delta, last after {median('last')} ms, "
             f"{median('rss_poll')} kB a poll, initial sync {median('initial_lazy')} ms{wrong}"
@@ -175,7 +176,7 @@ class Report:
         deltas = sum(result.summary["deltas"] for result in self.results)
         if self.correct:
             return f"{deltas} deltas, every device got every message once and in order"
-        wrong = {f"{r.target} round {r.round + 1}": _mistakes(r.summary) for r in self.results if not r.summary["correct"]}
+        wrong = {f"{r.target} round {r.round + 1}": mistakes(r.summary) for r in self.results if not r.summary["correct"]}
         return f"{deltas} deltas, WRONG: {json.dumps(wrong)}"
 
     def _table(self) -> list[str]:
@@ -193,13 +194,6 @@ class Report:
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         rows.insert(1, ["-" * width for width in widths])
         return ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths)) + " |" for row in rows]
-
-
-def _mistakes(summary: Line) -> Line:
-    kinds: Callable[[str], bool] = lambda key: key in (
-        *("lost", "repeated", "disordered", "foreign", "limited", "timeouts", "bad_status", "bad_replies"),
-    )
-    return {key: value for key, value in summary.items() if kinds(key) and value}
 
 
 def _plain(value: Any) -> Any:
