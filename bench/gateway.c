@@ -6,14 +6,16 @@
  *
  *   bench_gateway --port P                            HTTP/1.1 with keep-alive, or HTTP/2 begun by the client
  *   bench_gateway --port P --cert FILE --key FILE     TLS; HTTP/2 when the client offers it (ALPN), else
- * HTTP/1.1 … --no-http2                                      HTTP/1.1 alone
+ * HTTP/1.1
+ *   … --no-http2                                      HTTP/1.1 alone
+ *   … --delay MS                                      each answer so much later
  *
  * Orders come on stdin, answers go to stdout:
  *
  *   count   number of requests so far
  *   dump    a line "time pushkey event" for each, in the order of arrival (nanoseconds of CLOCK_MONOTONIC;
  * "-" for a count without an event), then "end" reset   forgets them; answers "ok" stats   connections
- * accepted so far, and those that were HTTP/2
+ * accepted so far, those that were HTTP/2, and the most requests that waited for their answer at once
  *
  * and the end of stdin ends it. The time of a request is that of its last byte read. It is no general server:
  * what it cannot read makes it end the connection, and the harness finds the notification missing.
@@ -54,6 +56,8 @@ struct conn {
     nghttp2_session *h2;
     struct bytes in, out;
     bool begun;   /* it is known which HTTP this is */
+    bool ended;   /* freed when nothing waits for it */
+    size_t waits; /* answers that are due later */
     bool writing; /* waits until it can write */
 };
 
@@ -62,8 +66,18 @@ struct record {
     char *text; /* "pushkey event" */
 };
 
+/* An answer that is not due yet; they all wait equally long, so the first is the next. */
+struct later {
+    uint64_t ns;
+    struct conn *conn;
+    int32_t stream; /* of HTTP/2 */
+};
+
 static struct {
     int epoll, listener;
+    uint64_t delay_ns;
+    struct later *queue;
+    size_t queue_first, queue_n, queue_cap, queue_most;
     SSL_CTX *tls;
     bool http2;
     struct record *v;
@@ -124,15 +138,21 @@ static const char *member(const char *p, size_t n, const char *name, size_t *len
     return at;
 }
 
-static void take(const char *body, size_t n)
+static uint64_t now_ns(void)
 {
     struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void take(const char *body, size_t n)
+{
     size_t key_n = 0, event_n = 0;
     const char *key = member(body, n, "\"pushkey\":\"", &key_n);
     const char *event = member(body, n, "\"event_id\":\"", &event_n);
     char *text;
 
-    clock_gettime(CLOCK_MONOTONIC, &t);
     if (gw.n == gw.cap) {
         gw.cap = gw.cap ? gw.cap * 2 : 4096;
         gw.v = need(realloc(gw.v, gw.cap * sizeof(*gw.v)));
@@ -140,7 +160,7 @@ static void take(const char *body, size_t n)
     if (asprintf(&text, "%.*s %.*s", key ? (int)key_n : 1, key ? key : "?", event ? (int)event_n : 1,
                  event ? event : "-") < 0)
         die("memory");
-    gw.v[gw.n++] = (struct record){(uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec, text};
+    gw.v[gw.n++] = (struct record){now_ns(), text};
 }
 
 static void forget(void)
@@ -158,7 +178,7 @@ static void obey(const char *order)
         forget();
         puts("ok");
     } else if (strcmp(order, "stats") == 0) {
-        printf("%llu %llu\n", (unsigned long long)gw.accepted, (unsigned long long)gw.h2);
+        printf("%llu %llu %zu\n", (unsigned long long)gw.accepted, (unsigned long long)gw.h2, gw.queue_most);
     } else if (strcmp(order, "dump") == 0) {
         for (size_t i = 0; i < gw.n; i++)
             printf("%llu %s\n", (unsigned long long)gw.v[i].ns, gw.v[i].text);
@@ -186,14 +206,37 @@ static void orders_read(void)
 
 /* ---- connections ---- */
 
+static void conn_free(struct conn *c)
+{
+    if (c->ended && c->waits == 0)
+        free(c);
+}
+
 static void conn_end(struct conn *c)
 {
     nghttp2_session_del(c->h2);
+    c->h2 = NULL;
     SSL_free(c->ssl);
     close(c->fd);
     bytes_free(&c->in);
     bytes_free(&c->out);
-    free(c);
+    c->ended = true;
+    conn_free(c);
+}
+
+static void answer_later(struct conn *c, int32_t stream)
+{
+    if (gw.queue_first + gw.queue_n == gw.queue_cap) {
+        if (gw.queue_n > 0)
+            memmove(gw.queue, gw.queue + gw.queue_first, gw.queue_n * sizeof(*gw.queue));
+        gw.queue_first = 0;
+        gw.queue_cap = gw.queue_n * 2 + 1024;
+        gw.queue = need(realloc(gw.queue, gw.queue_cap * sizeof(*gw.queue)));
+    }
+    gw.queue[gw.queue_first + gw.queue_n++] = (struct later){now_ns() + gw.delay_ns, c, stream};
+    if (gw.queue_n > gw.queue_most)
+        gw.queue_most = gw.queue_n;
+    c->waits++;
 }
 
 static void watch(struct conn *c, int how, bool writing)
@@ -283,20 +326,32 @@ static ssize_t verdict_read(nghttp2_session *h2, int32_t id, uint8_t *p, size_t 
     return sizeof(verdict) - 1;
 }
 
+static int http2_answer(nghttp2_session *h2, int32_t stream)
+{
+    /* With a length: libcurl before 8.1 resets every stream whose answer has none, and nghttp2 ends a
+     * connection with more than a thousand resets. */
+    static char status[] = ":status", ok[] = "200", type[] = "content-type", json[] = "application/json",
+                length[] = "content-length", fifteen[] = "15";
+    const nghttp2_nv headers[] = {{(uint8_t *)status, (uint8_t *)ok, 7, 3, NGHTTP2_NV_FLAG_NONE},
+                                  {(uint8_t *)type, (uint8_t *)json, 12, 16, NGHTTP2_NV_FLAG_NONE},
+                                  {(uint8_t *)length, (uint8_t *)fifteen, 14, 2, NGHTTP2_NV_FLAG_NONE}};
+    const nghttp2_data_provider source = {.read_callback = verdict_read};
+
+    return nghttp2_submit_response(h2, stream, headers, 3, &source);
+}
+
 static int on_frame(nghttp2_session *h2, const nghttp2_frame *frame, void *arg)
 {
-    static char status[] = ":status", ok[] = "200", type[] = "content-type", json[] = "application/json";
-    const nghttp2_nv headers[] = {{(uint8_t *)status, (uint8_t *)ok, 7, 3, NGHTTP2_NV_FLAG_NONE},
-                                  {(uint8_t *)type, (uint8_t *)json, 12, 16, NGHTTP2_NV_FLAG_NONE}};
-    const nghttp2_data_provider source = {.read_callback = verdict_read};
     struct bytes *body = nghttp2_session_get_stream_user_data(h2, frame->hd.stream_id);
 
-    (void)arg;
     if (body == NULL || !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM) ||
         (frame->hd.type != NGHTTP2_DATA && frame->hd.type != NGHTTP2_HEADERS))
         return 0;
     take(body->p ? body->p : "", body->n);
-    return nghttp2_submit_response(h2, frame->hd.stream_id, headers, 2, &source);
+    if (gw.delay_ns == 0)
+        return http2_answer(h2, frame->hd.stream_id);
+    answer_later(arg, frame->hd.stream_id);
+    return 0;
 }
 
 static int on_close(nghttp2_session *h2, int32_t id, uint32_t code, void *arg)
@@ -357,7 +412,10 @@ static bool http1_take(struct conn *c)
 
     while ((n = request_length(&c->in, from, &body)) > 0) {
         take(c->in.p + from + body, n - body);
-        bytes_put(&c->out, answer, sizeof(answer) - 1);
+        if (gw.delay_ns == 0)
+            bytes_put(&c->out, answer, sizeof(answer) - 1);
+        else
+            answer_later(c, 0);
         from += n;
     }
     if (from > 0)
@@ -406,6 +464,31 @@ static void conn_ready(struct conn *c)
     }
     if (n < 0 || !conn_take(c) || !conn_flush(c))
         conn_end(c);
+}
+
+/* Sends the answers whose time has come; returns the milliseconds until the next one, -1: none. */
+static int answers_due(void)
+{
+    uint64_t now = now_ns();
+
+    while (gw.queue_n > 0 && gw.queue[gw.queue_first].ns <= now) {
+        struct later x = gw.queue[gw.queue_first++];
+        struct conn *c = x.conn;
+
+        gw.queue_n--;
+        c->waits--;
+        if (c->ended) {
+            conn_free(c);
+            continue;
+        }
+        if (c->h2)
+            http2_answer(c->h2, x.stream); /* a stream that was reset: nothing to do */
+        else
+            bytes_put(&c->out, answer, sizeof(answer) - 1);
+        if (!conn_flush(c))
+            conn_end(c);
+    }
+    return gw.queue_n == 0 ? -1 : (int)((gw.queue[gw.queue_first].ns - now) / 1000000) + 1;
 }
 
 static void accept_all(void)
@@ -486,13 +569,15 @@ int main(int argc, char **argv)
             port = (int)strtol(argv[++i], NULL, 10);
         else if (strcmp(argv[i], "--cert") == 0 && i + 1 < argc)
             cert = argv[++i];
+        else if (strcmp(argv[i], "--delay") == 0 && i + 1 < argc)
+            gw.delay_ns = strtoul(argv[++i], NULL, 10) * 1000000;
         else if (strcmp(argv[i], "--key") == 0 && i + 1 < argc)
             key = argv[++i];
         else
             port = -1;
     }
     if (port <= 0 || (cert == NULL) != (key == NULL)) {
-        fputs("usage: bench_gateway --port P [--cert FILE --key FILE] [--no-http2]\n", stderr);
+        fputs("usage: bench_gateway --port P [--cert FILE --key FILE] [--no-http2] [--delay MS]\n", stderr);
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
@@ -503,7 +588,7 @@ int main(int argc, char **argv)
     puts("listening");
     fflush(stdout);
     for (;;) {
-        int n = epoll_wait(gw.epoll, events, EVENTS, -1);
+        int n = epoll_wait(gw.epoll, events, EVENTS, answers_due());
         if (n < 0 && errno != EINTR)
             die("epoll_wait");
         for (int i = 0; i < n; i++) {

@@ -2,16 +2,19 @@
 # Copyright the Chappe contributors
 """One message to a large room in which everybody has a pusher: Chappe and a Synapse pusher at a local gateway.
 
-Users and room are those of bench/run, made through the client API, so that Synapse computes push actions for
-every one of them. Rows of the pushers table are written in bulk while neither target runs. The gateway
-(gateway.c) keeps which pushkey was told of which event when; every one must have been told of every event once
-and in order, or the figures are worth nothing and the exit status is 1.
+Users and room are made as bench/run makes them, through the client API, but by a Synapse with `push: enabled:
+false`: with it every join computes push actions for all who are there already. For what is measured push is on
+and Synapse computes the actions of every member. Rows of the pushers table are written in bulk while neither
+target runs. The gateway (gateway.c) keeps which pushkey was told of which event when; every one must have been
+told of every event once and in order, or the figures are worth nothing and the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
+import json
 import os
 import statistics
 import subprocess
@@ -20,16 +23,19 @@ import time
 from pathlib import Path
 
 from harness.measure import cpu_ns
-from harness.stage import RELEASE, ROLES, Stage, build_load, default_state
+from harness.stage import RELEASE, ROLES, SAMPLERS, SERIES, Stage, build_load, default_state
 from stack.chappe import WORKER_NAME
 from stack.errors import StackError
 from stack.install import install_packages, run, say
 from stack.matrix import Client, MatrixError
+from stack.process import Process
 from stack.settings import SERVER_NAME, Ports
+from stack.versions import CHECKOUT
 
 DEFAULT_PORT_BASE = 15760
 GATEWAY_OFFSET = 30
 QUIET = 0.03  # share of a core
+PATIENCE = {"chappe": 60, "synapse": 900}  # seconds without any push
 FORMATS = ("full", "event_id_only")
 HTTP = ("1.1", "2", "1.1-tls")
 
@@ -61,14 +67,15 @@ class Sample:
     cpu_spread: float  # of one core, from the first to the last
     statements: int
     gateway_cpu: float
+    instructions: float  # for each push, in user space, by callgrind; 0 unless asked for
 
 
 class Gateway:
     """The gateway's process."""
 
-    def __init__(self, binary: Path, port: int, http: str, folder: Path) -> None:
+    def __init__(self, binary: Path, port: int, http: str, folder: Path, delay_ms: int = 0) -> None:
         self.port, self.tls = port, http != "1.1"
-        argv = [str(binary), "--port", str(port)]
+        argv = [str(binary), "--port", str(port), "--delay", str(delay_ms)]
         if self.tls:
             argv += ["--cert", str(folder / "cert.pem"), "--key", str(folder / "key.pem")]
         if http != "2":
@@ -125,12 +132,46 @@ def make_certificate(folder: Path) -> None:
     run([*argv, "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")], "openssl", folder / "openssl.log")
 
 
+def resident(pid: int) -> int:
+    """Bytes of resident memory of a process."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+class Callgrind:
+    """Chappe under callgrind: instructions do not depend on what else the machine does."""
+
+    def __init__(self, process: Process, logs: Path) -> None:
+        self._process, self._out, self._dumps = process, logs / "callgrind", 0
+        process.argv = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={self._out}", *process.argv]
+        process.ready_seconds = 300
+
+    def since_last(self) -> int:
+        """Return the instructions since the last call."""
+        for old in self._out.parent.glob("callgrind.*"):
+            old.unlink()
+        subprocess.run(["callgrind_control", "--dump", str(self._process.pid)], check=True, capture_output=True)
+        total = 0
+        for path in self._out.parent.glob("callgrind.*"):
+            text = path.read_text(errors="replace")
+            total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("totals:"))
+            kept = path.with_name(f"push-{self._dumps}.callgrind")
+            kept.write_text(text)
+            self._dumps += 1
+        return total
+
+
 class Pushing:
     """Measures."""
 
-    def __init__(self, stage: Stage, gateway: Path, folder: Path, phones: int) -> None:
-        self.stage, self.binary, self.folder, self.phones = stage, gateway, folder, phones
+    def __init__(self, stage: Stage, gateway: Path, folder: Path, options: argparse.Namespace) -> None:
+        self.stage, self.binary, self.folder = stage, gateway, folder
+        self.phones, self.delay = options.phones, options.delay
         self.wrong: list[str] = []
+        self.said: list[str] = []
+        self._callgrind = Callgrind(stage.process("chappe"), stage.settings.logs) if options.callgrind else None
         self._psql = stage.deployment.postgres.psql
 
     def _rows(self, part: Part, url: str) -> None:
@@ -149,6 +190,10 @@ class Pushing:
         for table in ("pushers", "event_push_actions", "event_push_summary"):
             self._psql(f"VACUUM ANALYZE {table}")
 
+    def _tell(self, line: str) -> None:
+        self.said.append(line)
+        say(line)
+
     def _statements(self, target: str) -> int:
         return int(
             self._psql(
@@ -157,20 +202,20 @@ class Pushing:
             )
         )
 
-    def statements_by_text(self, target: str, count: int = 12) -> str:
+    def statements_by_text(self, target: str, count: int = 6) -> str:
         """Return the most frequent statements: calls, rows, text."""
         return self._psql(
             "SELECT calls, rows, left(regexp_replace(query, '\\s+', ' ', 'g'), 100)"
             f" FROM pg_stat_statements s JOIN pg_roles r ON r.oid = s.userid WHERE r.rolname = '{ROLES[target]}'"
             f" ORDER BY calls DESC LIMIT {count}"
-        )
+        ).rstrip()
 
     def part(self, part: Part) -> list[Sample]:
         """A new process of the target, and some messages one after the other."""
         for name in ROLES:
             if name == "synapse" or self.stage.settings.with_chappe:
                 self.stage.process(name).stop()
-        gateway = Gateway(self.binary, self.stage.settings.ports.base + GATEWAY_OFFSET, part.http, self.folder)
+        gateway = Gateway(self.binary, self.stage.settings.ports.base + GATEWAY_OFFSET, part.http, self.folder, self.delay)
         try:
             self._rows(part, gateway.url)
             self._psql("SELECT pg_stat_statements_reset()")
@@ -182,13 +227,15 @@ class Pushing:
             for number in range(part.messages):
                 samples.append(self._message(part, gateway, process.pid, number, events))
             self._check(part, gateway, events)
-            say("connections accepted, of them HTTP/2: " + gateway.ask("stats"))
+            self._tell("  connections accepted, of them HTTP/2, most requests waiting at once: " + gateway.ask("stats"))
+            if part.target == "chappe":
+                self._tell("  most frequent statements (calls, rows, text):\n" + self.statements_by_text("chappe"))
             return samples
         finally:
             gateway.stop()
 
-    def _quiet(self, pid: int, seconds: float = 300.0) -> None:
-        """Wait until a process does next to nothing, twice in a row."""
+    def _quiet(self, pid: int, seconds: float = 900.0) -> None:
+        """Wait until a process does next to nothing, twice in a row (a Synapse with many pushers starts for minutes)."""
         calm, until = 0, time.monotonic() + seconds
         while calm < 2 and time.monotonic() < until:
             before, begun = cpu_ns(pid), time.monotonic_ns()
@@ -202,13 +249,16 @@ class Pushing:
         )
         had, wanted = int(gateway.ask("count")), part.users * self.phones
         statements, cpu, gateway_cpu = self._statements(part.target), cpu_ns(pid), cpu_ns(gateway.pid)
+        if self._callgrind:
+            self._callgrind.since_last()
         begun = time.monotonic_ns()
         events.append(sender.text(self.stage.room, f"message {number}"))
         accepted = time.monotonic_ns()
-        spread_cpu = self._await(gateway, pid, had, wanted)
+        spread_cpu = self._await(gateway, pid, had, wanted, PATIENCE[part.target])
         self._quiet(pid)
         spent, gateway_spent = cpu_ns(pid) - cpu, cpu_ns(gateway.pid) - gateway_cpu
         statements = self._statements(part.target) - statements
+        instructions = self._callgrind.since_last() if self._callgrind else 0
         at = sorted((ns - begun) / 1e6 for ns, _, event in gateway.dump() if event == events[-1])
         if not at:
             raise StackError(f"{part.target}: nobody was told of a message")
@@ -216,17 +266,18 @@ class Pushing:
             *(part, number > 0, (accepted - begun) / 1e6, at[0], statistics.median(at)),
             *(at[int(len(at) * 0.99)], at[-1], len(at) / max((at[-1] - at[0]) / 1000, 1e-9)),
             *(spent / 1000 / len(at), spread_cpu, statements, gateway_spent / 1000 / len(at)),
+            instructions / len(at),
         )
-        say(
+        self._tell(
             f"{part.target} HTTP/{part.http} {part.format}: {len(at)} pushes, first {sample.first:.0f} ms,"
             f" last {sample.last:.0f} ms, {sample.rate:.0f}/s, {sample.cpu:.0f} µs CPU each, {statements} statements"
         )
         return sample
 
-    def _await(self, gateway: Gateway, pid: int, had: int, wanted: int) -> float:
-        """Wait until so many came, or none has come for a minute; return the share of a core used meanwhile."""
+    def _await(self, gateway: Gateway, pid: int, had: int, wanted: int, patience: float) -> float:
+        """Wait until so many came, or none has come for long; return the share of a core used meanwhile."""
         count, moved, first = had, time.monotonic(), (0, 0)
-        while count < had + wanted and time.monotonic() - moved < 60:
+        while count < had + wanted and time.monotonic() - moved < patience:
             time.sleep(0.02)
             now = int(gateway.ask("count"))
             if now != count:
@@ -236,6 +287,28 @@ class Pushing:
             count = now
         took = time.monotonic_ns() - first[0]
         return (cpu_ns(pid) - first[1]) / took if first[0] and took > 0 else 0.0
+
+    def rows_cost(self, options: argparse.Namespace) -> list[str]:
+        """Start each target with no pushers and with many, each of a user of its own: time and memory."""
+        lines = [*self.stage.describe(False), "target, pushers: seconds until it is ready, of CPU; resident kB; bytes a pusher"]
+        for target in ("chappe", "synapse") if options.target == "both" else (options.target,):
+            empty = 0
+            for count in (0, options.rows):
+                for name in ROLES:
+                    if name == "synapse" or self.stage.settings.with_chappe:
+                        self.stage.process(name).stop()
+                self._rows(Part(target, "1.1", "full", count, 0), "http://127.0.0.1:1/_matrix/push/v1/notify")
+                begun = time.monotonic()
+                process = self.stage.only(target)
+                assert process.pid is not None
+                took = time.monotonic() - begun
+                self._quiet(process.pid)
+                memory = resident(process.pid)
+                each = f"{(memory - empty) / count:.0f}" if count else "-"
+                empty = empty or memory
+                spent = cpu_ns(process.pid) / 1e9
+                lines.append(f"{target}, {count}: {took:.2f} s, {spent:.2f} s; {memory // 1024} kB; {each}")
+        return lines
 
     def _check(self, part: Part, gateway: Gateway, events: list[str]) -> None:
         """Every pushkey was told of every event, once and in order."""
@@ -251,7 +324,7 @@ class Pushing:
             f"{part.target} HTTP/{part.http} {part.format}: {pushes} pushes, {distinct} distinct,"
             f" {pushes - distinct} repeated; {right} of {wanted} pushkeys got each of {len(events)} once and in order"
         )
-        say(line)
+        self._tell(line)
         if right != wanted or len(told) != wanted:
             self.wrong.append(line)
 
@@ -266,6 +339,7 @@ _COLUMNS = (
     ("of a core", "cpu_spread", 2),
     ("SQL in all", "statements", 0),
     ("gateway CPU µs", "gateway_cpu", 1),
+    ("instructions/push", "instructions", 0),
 )
 
 
@@ -290,7 +364,7 @@ def table(samples: list[Sample], phones: int) -> str:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/push", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--users", type=int, default=2000, metavar="N", help="members with pushers (%(default)s)")
+    parser.add_argument("--users", type=int, default=10000, metavar="N", help="members with pushers (%(default)s)")
     parser.add_argument("--synapse-users", type=int, metavar="N", help="fewer of them with pushers for Synapse")
     parser.add_argument("--phones", type=int, default=1, metavar="N", help="pushers of each user (%(default)s)")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="rounds, each with new processes (%(default)s)")
@@ -301,6 +375,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--target", choices=("synapse", "chappe", "both"), default="both", help="(%(default)s)")
     parser.add_argument("--state", type=Path, default=default_state().with_name("chappe-bench-push"), metavar="DIR")
     parser.add_argument("--port-base", type=int, default=DEFAULT_PORT_BASE, metavar="N", help="first port (%(default)s)")
+    parser.add_argument("--delay", type=int, default=0, metavar="MS", help="the gateway answers so much later (%(default)s)")
+    parser.add_argument("--callgrind", action="store_true", help="count Chappe's instructions; its times mean nothing then")
+    parser.add_argument("--rows", type=int, default=0, metavar="N", help="measure instead what starting with N pushers costs")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write (bench/results/DATE-push.txt)")
     parser.add_argument("--no-install", action="store_true", help="do not look for missing Debian packages")
     parser.add_argument("--chappe-binary", type=Path, metavar="FILE", help="measure this one and build none")
     parser.add_argument("--gateway-binary", type=Path, metavar="FILE", help="use this gateway and build none")
@@ -320,6 +398,29 @@ def _plan(options: argparse.Namespace) -> list[Part]:
                 if target == "chappe" or http != "2":
                     parts += [Part(target, http, form, users[target], messages[target]) for form in options.formats]
     return parts
+
+
+def _fill(options: argparse.Namespace) -> None:
+    """Make the members that are missing, without push actions."""
+    known = options.state.resolve() / "population.json"
+    if known.exists() and len(json.loads(known.read_text())["tokens"]) >= options.users + SAMPLERS * len(SERIES):
+        return
+    stage = Stage(
+        options.state.resolve(),
+        Ports(options.port_base),
+        with_chappe=False,
+        chappe_binary=options.chappe_binary,
+        cache_factor=10.0,
+        install=not options.no_install,
+        transport=None,
+        synapse_extra={"push": {"enabled": False}, "start_pushers": False},
+    )
+    try:
+        stage.start()
+        stage.process("synapse").stop()
+        stage.populate(options.users)
+    finally:
+        stage.stop()
 
 
 def _stage(options: argparse.Namespace) -> Stage:
@@ -349,6 +450,18 @@ def _build_gateway(logs: Path) -> Path:
     return RELEASE / "bench" / "bench_gateway"
 
 
+def _write(options: argparse.Namespace, lines: list[str]) -> None:
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H%M")
+    path = options.output or CHECKOUT / "bench" / "results" / f"{stamp}-push.txt"
+    switches = {"--port-base", "--chappe-binary", "--gateway-binary", "--state", "--output"}
+    words = [x for i, x in enumerate(sys.argv[1:], 1) if not {x, sys.argv[i - 1]} & switches and x != "--no-install"]
+    text = "\n".join([f"date      {stamp}", "command   " + " ".join(["bench/push", *words]), *lines]) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    print("\n" + text, flush=True)
+    say(f"written to {os.path.relpath(path)}")
+
+
 def main() -> int:
     """Run; return the exit status."""
     options = _parse()
@@ -356,22 +469,22 @@ def main() -> int:
     try:
         if not options.no_install:
             install_packages(["bench"])
+        _fill(options)
         stage = _stage(options)
         make_certificate(options.state.resolve() / "gateway")
         gateway = options.gateway_binary.resolve() if options.gateway_binary else _build_gateway(stage.settings.logs)
         stage.start()
         stage.populate(options.users)
-        pushing = Pushing(stage, gateway, options.state.resolve() / "gateway", options.phones)
+        pushing = Pushing(stage, gateway, options.state.resolve() / "gateway", options)
+        if options.rows:
+            _write(options, pushing.rows_cost(options))
+            return 0
         samples, loads = [], []
         for part in _plan(options):
             loads.append(f"{part.target[0]}{os.getloadavg()[0]:.1f}")
             samples += pushing.part(part)
-            if part.target == "chappe":
-                print(pushing.statements_by_text("chappe"))
-        print("\n" + "\n".join([*stage.describe(), "load      average before each part: " + " ".join(loads)]))
-        print("\n" + table(samples, options.phones))
-        for line in pushing.wrong:
-            print("WRONG: " + line)
+        head = [*stage.describe(), "load      average before each part: " + " ".join(loads), ""]
+        _write(options, [*head, table(samples, options.phones), "", *pushing.said, *("WRONG: " + x for x in pushing.wrong)])
         return 1 if pushing.wrong else 0
     except KeyboardInterrupt:
         return 130
