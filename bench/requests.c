@@ -18,7 +18,8 @@
 
 static const char body[] =
     "{\"notification\":{\"content\":{\"body\":\"message number 17\",\"msgtype\":\"m.text\"},"
-    "\"counts\":{\"unread\":1},\"devices\":[{\"app_id\":\"bench.app\",\"data\":{},\"pushkey\":\"key-12345-1\","
+    "\"counts\":{\"unread\":1},\"devices\":[{\"app_id\":\"bench.app\",\"data\":{},\"pushkey\":\"key-12345-"
+    "1\","
     "\"pushkey_ts\":1700000000,\"tweaks\":{}}],\"event_id\":\"$0123456789012345678901234567890123456789012\","
     "\"id\":\"$0123456789012345678901234567890123456789012\",\"prio\":\"low\","
     "\"room_id\":\"!012345678901234567:chappe.test\",\"room_name\":\"Bench\","
