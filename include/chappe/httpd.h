@@ -107,6 +107,14 @@ void httpd_ready_set(struct httpd *h, bool ok);
 void httpd_drain(struct httpd *h);
 size_t httpd_in_flight(
     const struct httpd *h); /* requests handed out and not yet replied or not yet written */
+/* Bytes held, allocator's rounding included. */
+struct httpd_memory {
+    size_t connections; /* slots of connections, tables and buffers of the transports */
+    size_t requests;    /* requests being answered, parked polls included, without what handlers allocate */
+    size_t reading;     /* parts of requests that have arrived */
+    size_t sending;     /* of answers that readers were too slow to take at once; bytes may be shared */
+};
+void httpd_memory(const struct httpd *h, struct httpd_memory *m);
 /* Closes whatever is left; on return no thread of httpd runs. All requests must have been replied to. Memory
  * of handles on the hub's loop goes when that loop runs its closing callbacks: run it once more before
  * uv_loop_close(). */

@@ -330,6 +330,7 @@ static void request_head(struct conn *c, struct str bytes, bool more)
         req_new(&head, client_ip(c, l, head.forwarded_for, ip), atomic_fetch_add(&h->requests, 1));
     r->front = c->f;
     r->conn = c;
+    atomic_fetch_add_explicit(&h->request_bytes, r->memory, memory_order_relaxed);
     r->listener = c->listener;
     r->pub.received_ms = clock_mono_ms();
     c->req = r;

@@ -96,6 +96,7 @@ void front_release(struct front *f, struct req *r)
         atomic_fetch_sub(&f->h->in_flight, 1);
         metric_add(M_http_in_flight, -1);
     }
+    atomic_fetch_sub_explicit(&f->h->request_bytes, r->memory, memory_order_relaxed);
     req_free(&r);
 }
 

@@ -105,6 +105,7 @@ struct req {
     struct str method_name;
     int64_t replied_ms;
     size_t body_sent;
+    uint32_t memory; /* what it takes of the heap */
     uint16_t status, listener;
     uint8_t minor;
     bool options, close;                           /* close: the connection ends with this response */
@@ -246,7 +247,7 @@ struct httpd {
     char transport_text[192];
     size_t with_handler; /* hub's: requests the handler has */
     bool stopping;
-    _Atomic int64_t connections, in_flight, read_bytes, waiting_bytes;
+    _Atomic int64_t connections, in_flight, read_bytes, waiting_bytes, request_bytes;
     _Atomic uint64_t requests;
     _Atomic bool healthy, ready, draining;
     uv_sem_t started;

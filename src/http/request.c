@@ -61,6 +61,15 @@ static bool usable_id(struct str s)
     return true;
 }
 
+/* What the allocator makes of n bytes: four sizes between each power of two and the next. */
+static size_t rounded(size_t n)
+{
+    size_t step = 16;
+    while (n > step * 8)
+        step *= 2;
+    return (n + step - 1) / step * step;
+}
+
 struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number)
 {
     char made[64];
@@ -94,6 +103,7 @@ struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t nu
     r->options = h->options;
     r->minor = (uint8_t)h->minor;
     r->close = !h->keep_alive;
+    r->memory = (uint32_t)rounded(sizeof *r + bytes);
     r->pub.arena = arena_new_sized(ARENA_BYTES_MAX, ARENA_FIRST_BYTES);
     return r;
 }

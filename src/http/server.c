@@ -281,6 +281,17 @@ size_t httpd_in_flight(const struct httpd *h)
     return n > 0 ? (size_t)n : 0;
 }
 
+void httpd_memory(const struct httpd *h, struct httpd_memory *m)
+{
+    *m = (struct httpd_memory){.requests = (size_t)atomic_load(&h->request_bytes),
+                               .reading = (size_t)atomic_load(&h->read_bytes),
+                               .sending = (size_t)atomic_load(&h->waiting_bytes)};
+    for (size_t i = 0; i < h->fronts_count; i++) {
+        const struct front *f = &h->fronts[i];
+        m->connections += sizeof *f + (f->transport ? transport_memory(f->transport) : 0);
+    }
+}
+
 void httpd_drain(struct httpd *h)
 {
     if (atomic_exchange(&h->draining, true))

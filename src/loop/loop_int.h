@@ -69,6 +69,7 @@ struct transport {
     uv_loop_t *loop;
     char **chunks; /* SLOT_CHUNK slots each, never moved */
     size_t chunks_count, slot_bytes;
+    _Atomic size_t memory;
     uint32_t *free_slots;                      /* stack of indexes */
     size_t free_count, open_count, live_count; /* live: open or closing */
     struct list ready;

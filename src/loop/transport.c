@@ -85,6 +85,7 @@ static void chunk_add(struct transport *t)
     t->chunks = xrealloc(t->chunks, (t->chunks_count + 1) * sizeof *t->chunks);
     t->chunks[t->chunks_count++] = xcalloc(SLOT_CHUNK, t->slot_bytes);
     t->free_slots = xrealloc(t->free_slots, t->chunks_count * SLOT_CHUNK * sizeof *t->free_slots);
+    atomic_fetch_add(&t->memory, sizeof *t->chunks + SLOT_CHUNK * (t->slot_bytes + sizeof *t->free_slots));
     for (uint32_t i = SLOT_CHUNK; i-- > 0;) {
         uint32_t index = (uint32_t)(t->chunks_count - 1) * SLOT_CHUNK + i;
         struct slot *s = transport_slot(t, index);
@@ -171,6 +172,11 @@ uint64_t transport_sent_bytes(struct transport *t, uint64_t id)
 size_t transport_count(const struct transport *t)
 {
     return t->open_count;
+}
+
+size_t transport_memory(const struct transport *t)
+{
+    return atomic_load_explicit(&t->memory, memory_order_relaxed);
 }
 
 void transport_recv_pause(struct transport *t, uint64_t id)

@@ -505,6 +505,7 @@ int transport_uring_new(struct transport **out, uv_loop_t *loop, const struct tr
         return rc;
     }
     transport_init(&t->t, &ops_uring, loop, o, on_prepare);
+    atomic_store(&t->t.memory, sizeof *t + t->r.bufs_bytes + (size_t)BUF_COUNT * BUF_BYTES);
     ASSERT(uv_poll_init(loop, &t->poll, t->r.event_fd) == 0);
     t->poll.data = t;
     t->t.handles_open++;

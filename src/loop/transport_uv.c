@@ -226,6 +226,7 @@ int transport_uv_new(struct transport **out, uv_loop_t *loop, const struct trans
 {
     struct transport_uv *t = xcalloc(1, sizeof *t);
     transport_init(&t->t, &ops_uv, loop, o, on_prepare);
+    atomic_store(&t->t.memory, sizeof *t);
     *out = &t->t;
     return 0;
 }

@@ -781,6 +781,11 @@ static void test_many_parked(void **state)
     }
     WAIT_FOR(the_server.parked_count == N);
     assert_int_equal(metric_get(M_http_in_flight), N);
+    struct httpd_memory m;
+    httpd_memory(the_server.httpd, &m);
+    assert_true(m.connections > N * sizeof(struct conn));
+    assert_true(m.requests > N * sizeof(struct req) && m.requests < N * 2 * sizeof(struct req));
+    assert_int_equal(m.reading + m.sending, 0);
     struct response r;
     assert_int_equal(fetch(PORT, "GET /_matrix/echo HTTP/1.1\r\n\r\n", &r), 200);
     response_free(&r);
@@ -794,6 +799,8 @@ static void test_many_parked(void **state)
         client_free(&one);
     }
     WAIT_FOR(metric_get(M_http_connections) == 0);
+    httpd_memory(the_server.httpd, &m);
+    assert_int_equal(m.requests, 0);
     server_stop(&the_server);
 }
 
