@@ -215,6 +215,15 @@ def part_lint() -> Count:
     return count
 
 
+def part_cost() -> Count:
+    """instructions of the hub for each delta and re-poll, against their bounds"""
+    build_release()
+    result = RESULTS / "cost.xml"
+    result.unlink(missing_ok=True)
+    status = command([sys.executable, "tests/cost/cost.py", "--junit", str(result)], 10)
+    return Count(skipped=1) if status == 77 else read_junit(result)
+
+
 def part_asan() -> Count:
     """unit tests, corpora and a short end-to-end run under ASan and UBSan, on both transports"""
     build_sanitized()
@@ -273,6 +282,7 @@ PARTS: dict[str, Callable[[], Count]] = {
     "unit": part_unit,
     "fuzz": part_fuzz,
     "lint": part_lint,
+    "cost": part_cost,
     "asan": part_asan,
     "e2e": part_e2e,
     "push": part_push,

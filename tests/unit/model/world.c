@@ -501,6 +501,18 @@ static void q_dl_users(struct world *w, struct pg_args *a, struct pg_result *r)
     }
 }
 
+static void q_tokens(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->tokens.n; i++) {
+            const struct t_token *t = &w->tokens.v[i];
+            if (is(a->v[0].t[k], t->token))
+                row_add(r, "isssi0iiiiii", I(k + 1), t->user, t->user, t->device, t->id, I(1), I(0), I(0),
+                        I(0), I(0), I(0));
+        }
+    }
+}
+
 static void query(struct world *w, enum pg_stmt s, struct pg_args *a, struct pg_result *r)
 /* tidy: allow function-length: a flat switch */
 {
@@ -621,6 +633,9 @@ static void query(struct world *w, enum pg_stmt s, struct pg_args *a, struct pg_
     case SQL_room_facts:
         for (size_t i = 0; i < w->facts.n; i++)
             row_add(r, "sii", w->facts.v[i].a, I(w->facts.v[i].n & 1), I(w->facts.v[i].n >> 1));
+        break;
+    case SQL_auth_tokens:
+        q_tokens(w, a, r);
         break;
     case SQL_sequences:
         for (size_t i = 0; i < w->sequences.n; i++)
@@ -774,7 +789,8 @@ void feed_positions_check(struct feed *f)
 static void on_wake(void *arg, struct user *u)
 {
     struct world *w = arg;
-    vec_push(&w->woken, arena_str(w->text, u->user_id));
+    if (!w->woken_forgotten)
+        vec_push(&w->woken, arena_str(w->text, u->user_id));
     if (w->on_wake)
         w->on_wake(w->on_wake_arg, u);
 }
@@ -898,6 +914,7 @@ void world_free(struct world **wp)
     vec_free(&w->dl);
     vec_free(&w->presence);
     vec_free(&w->unread);
+    vec_free(&w->tokens);
     vec_free(&w->answers);
     vec_free(&w->woken);
     vec_free(&w->cache_rows);

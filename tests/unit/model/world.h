@@ -101,6 +101,10 @@ struct t_presence {
     int64_t last_active, stream;
     bool active;
 };
+struct t_token {
+    const char *token, *user, *device;
+    int64_t id;
+};
 struct t_unread {
     int kind;
     const char *user, *room, *thread;
@@ -140,6 +144,7 @@ struct world {
     VEC(struct t_dl) dl;
     VEC(struct t_presence) presence;
     VEC(struct t_unread) unread;
+    VEC(struct t_token) tokens; /* access tokens */
     int64_t dl_pruned;
 
     VEC(struct answer *) answers; /* issued, not yet delivered */
@@ -150,6 +155,7 @@ struct world {
     size_t last_targets;   /* length of the first array of the last statement */
 
     VEC(struct str) woken;
+    bool woken_forgotten; /* who is woken is not noted */
     void (*on_wake)(void *arg, struct user *u);
     void *on_wake_arg;
     VEC(struct str) cache_rows;
