@@ -113,3 +113,23 @@ def test_odd_filter(fragile_world: World) -> None:
     reply = alice.sync_raw(filter=name)
     assert (reply.status, reply.body["errcode"]) == (400, "M_INVALID_PARAM"), reply.body
     assert "next_batch" in alice.sync()
+
+
+def test_receipts_without_a_position(fragile_world: World) -> None:
+    """Rows of receipts from before they had a position do not count; the newest that has one does."""
+    alice, bob = fragile_world.new_device("counts"), fragile_world.new_device("writer")
+    room = alice.create_room(preset="private_chat", invite=[bob.user_id])
+    bob.join(room)
+    first = bob.text(room, "read")
+    for kind in ("m.read", "m.read.private"):
+        alice.receipt(room, first, kind)
+    for number in range(3):
+        bob.text(room, f"unread {number}")
+    where = f"user_id = '{alice.user_id}' AND room_id = '{room}'"
+    for gone, unread in (("m.read", 3), ("m.read.private", 4)):
+        corrupt(
+            fragile_world,
+            f"UPDATE receipts_linearized SET event_stream_ordering = NULL WHERE {where} AND receipt_type = '{gone}'",
+        )
+        counts = alice.sync()["rooms"]["join"][room]["unread_notifications"]
+        assert counts["notification_count"] == unread, (gone, counts)

@@ -25,6 +25,7 @@ class Case:
     method: str = "GET"
     path: str = SYNC
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
+    form: str | None = None
     # Status and error code of Chappe where it differs on purpose; src/README.md has the reason.
     decided: tuple[int, str] | None = None
 
@@ -44,6 +45,8 @@ CASES = [
     Case("token of odd bytes", headers={"Authorization": "Bearer %00%ff"}),
     Case("very long token", headers={"Authorization": "Bearer " + "x" * 4000}),
     Case("application service user unknown", path=SYNC + "?user_id=@x:chappe.localhost", headers=AUTH),
+    Case("token in a form", form="access_token={token}"),
+    Case("token in a posted form", method="POST", form="access_token={token}"),
     Case("good", headers=AUTH),
     Case("good, older name", path="/_matrix/client/r0/sync", headers=AUTH),
     Case("HEAD", method="HEAD", headers=AUTH),
@@ -105,7 +108,11 @@ def test_same_verdict(world: World, client: Client, case: Case) -> None:
     headers = {key: value.replace("{token}", str(fill["token"])) for key, value in case.headers.items()}
     verdicts = []
     for url in (world.worker, world.target):
-        reply = Link(url).request(case.method, path, headers=headers)
+        form = None
+        if case.form is not None:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            form = case.form.replace("{token}", str(fill["token"])).encode()
+        reply = Link(url).request(case.method, path, form, headers=headers)
         body = reply.body if isinstance(reply.body, dict) else {}
         cors = {key: value for key, value in reply.headers.items() if key.startswith("access-control-")}
         verdicts.append((reply.status, body.get("errcode"), body.get("soft_logout"), cors))

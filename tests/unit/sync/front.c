@@ -175,6 +175,7 @@ void feed_presence_start(struct feed *f, struct str user_id, struct str device_i
     (void)device_id;
     (void)state;
     the_front->presence++;
+    the_front->presence_begun++;
 }
 void feed_presence_end(struct feed *f, struct str user_id, struct str device_id)
 {

@@ -34,6 +34,7 @@ struct front {
     int blocking_n;
     VEC(struct auth_watch *) watches;
     int presence, requesters;
+    int presence_begun; /* how often presence was told */
     bool guest;
     uint64_t token;   /* of the requests that come */
     const char *user; /* who asks; NULL: @a:x */
@@ -87,5 +88,6 @@ int run_feature_tests(void);
 int run_release_tests(void);
 int run_token_tests(void);
 int run_visibility_tests(void);
+int run_statement_tests(void);
 int run_storm_tests(void);
 #endif

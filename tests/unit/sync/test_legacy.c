@@ -254,6 +254,32 @@ static void test_drain_and_revocation(void **state)
     assert_has(c->body.p, "\"chunk\":[]");
 }
 
+/* A token that is as far behind in one room as is read, and one event more. */
+static void test_token_far_behind(void **state)
+{
+    struct front *f = *state;
+    enum { MOST = 20000 };
+    const char *from = next_batch(f->w);
+    int64_t first = 1000;
+    for (int i = 0; i < MOST; i++)
+        world_event(f->w, (struct t_event){.id = world_text(f->w, "$far%d", i),
+                                           .room = "!r:x",
+                                           .stream = first + i,
+                                           .sender = "@b:x"});
+    world_position(f->w, STREAM_EVENTS, MASTER, first + MOST - 1);
+    world_burst_end(f->w);
+    front_run(f);
+    const char *target =
+        world_text(f->w, CLIENT "v3/events?timeout=0&limit=2&from=s100%s", strchr(from, '_'));
+    struct client *c = ask(f, target);
+    assert_int_equal(c->status, 200);
+    assert_has(c->body.p, "$far0");
+    message(f, "!r:x", first + MOST);
+    c = ask(f, target);
+    assert_int_equal(c->status, 400);
+    assert_has(c->body.p, "M_UNKNOWN");
+}
+
 static void test_token_ahead(void **state)
 {
     struct front *f = *state;
@@ -282,6 +308,7 @@ int run_legacy_tests(void)
         T(test_writers),
         T(test_statement_fails),
         T(test_drain_and_revocation),
+        T(test_token_far_behind),
         T(test_token_ahead),
     };
     return cmocka_run_group_tests_name("before sync", tests, NULL, NULL);

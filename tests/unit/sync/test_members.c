@@ -152,6 +152,24 @@ static void test_least_recently_used(void **state)
     }
 }
 
+/* Who comes with a token that is beyond every one of ours was at another server meanwhile, where an answer
+ * may have been lost: it is told everybody again. */
+static void test_was_elsewhere(void **state)
+{
+    struct world *w = *state;
+    struct stream_token since = *model_now(w->m), next;
+    SAY(w, {.id = "$m1", .sender = "@b:x"});
+    assert_has(compute(w, "@me:x", "D", LAZY, &since, NULL, &next), "$join@b:x!r:x");
+    SAY(w, {.id = "$m2", .sender = "@b:x"});
+    assert_hasnt(compute(w, "@me:x", "D", LAZY, &next, NULL, NULL), "$join@b:x!r:x");
+    SAY(w, {.id = "$m3", .sender = "@c:x"});
+    since = *model_now(w->m); /* as another server gave it */
+    SAY(w, {.id = "$m4", .sender = "@b:x"});
+    assert_has(compute(w, "@me:x", "D", LAZY, &since, NULL, &next), "$join@b:x!r:x");
+    SAY(w, {.id = "$m5", .sender = "@b:x"});
+    assert_hasnt(compute(w, "@me:x", "D", LAZY, &next, NULL, NULL), "$join@b:x!r:x");
+}
+
 /* Who has left by an event that stands in the state has left too, which Synapse
  * knows by chance only. */
 static void test_left_by_state(void **state)
@@ -171,9 +189,40 @@ static void test_left_by_state(void **state)
     assert_has(body, "\"left\":[\"@c:x\"]");
 }
 
+/* Who came to one room and left another in one answer has come, whichever room stands last in it. */
+static void test_came_and_went(void **state)
+{
+    struct world *w = *state;
+    world_room(w, "!a:x", 20, "shared", "@me:x", "@b:x", "@e:x", NULL);
+    world_room(w, "!z:x", 30, "shared", "@me:x", "@b:x", "@e:x", NULL);
+    static const struct {
+        const char *comes, *goes, *user;
+    } ways[] = {{"!a:x", "!r:x", "@c:x"}, {"!r:x", "!a:x", "@e:x"}, {"!z:x", "!r:x", "@d:x"}};
+    int64_t stream = 200;
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        struct stream_token since = *model_now(w->m);
+        for (int leaves = 0; leaves < 2; leaves++) {
+            const char *room = leaves ? ways[i].goes : ways[i].comes, *user = ways[i].user;
+            world_say(w, (struct t_event){.id = world_text(w, "$e%d", (int)++stream),
+                                          .room = room,
+                                          .type = "m.room.member",
+                                          .key = user,
+                                          .sender = user,
+                                          .stream = stream,
+                                          .replaces = leaves ? world_text(w, "$join%s%s", user, room) : NULL,
+                                          .content = leaves ? "{\"membership\":\"leave\"}"
+                                                            : "{\"membership\":\"join\"}"});
+        }
+        world_burst_end(w);
+        world_settle(w);
+        const char *body = compute(w, "@me:x", "D", "{}", &since, NULL, NULL);
+        assert_has(body, world_text(w, "\"device_lists\":{\"changed\":[\"%s\"]}", ways[i].user));
+    }
+}
+
 static int setup_settings(void **state)
 {
-    world_config("presence: {enabled: false}\nexclude_rooms_from_sync: ['!r:x']\n"
+    world_config("presence: {enabled: true}\nexclude_rooms_from_sync: ['!r:x']\n"
                  "experimental_features: {msc2654_enabled: true}\n");
     struct world *w = world_new();
     model_adopt(w->m, (struct feed *)(void *)w);
@@ -182,7 +231,8 @@ static int setup_settings(void **state)
     return 0;
 }
 
-/* Excluded rooms are in no section, whatever happens in them; others have the unread count of MSC2654. */
+/* Excluded rooms are in no section, whatever happens in them, and bring nobody's presence when one joins, as
+ * others do; others have the unread count of MSC2654. */
 static void test_excluded_rooms(void **state)
 {
     struct world *w = *state;
@@ -201,9 +251,22 @@ static void test_excluded_rooms(void **state)
             {.id = world_text(w, "$own%d", i), .sender = "@b:x", .member = "@me:x", .membership = steps[i]});
         body = compute(w, "@me:x", "D", leave, &since, &res, NULL);
         assert_hasnt(body, "!r:x");
+        assert_hasnt(body, "\"sender\":\"@b:x\",\"content\":{\"presence\"");
         body = compute(w, "@me:x", "D", leave, NULL, &res, NULL);
         assert_hasnt(body, "!r:x");
     }
+    struct stream_token since = *model_now(w->m);
+    world_say(w, (struct t_event){.id = "$other",
+                                  .room = "!s:x",
+                                  .type = "m.room.member",
+                                  .key = "@e:x",
+                                  .sender = "@e:x",
+                                  .stream = 150,
+                                  .content = "{\"membership\":\"join\"}"});
+    world_burst_end(w);
+    world_settle(w);
+    body = compute(w, "@me:x", "D", leave, &since, &res, NULL);
+    assert_has(body, "\"sender\":\"@e:x\",\"content\":{\"presence\"");
 }
 
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -214,7 +277,9 @@ int run_member_tests(void)
         T(test_hero_not_repeated),
         T(test_first_of_timeline),
         T(test_least_recently_used),
+        T(test_was_elsewhere),
         T(test_left_by_state),
+        T(test_came_and_went),
         cmocka_unit_test_setup_teardown(test_excluded_rooms, setup_settings, teardown),
     };
     return cmocka_run_group_tests_name("members", tests, NULL, NULL);

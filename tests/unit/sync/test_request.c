@@ -331,7 +331,48 @@ static void test_typing_after_a_restart(void **state)
     assert_has(c->body.p, "{\"type\":\"m.typing\",\"content\":{\"user_ids\":[\"@b:x\"]}}");
 }
 
+/* rc_presence.per_user: what comes too often says nothing of presence, and is answered all the same. */
+static void presence_rate(const char *yaml, int at_once, int after_ms)
+{
+    struct front *f = front_new_with(yaml);
+    char query[32];
+    int n = 0;
+    for (int i = 0; i < at_once + 2; i++) {
+        snprintf(query, sizeof query, "timeout=%d", n++); /* another question each time */
+        assert_int_equal(front_get(f, query)->answers, 0);
+        front_run(f);
+    }
+    assert_int_equal(f->presence_begun, at_once);
+    front_get(f, "set_presence=offline");
+    front_run(f);
+    front_later(f, after_ms - 1000);
+    snprintf(query, sizeof query, "timeout=%d", n++);
+    front_get(f, query);
+    front_run(f);
+    assert_int_equal(f->presence_begun, at_once);
+    front_later(f, 1000);
+    snprintf(query, sizeof query, "timeout=%d", n++);
+    front_get(f, query);
+    front_run(f);
+    assert_int_equal(f->presence_begun, at_once + 1);
+    f->user = "@b:x"; /* each user has a rate of its own */
+    front_get(f, "");
+    front_run(f);
+    assert_int_equal(f->presence_begun, at_once + 2);
+    for (size_t i = 0; i < f->clients.n; i++)
+        assert_int_equal(f->clients.v[i]->status, 200);
+    front_free(&f);
+}
+
+static void test_presence_rate(void **state)
+{
+    (void)state;
+    presence_rate("", 1, 10000);
+    presence_rate("rc_presence: {per_user: {per_second: 0.25, burst_count: 3}}\n", 3, 4000);
+}
+
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+
 int run_request_tests(void)
 {
     const struct CMUnitTest tests[] = {
@@ -346,6 +387,7 @@ int run_request_tests(void)
         T(test_failed_load),
         T(test_wake_while_loading),
         T(test_typing_after_a_restart),
+        cmocka_unit_test(test_presence_rate),
     };
     return cmocka_run_group_tests_name("requests", tests, NULL, NULL);
 }
