@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 # Copyright the Chappe contributors
-"""Checks the tables of cases: every case once, and every test that a row names exists.
+"""Checks the tables of cases and of decisions: every one once, and every test that a row names exists.
 
 Usage: cases.py [ROOT]. Prints "file:line: text" for each breach and exits 1 if there is one.
 """
@@ -13,6 +13,9 @@ from pathlib import Path
 TABLES = (("oracle/CASES.md", 133, "oracle/scenarios"), ("push/CASES.md", 50, "push"))
 ROW = re.compile(r"^\| *(\d+) *\|(.*)\|(.*)\|$")
 NAME = re.compile(r"`([^`]+)`")
+# The decisions' own tables, by the beginnings of their titles, and where it stands what shows them.
+DECISIONS = ("Done right", "Different", "Copied")
+SHOWN = "DECISIONS.md"
 
 
 def find(tests: Path, name: str, usual: str) -> str | None:
@@ -24,7 +27,7 @@ def find(tests: Path, name: str, usual: str) -> str | None:
     text = file.read_text()
     if mark == "#" and place not in text:
         return f"{path} does not contain {place!r}"
-    if mark == "::" and not re.search(rf"^(static void|def|async def) {re.escape(place)}\(", text, re.M):
+    if mark == "::" and not re.search(rf"^\s*(static void|def|async def) {re.escape(place)}\(", text, re.M):
         return f"{path} has no test {place}"
     return None
 
@@ -49,10 +52,49 @@ def check(table: Path, tests: Path, cases: int, usual: str) -> list[str]:
     return breaches + [f"1: case {case} is missing" for case in range(1, cases + 1) if case not in seen]
 
 
+def decisions(text: str) -> list[str]:
+    """Return the first column of the tables of decisions of src/README.md."""
+    found: list[str] = []
+    inside = False
+    for line in text.splitlines():
+        if line.startswith("#"):
+            inside = line.startswith(tuple(f"### {title}" for title in DECISIONS))
+        elif inside and line.startswith("| "):
+            found.append(line[2:].split(" | ")[0].removesuffix(" |"))
+    return [what for what in found if what not in ("what", "quirk")]
+
+
+def check_decisions(root: Path) -> list[str]:
+    """Return the breaches of the table of what shows the decisions: its rows are theirs, in their order."""
+    tests = root / "tests"
+    wanted = decisions((root / "src" / "README.md").read_text())
+    breaches: list[str] = []
+    shown: list[str] = []
+    for number, line in enumerate((tests / SHOWN).read_text().splitlines(), 1):
+        what, _, names = line.removeprefix("| ").removesuffix(" |").rpartition(" | ")
+        if not line.startswith("| ") or what == "what":
+            continue
+        shown.append(what)
+        if not NAME.findall(names):
+            breaches.append(f"{number}: names no test")
+        for name in NAME.findall(names):
+            if wrong := find(tests, name, TABLES[0][2]):
+                breaches.append(f"{number}: {wrong}")
+    breaches += [f"1: no row for the decision: {what}" for what in wanted if what not in shown]
+    breaches += [f"1: no decision in src/README.md: {what}" for what in shown if what not in wanted]
+    if not breaches and shown != wanted:
+        breaches.append("1: the rows are in another order than in src/README.md")
+    return breaches
+
+
 def main() -> int:
     """Check the tables below a root."""
-    tests = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve() / "tests"
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
+    tests = root / "tests"
     failed = False
+    for breach in check_decisions(root):
+        print(f"tests/{SHOWN}:{breach}")
+        failed = True
     for name, cases, usual in TABLES:
         for breach in check(tests / name, tests, cases, usual):
             print(f"tests/{name}:{breach}")
