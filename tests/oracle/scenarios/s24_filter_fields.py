@@ -169,6 +169,37 @@ def run(context: Context) -> None:
             federation = {**definition, "event_format": "federation"}
             alice.ask(str(federation), filter=federation)
     _stored(alice, since, rooms)
+    _presence(alice, bob)
+
+
+def _presence(alice: Device, bob: Device) -> None:
+    """Presence goes by its sender, and by its type without wildcards (but "*" among what is not wanted is everything)."""
+    alice.ask("before presence")
+    since = alice.since
+    both, other = [alice.user_id, bob.user_id], [bob.user_id]
+    definitions: list[tuple[Json, bool]] = [
+        ({}, True),
+        ({"limit": 0}, True),
+        ({"types": ["m.presence"]}, True),
+        ({"types": ["*"]}, False),
+        ({"types": ["m.*"]}, False),
+        ({"types": []}, False),
+        ({"not_types": ["m.*"]}, True),
+        ({"not_types": ["m.presence"]}, False),
+        ({"not_types": ["*"]}, False),
+        ({"senders": other}, True),
+        ({"senders": both[:1]}, False),
+        ({"senders": []}, False),
+        ({"not_senders": both[:1]}, True),
+        ({"senders": both, "not_senders": other}, False),
+    ]
+    for definition, shown in definitions:
+        for token in (since, None):
+            bob.do.presence("online", f"here {definition} {token}")  # again: it does not last
+            alice.since = token
+            body = alice.ask(f"presence: {definition}{'' if token else ', initial'}", filter={"presence": definition})
+            senders = {event["sender"] for event in body.get("presence", {}).get("events", [])}
+            assert (bob.user_id in senders) == shown, (definition, token, body.get("presence"))
 
 
 def _together(alice: Device, since: str | None, rooms: list[str], other: str) -> None:
