@@ -31,7 +31,9 @@ def _parse() -> argparse.Namespace:
         "--synapse", metavar="X.Y.Z", help="Synapse release (default: CHAPPE_TEST_SYNAPSE, or deploy/local/versions)"
     )
     parser.add_argument(
-        "--with-federation", action="store_true", help="also the scenarios that need a second homeserver"
+        "--with-federation",
+        action="store_true",
+        help="also the scenarios that need a second homeserver; generated scripts: only those",
     )
     seeds = parser.add_argument_group("generated scripts")
     seeds.add_argument("--seeds", type=int, metavar="N", help="run generated scripts of N seeds")
@@ -39,6 +41,10 @@ def _parse() -> argparse.Namespace:
     seeds.add_argument("--profile", default="all", help="one profile of generator.py instead of all in turn")
     seeds.add_argument("--steps", type=int, default=30, metavar="S", help="length of the scripts (default: 30)")
     seeds.add_argument("--replay", type=Path, action="append", metavar="FILE", help="run a saved script (repeatable)")
+    seeds.add_argument("--times", type=int, default=1, metavar="N", help="run saved scripts N times each")
+    seeds.add_argument(
+        "--shrink-seconds", type=float, default=300, metavar="S", help="longest time to shorten a script (default: 300)"
+    )
     seeds.add_argument("--no-shrink", action="store_true", help="leave scripts that differ as long as they are")
     seeds.add_argument("--rotation", action="store_true", help="let Synapse sum up push actions meanwhile")
     seeds.add_argument(
@@ -77,7 +83,7 @@ def main() -> int:
 
             if options.interchange:
                 return interchange_run.command(World(deployments[0]), options)
-            return seeds.command(World(deployments[0]), options)
+            return seeds.command(World(deployments[options.with_federation]), options)
         for deployment in deployments:
             part = [name for name in chosen if runner.federated(name) == deployment.federation]
             failed += _run(World(deployment), part, options.report) if part else 0

@@ -8,6 +8,8 @@ Beyond what `Context` does:
 * Whatever `level_choices` says Synapse leaves to chance is left out.
 * Lazily loaded members are compared with regard to what the device was told before (lazy.py).
 * Events are compared as text: order of keys, forms of numbers and of escaped characters (exact.py).
+* What somebody of a second homeserver does is waited for a little; it may still arrive between two questions, which
+  are then asked again.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import threading
 import time
 from typing import Any, Callable
+from urllib.parse import quote
 
 from stack.matrix import Client, Reply
 
@@ -30,6 +33,7 @@ from oracle.quirks import explained
 
 Json = dict[str, Any]
 _PARK_SECONDS = 0.15
+_FAR_SECONDS = 3.0
 
 
 class GeneratedContext(Context):
@@ -59,8 +63,39 @@ class GeneratedContext(Context):
     def settle(self) -> None:
         """Wait for the servers, unless they stood still since the last time."""
         if not self._settled:
+            if self.world.settings.federation:
+                self.federation.digested()
             super().settle()
             self._settled = True
+
+    # -- the second homeserver -------------------------------------------------------------------
+
+    def servers(self, action: str) -> str:
+        """Return the query that tells where a room may be found, for who joins or knocks."""
+        if not self.world.settings.federation or action not in ("join", "knock"):
+            return ""
+        names = (self.world.settings.server_name, self.federation.remote.server_name)
+        return "?" + "&".join(f"server_name={quote(name)}" for name in names)
+
+    def arrive(self, device: Device, event_id: str | None) -> None:
+        """Wait a while for an event that somebody of the second homeserver has sent; it need not be for us."""
+        if event_id is not None and self._is_far(device):
+            self._wait(f"SELECT count(*) FROM events WHERE event_id = '{event_id}' AND NOT outlier", "1")
+
+    def whole(self, room_id: str) -> None:
+        """Wait a while for the state of a room that somebody has joined."""
+        if self.world.settings.federation:
+            self._wait(f"SELECT count(*) FROM partial_state_rooms WHERE room_id = '{room_id}'", "0")
+
+    def _is_far(self, device: Device) -> bool:
+        return self.world.settings.federation and device.user_id.endswith(f":{self.federation.remote.server_name}")
+
+    def _wait(self, statement: str, wanted: str) -> None:
+        limit = time.monotonic() + _FAR_SECONDS
+        while self.world.deployment.postgres.psql(statement).strip() != wanted and time.monotonic() < limit:
+            time.sleep(0.05)
+
+    # --------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close the kept connections."""

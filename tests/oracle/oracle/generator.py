@@ -66,6 +66,7 @@ class Profile:
     polls: float = 0.04
     after: float = 0.0
     presence: bool = False
+    far: int = 0  # how many live at the second homeserver
     versions: list[str] = dataclasses.field(default_factory=lambda: VERSIONS)
 
 
@@ -98,6 +99,23 @@ PROFILES: dict[str, Profile] = {
     "old": Profile(_ALL, EAGER, versions=OLD_VERSIONS),
     "after": Profile(_ALL, EAGER + LAZY[-2:], after=0.9, together=0.1),
 }
+# What needs a second homeserver. Whatever comes from there may come at any moment: nobody waits for it in a poll.
+FEDERATED: dict[str, Profile] = {
+    "far": Profile(
+        {**_times(1, _TALK, _ROOMS, _PRIVATE, _E2EE), **_times(2, _MEMBERS), "backfill": 2, "space": 1}, EAGER, polls=0, far=2
+    ),
+    "far-lazy": Profile(
+        {**_times(1, _TALK, _ROOMS, _PRIVATE), **_times(2, _MEMBERS), "create": 0, "backfill": 2},
+        LAZY,
+        made=0.1,
+        lazy_made=True,
+        rooms=1,
+        polls=0,
+        far=3,
+    ),
+    "far-forks": Profile({**_times(1, _TALK, _ROOMS, _PRIVATE), **_times(2, _MEMBERS)}, EAGER, polls=0, together=0.4, far=2),
+}
+FAR_NAMES = ["rob", "sue", "tom"]
 
 
 @dataclasses.dataclass
@@ -123,13 +141,14 @@ class Generator:
     """One script in the making."""
 
     def __init__(self, profile: str, seed: int, length: int) -> None:
-        self.profile, self.length = PROFILES[profile], length
+        self.profile, self.length = {**PROFILES, **FEDERATED}[profile], length
         self.random = random.Random(f"{profile} {seed}")
         self.script = Script(f"{profile}-{seed}", [])
         self.maker = Maker(self.random)
         self.users: list[str] = []
         self.devices: list[str] = []
         self.guests: set[str] = set()
+        self.far: set[str] = set()  # who lives at the second homeserver, with one device that never asks
         self.rooms: list[Room] = []
         self.habits: dict[str, Any] = {}
         self.tokens: dict[str, list[str]] = {}
@@ -165,6 +184,8 @@ class Generator:
 
     def at(self, user: str) -> str | None:
         """Return one of the user's devices."""
+        if user in self.far:
+            return f"{user}/R1"
         return self.pick(device for device in self.devices if device.startswith(f"{user}/"))
 
     def place(self, membership: str = "join") -> tuple[Room, str, str] | None:
@@ -408,6 +429,14 @@ class Generator:
         """Invite somebody."""
         self._on("invite", "invite", ("leave", "knock"))
 
+    def act_backfill(self) -> None:
+        """Somebody reads a room's history, which brings what this homeserver does not have."""
+        room = self.pick(self.rooms)
+        device = self.at(self.pick([user for user in room.who("join") if user not in self.far]) or "")
+        if device:
+            path = f"/rooms/<{room.name}>/messages?dir=b&limit={self.pick([5, 30])}"
+            self.add("call", who=device, method="GET", path=path)
+
     def act_kick(self) -> None:
         """Kick somebody, or take an invitation back."""
         self._on("kick", "leave", ("join", "invite", "knock"))
@@ -446,7 +475,10 @@ class Generator:
         bosses = {user}
         if self.chance(0.7):
             others = [name for name in self.users if name != user]
-            options["power_level_content_override"] = {"users": {f"<{name}>": 100 for name in others}}
+            # There the invited of a trusted chat are creators too, who have no level.
+            creators = invite if version == "12" and options.get("preset") == "trusted_private_chat" else []
+            levels = {f"<{name}>": 100 for name in others if name not in creators}
+            options["power_level_content_override"] = {"users": levels}
             if version != "12":
                 options["power_level_content_override"]["users"][f"<{user}>"] = 100
             bosses |= set(others)
@@ -669,7 +701,7 @@ class Generator:
 
     def act_device(self) -> None:
         """A device comes, goes, or is renamed."""
-        user = self.pick([name for name in self.users if name not in self.guests])
+        user = self.pick([name for name in self.users if name not in self.guests | self.far])
         mine = [device for device in self.devices if device.startswith(f"{user}/")]
         what = self.random.random()
         if len(mine) > 1 and what < 0.3:
@@ -774,6 +806,10 @@ class Generator:
             self.login(f"{name}/D1")
         for name in self.random.sample(self.users, 2):
             self.login(f"{name}/D2")
+        for name in FAR_NAMES[: self.profile.far]:
+            self.users.append(name)
+            self.far.add(name)
+            self.add("remote", user=name)
         while len(self.rooms) < self.profile.rooms:
             self.act_create()
         for _ in range(self.length):

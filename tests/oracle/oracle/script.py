@@ -72,6 +72,7 @@ class Executor:
         self.devices: dict[str, Device] = {}
         self.done: dict[str, int] = {"done": 0, "refused": 0, "passed over": 0}
         self.at = 0
+        self.idle: set[int] = set()  # steps that were refused or passed over
         self.seconds: collections.Counter[str] = collections.Counter()
         self._pool = concurrent.futures.ThreadPoolExecutor(8)
 
@@ -79,12 +80,13 @@ class Executor:
         """Carry out every step."""
         try:
             for self.at, step in enumerate(self.script.steps):
-                self.step(step)
+                if self.step(step) != "done":
+                    self.idle.add(self.at)
         finally:
             self._pool.shutdown()
 
-    def step(self, step: Step) -> None:
-        """Carry out one step; count what became of it."""
+    def step(self, step: Step) -> str:
+        """Carry out one step; count what became of it, and tell."""
         begun = time.monotonic()
         try:
             getattr(self, "do_" + step["do"])(step)
@@ -95,6 +97,7 @@ class Executor:
             outcome = "passed over"
         self.done[outcome] += 1
         self.seconds[step["do"]] += time.monotonic() - begun
+        return outcome
 
     # -- names -----------------------------------------------------------------------------------
 
@@ -126,6 +129,7 @@ class Executor:
         answer = dict(self.device(step["who"]).do.call(method, path, body) or {})
         if "as" in step and "event_id" in answer:
             self.names[step["as"]] = answer["event_id"]
+        self.context.arrive(self.device(step["who"]), answer.get("event_id"))
         return answer
 
     def room(self, step: Step) -> str:
@@ -147,6 +151,12 @@ class Executor:
         client.user_id, client.token, client.device_id = (answer[k] for k in ("user_id", "access_token", "device_id"))
         self.names[step["user"]] = client.user_id
         self.devices[f"{step['user']}/D1"] = Device(self.context, client)
+
+    def do_remote(self, step: Step) -> None:
+        """Register a user of the second homeserver, with a device that never asks: user."""
+        client = self.context.federation.user(step["user"])
+        self.names[step["user"]] = client.user_id
+        self.devices[f"{step['user']}/R1"] = Device(self.context, client)
 
     def do_login(self, step: Step) -> None:
         """Log a device in, perhaps again: device."""
@@ -210,7 +220,8 @@ class Executor:
             body["reason"] = step["reason"]
         room, action = self.real(step["room"]), step["action"]
         path = f"/{action}/{quote(room)}" if action in ("join", "knock") else f"/rooms/{quote(room)}/{action}"
-        self.write(step, "POST", path, body)
+        self.write(step, "POST", path + self.context.servers(action), body)
+        self.context.whole(room)
         if "as" in step:
             device = self.device(step["who"])
             user = quote(body.get("user_id", device.user_id))

@@ -16,10 +16,10 @@ from support.world import World
 
 from oracle.context import CountMismatch, Mismatch
 from oracle.generated import GeneratedContext
-from oracle.generator import PROFILES, generate
+from oracle.generator import FEDERATED, PROFILES, generate
 from oracle.rotation import Held
 from oracle.script import Executor, Script, Step
-from oracle.shrink import kind, shrink
+from oracle.shrink import Found, kind, shrink
 
 REGRESSIONS = Path(__file__).resolve().parent.parent / "regressions"
 # Guests, and the state after the timeline.
@@ -39,6 +39,7 @@ class Outcome:
     mismatch: Mismatch | None = None
     at: int = 0
     forgiven: int = 0
+    idle: frozenset[int] = frozenset()
     spent: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -48,9 +49,9 @@ def regressions() -> list[Path]:
 
 
 def script_of(profile: str, seed: int, steps: int) -> Script:
-    """Return a generated script; profile "all" takes them in turn."""
-    names = list(PROFILES)
-    return generate(names[seed % len(names)] if profile == "all" else profile, seed, steps)
+    """Return a generated script; profile "all" takes them in turn, as "federated" does those with a second homeserver."""
+    turns = {"all": list(PROFILES), "federated": list(FEDERATED)}.get(profile, [profile])
+    return generate(turns[seed % len(turns)], seed, steps)
 
 
 def run(world: World, script: Script, report: Path | None = None, rotation: bool = False) -> Outcome:
@@ -76,33 +77,48 @@ def _once(world: World, script: Script, report: Path | None, rotation: bool = Fa
         mismatch = error
     finally:
         context.close()
-    return Outcome(context.steps, executor.done, time.monotonic() - begun, mismatch, executor.at, context.forgiven, executor.seconds)
+    return Outcome(
+        context.steps,
+        executor.done,
+        time.monotonic() - begun,
+        mismatch,
+        executor.at,
+        context.forgiven,
+        frozenset(executor.idle),
+        executor.seconds,
+    )
 
 
-def shorten(world: World, script: Script, outcome: Outcome, report: Path | None = None, seconds: float = 120) -> Path:
+def shorten(world: World, script: Script, outcome: Outcome, report: Path | None = None, seconds: float = 300) -> Path:
     """Shorten a script that differs, save it in the report folder, and return where."""
     assert outcome.mismatch is not None
     folder = report or Path(tempfile.gettempdir()) / "chappe-oracle"
     wanted = kind(_where(outcome.mismatch))
+    last: list[Mismatch] = [outcome.mismatch]
 
-    def trial(steps: list[Step]) -> str | None:
-        found = _once(world, Script(f"{script.name}-try", steps), folder).mismatch
-        return None if found is None else kind(_where(found))
+    def trial(steps: list[Step]) -> Found | None:
+        tried = _once(world, Script(f"{script.name}-try", steps), folder)
+        if tried.mismatch is None:
+            return None
+        found = Found(kind(_where(tried.mismatch)), tried.at, tried.idle)
+        if found.kind == wanted:
+            last[0] = tried.mismatch
+        return found
 
     short = shrink(Script(script.name, script.steps[: outcome.at + 1]), wanted, trial, seconds)
-    last = _once(world, short, folder).mismatch
     path = folder / f"{script.name}.jsonl"
-    short.save(path, f"A short form of {script.name}.", str(last or outcome.mismatch))
+    short.save(path, f"A short form of {script.name}.", str(last[0]))
     return path
 
 
 def command(world: World, options: argparse.Namespace) -> int:
     """Run what the command line asks for; print a line for each script and totals; return 1 when any differs."""
     if options.replay:
-        scripts = [Script.load(path) for path in options.replay]
+        scripts = [Script.load(path) for path in options.replay for _ in range(options.times)]
     else:
         numbers = range(options.first_seed, options.first_seed + options.seeds)
-        scripts = [script_of(options.profile, seed, options.steps) for seed in numbers]
+        profile = "federated" if options.with_federation and options.profile == "all" else options.profile
+        scripts = [script_of(profile, seed, options.steps) for seed in numbers]
     ran = answers = failed = forgiven = 0
     became: collections.Counter[str] = collections.Counter()
     spent: collections.Counter[str] = collections.Counter()
@@ -123,7 +139,7 @@ def command(world: World, options: argparse.Namespace) -> int:
                 failed += 1
                 print(f"  {outcome.mismatch}", flush=True)
                 if not options.no_shrink:
-                    print(f"  short form: {shorten(world, script, outcome, options.report)}", flush=True)
+                    print(f"  short form: {shorten(world, script, outcome, options.report, options.shrink_seconds)}", flush=True)
     except KeyboardInterrupt:
         print("interrupted")
     finally:
