@@ -31,7 +31,7 @@ from support.world import World
 
 from oracle import truth
 from oracle.client_model import ClientModel, ModelError
-from oracle.context import Context, Mismatch
+from oracle.context import Context, Device, Mismatch
 from oracle.differ import differences
 from oracle.script import Executor, Missing, Script, Step
 
@@ -232,6 +232,16 @@ class InterchangeContext(Context):
 
     def stir(self) -> None:
         """Something is about to be written: nothing to do, nothing is waited for."""
+
+    def servers(self, action: str) -> str:
+        """Return where else a room may be found: nowhere, there is one homeserver."""
+        return ""
+
+    def arrive(self, device: Device, event_id: str | None) -> None:
+        """Something was written: nothing is waited for."""
+
+    def whole(self, room_id: str) -> None:
+        """Somebody has joined: nothing is waited for."""
 
     def settle(self) -> None:
         """Wait until every server has caught up with the main process."""
