@@ -25,7 +25,11 @@ struct sockaddr_storage;
 /* ---- transport ---- */
 
 struct transport;
-enum transport_kind { TRANSPORT_UV, TRANSPORT_URING };
+enum transport_kind {
+    TRANSPORT_UV,
+    TRANSPORT_URING,        /* sockets are descriptors of the process */
+    TRANSPORT_URING_DIRECT, /* they are not: its limit does not bound them */
+};
 
 struct transport_events {
     /* A connection came in on the listener with this tag. peer is valid during the call; NULL for UNIX
@@ -39,7 +43,7 @@ struct transport_events {
     /* The oldest transport_send() is with the kernel entirely (0), or failed: -ERR_CLOSED, or -ERR_LIMIT when
      * it would have passed waiting_max. After a failure the owner must close. */
     void (*on_sent)(void *arg, void *user, int status);
-    /* accept() found no descriptor or memory; it is tried again shortly. */
+    /* accept() found no descriptor or memory; it is tried again shortly. Said once for each try. */
     void (*on_accept_failed)(void *arg, int system_errno);
 };
 struct transport_options {
@@ -52,10 +56,10 @@ struct transport_options {
     int64_t waiting_max;
 };
 
-/* Decides between the two by option ("auto", "uring", "uv"): sets up a ring as the transport would, and moves
+/* Decides between them by option ("auto", "uring", "uv"): sets up a ring as the transport would, and moves
  * bytes through it. why tells the reason. -ERR_UNSUPPORTED when "uring" is demanded and cannot be had. */
 int transport_choose(struct str option, enum transport_kind *kind, char why[160], struct err *e) NODISCARD;
-const char *transport_kind_name(enum transport_kind kind);
+const char *transport_kind_name(enum transport_kind kind); /* "uv" or "uring" */
 
 int transport_new(struct transport **out, enum transport_kind kind, struct uv_loop_s *loop,
                   const struct transport_options *o, struct err *e) NODISCARD;

@@ -120,7 +120,7 @@ void conn_close(struct conn *c, enum close_reason why)
     conn_set_state(c, CONN_CLOSED);
     in_free(c);
     metric_add_l(M_http_closed, close_reasons[why].id, 1);
-    if (close_reasons[why].refused && close_reasons[why].status == 0)
+    if (close_reasons[why].refused && close_reasons[why].status == 0 && why != CLOSE_connections_max)
         metric_add_l(M_http_refused, close_reasons[why].id, 1);
     if (c->counted) {
         atomic_fetch_sub(&f->h->connections, 1);
@@ -254,6 +254,10 @@ void conn_accepted(struct front *f, uint64_t id, struct conn *c, int tag, const 
     keep_address(c, peer);
     if (atomic_fetch_add(&f->h->connections, 1) >= f->h->connections_max) {
         atomic_fetch_sub(&f->h->connections, 1);
+        front_refused_connection(f, CLOSE_connections_max,
+                                 f->h->connections_max < f->h->cfg->connections_max
+                                     ? "RLIMIT_NOFILE allows no more"
+                                     : "the option connections_max allows no more");
         conn_close(c, CLOSE_connections_max);
         return;
     }

@@ -41,11 +41,25 @@ static void on_sent(void *arg, void *user, int status)
     conn_sent(user, status);
 }
 
+enum { FULL_SAID_MS = 10000 };
+
+void front_refused_connection(struct front *f, enum close_reason why, const char *text)
+{
+    metric_add_l(M_http_refused, close_reasons[why].id, 1);
+    f->full_since_said++;
+    int64_t now = clock_mono_ms();
+    if (f->full_said_ms != 0 && now - f->full_said_ms < FULL_SAID_MS)
+        return;
+    log_warning("chappe.http", "%lld connections refused: %s (%s); %lld of %lld are open",
+                (long long)f->full_since_said, close_reasons[why].text, text,
+                (long long)atomic_load(&f->h->connections), (long long)f->h->connections_max);
+    f->full_said_ms = now;
+    f->full_since_said = 0;
+}
+
 static void on_accept_failed(void *arg, int system_errno)
 {
-    (void)arg;
-    metric_add_l(M_http_refused, close_reasons[CLOSE_descriptors].id, 1);
-    log_warning("chappe.http", "cannot accept a connection: %s", strerror(system_errno));
+    front_refused_connection(arg, CLOSE_descriptors, strerror(system_errno));
 }
 
 /* ---- timers ---- */

@@ -190,7 +190,9 @@ struct front {
     int64_t timer_due_ms; /* -1 when not running */
     int64_t date_s;       /* second for which date and prefix hold */
     char date[48];
-    struct blob *prefix; /* head of a 200 JSON keep-alive response up to Content-Length */
+    struct blob *prefix;     /* head of a 200 JSON keep-alive response up to Content-Length */
+    int64_t full_said_ms;    /* when the log last told that connections are refused; 0: never */
+    int64_t full_since_said; /* how many since */
     bool draining;
     struct mail drain_mail, stop_mail;
     uv_sem_t stop_posted; /* with a thread: mailbox_post() of stop_mail has returned */
@@ -202,6 +204,8 @@ void front_timer_set(struct front *f, struct wheel_timer *t, int64_t due_ms);
 /* A request is complete: answers it, or hands it to the hub. */
 void front_request(struct front *f, struct conn *c);
 void front_gone(struct front *f, struct req *r);
+/* A connection could not be had, for this reason: counted, and said in the log now and then. */
+void front_refused_connection(struct front *f, enum close_reason why, const char *text);
 /* From the hub; moves res out. */
 void front_reply(struct front *f, struct req *r, struct http_res *res, bool drop);
 void front_release(struct front *f, struct req *r);

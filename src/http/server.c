@@ -193,10 +193,10 @@ enum { DESCRIPTORS_KEPT = 128 };
 
 /* Clients may not take every descriptor of the process: PostgreSQL, Redis and peers want theirs back after a
  * loss, while all clients are still there. */
-static int64_t connections_max(const struct config *cfg)
+static int64_t connections_max(const struct config *cfg, enum transport_kind kind)
 {
     struct rlimit rl;
-    if (getrlimit(RLIMIT_NOFILE, &rl) != 0 || rl.rlim_cur == RLIM_INFINITY)
+    if (kind == TRANSPORT_URING_DIRECT || getrlimit(RLIMIT_NOFILE, &rl) != 0 || rl.rlim_cur == RLIM_INFINITY)
         return cfg->connections_max;
     int64_t all = rl.rlim_cur < INT64_MAX ? (int64_t)rl.rlim_cur : INT64_MAX;
     int64_t keep = DESCRIPTORS_KEPT + 2 * cfg->pg_connections;
@@ -218,7 +218,6 @@ int httpd_start(struct httpd **out, struct uv_loop_s *loop, const struct config 
     h->cfg = cfg;
     h->routes = *routes;
     h->loop = loop;
-    h->connections_max = connections_max(cfg);
     h->threaded = cfg->front_threads > 0;
     h->fronts_count = h->threaded ? (size_t)cfg->front_threads : 1;
     h->fronts = xcalloc(h->fronts_count, sizeof *h->fronts);
@@ -230,6 +229,7 @@ int httpd_start(struct httpd **out, struct uv_loop_s *loop, const struct config 
     }
     int *ports = xcalloc(cfg->listeners_count, sizeof *ports);
     int rc = transport_choose(cfg->transport, &h->kind, h->why, e);
+    h->connections_max = connections_max(cfg, h->kind);
     if (rc == 0)
         rc = listen_open(&h->set, cfg, h->fronts_count, ports, e);
     name_listeners(h, ports);
@@ -249,6 +249,7 @@ int httpd_start(struct httpd **out, struct uv_loop_s *loop, const struct config 
     }
     snprintf(h->transport_text, sizeof h->transport_text, "%s: %s", transport_kind_name(h->kind), h->why);
     metric_set_l(M_http_transport, transport_kind_name(h->kind), 1);
+    metric_set(M_http_connections_max, h->connections_max);
     log_info("chappe.http", "transport %s, %s", h->transport_text,
              h->threaded ? "fronts on threads of their own" : "front on the hub's loop");
     *out = h;

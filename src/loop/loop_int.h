@@ -32,7 +32,8 @@ struct slot {
     uint64_t sent;
     uint32_t index, gen;
     int fd;
-    uint16_t ops; /* operations the kernel or the loop still has */
+    uint16_t ops;  /* operations the kernel or the loop still has */
+    uint16_t ring; /* io_uring: which one; fd is a place in its table, if it has one */
     uint8_t state;
     bool paused;
     bool eof; /* reported, or a reset */
@@ -53,9 +54,11 @@ struct listener {
 struct transport_ops {
     size_t backend_bytes; /* per slot */
     size_t tx_bytes;
+    size_t listener_bytes;              /* struct listener included */
     void (*slot_open)(struct slot *s);  /* fd is set: start to receive */
     void (*slot_close)(struct slot *s); /* must lead to slot_release() */
     void (*slot_recv)(struct slot *s);  /* paused has changed */
+    void (*slot_shutdown)(struct slot *s);
     void (*listener_arm)(struct listener *l);
     void (*listener_close)(struct listener *l); /* must lead to listener_release() */
     void (*stop)(struct transport *t);          /* after all slots and listeners were told to close */
@@ -95,7 +98,8 @@ static inline uint64_t slot_id(const struct slot *s)
 {
     return (uint64_t)s->gen << 32 | s->index;
 }
-void transport_accepted(struct transport *t, struct listener *l, int fd, const struct sockaddr_storage *peer);
+void transport_accepted(struct transport *t, struct listener *l, int fd, uint16_t ring,
+                        const struct sockaddr_storage *peer);
 void transport_accept_failed(struct transport *t, int system_errno);
 void slot_release(struct slot *s);
 void listener_release(struct listener *l);
@@ -114,7 +118,7 @@ void transport_handle_closed(uv_handle_t *h);
 
 int transport_uv_new(struct transport **out, uv_loop_t *loop, const struct transport_options *o);
 int transport_uring_new(struct transport **out, uv_loop_t *loop, const struct transport_options *o,
-                        struct err *e) NODISCARD;
+                        bool direct, struct err *e) NODISCARD;
 /* 0, or -ERR_UNSUPPORTED with the failing step in e. */
-int transport_uring_probe(struct err *e) NODISCARD;
+int transport_uring_probe(bool direct, struct err *e) NODISCARD;
 #endif

@@ -17,6 +17,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+enum { RETRY_MS = 100 };
+
 static size_t round16(size_t n)
 {
     return (n + 15) & ~(size_t)15;
@@ -24,15 +26,15 @@ static size_t round16(size_t n)
 
 const char *transport_kind_name(enum transport_kind kind)
 {
-    return kind == TRANSPORT_URING ? "uring" : "uv";
+    return kind == TRANSPORT_UV ? "uv" : "uring";
 }
 
 int transport_new(struct transport **out, enum transport_kind kind, struct uv_loop_s *loop,
                   const struct transport_options *o, struct err *e)
 {
 #ifdef CHAPPE_HAVE_URING
-    if (kind == TRANSPORT_URING)
-        return transport_uring_new(out, loop, o, e);
+    if (kind != TRANSPORT_UV)
+        return transport_uring_new(out, loop, o, kind == TRANSPORT_URING_DIRECT, e);
 #endif
     if (kind != TRANSPORT_UV)
         return err_set(e, ERR_UNSUPPORTED, "built without io_uring");
@@ -105,7 +107,8 @@ static void tx_free(struct slot *s, struct tx *x)
     free(x);
 }
 
-void transport_accepted(struct transport *t, struct listener *l, int fd, const struct sockaddr_storage *peer)
+void transport_accepted(struct transport *t, struct listener *l, int fd, uint16_t ring,
+                        const struct sockaddr_storage *peer)
 {
     if (t->free_count == 0)
         chunk_add(t);
@@ -118,6 +121,7 @@ void transport_accepted(struct transport *t, struct listener *l, int fd, const s
     s->gen = gen ? gen : 1;
     list_init(&s->ready);
     s->fd = fd;
+    s->ring = ring;
     s->state = SLOT_OPEN;
     t->open_count++;
     t->live_count++;
@@ -201,7 +205,7 @@ void transport_shutdown(struct transport *t, uint64_t id)
 {
     struct slot *s = slot_find(t, id);
     if (s)
-        (void)shutdown(s->fd, SHUT_WR);
+        t->ops->slot_shutdown(s);
 }
 
 void transport_close(struct transport *t, uint64_t id, bool abort)
@@ -322,8 +326,9 @@ static void retry_accept(uv_timer_t *h)
 
 void transport_accept_failed(struct transport *t, int system_errno)
 {
-    if (!t->stopping)
-        uv_timer_start(&t->retry, retry_accept, 100, 0);
+    if (t->stopping || uv_is_active((uv_handle_t *)&t->retry))
+        return;
+    uv_timer_start(&t->retry, retry_accept, RETRY_MS, 0);
     t->o.events.on_accept_failed(t->o.arg, system_errno);
 }
 
@@ -331,7 +336,7 @@ void transport_listen(struct transport *t, int fd, int tag)
 {
     struct sockaddr_storage sa = {0};
     socklen_t n = sizeof sa;
-    struct listener *l = xcalloc(1, sizeof *l);
+    struct listener *l = xcalloc(1, t->ops->listener_bytes);
     l->t = t;
     l->fd = fd;
     l->tag = tag;

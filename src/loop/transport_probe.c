@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Chooses the transport at start. Container runtimes commonly forbid io_uring, kernels before 6.1 lack the
- * flags we need, and distributions switch it off by sysctl: none of that can be read off a version number, so
- * a ring is set up exactly as the transport would and made to move bytes. The reason for the choice is kept
- * for the log.
+ * Chooses the transport at start by trying each kind out (ring.c). The reason for the choice is kept for the
+ * log.
  */
 #include "loop_int.h"
 #include <stdio.h>
@@ -17,17 +15,22 @@ int transport_choose(struct str option, enum transport_kind *kind, char why[160]
         snprintf(why, 160, "asked for by option");
         return 0;
     }
-    int rc = -ERR_UNSUPPORTED;
+    bool demanded = str_eq(option, STR("uring"));
 #ifdef CHAPPE_HAVE_URING
-    rc = transport_uring_probe(&reason);
-#endif
-    if (rc == 0) {
-        *kind = TRANSPORT_URING;
-        snprintf(why, 160, "%s",
-                 str_eq(option, STR("uring")) ? "asked for by option, probe succeeded" : "probe succeeded");
+    const char *asked = demanded ? "asked for by option, " : "";
+    if (transport_uring_probe(true, &reason) == 0) {
+        *kind = TRANSPORT_URING_DIRECT;
+        snprintf(why, 160, "%sprobe succeeded, sockets take no descriptors", asked);
         return 0;
     }
-    if (str_eq(option, STR("uring")))
+    struct err direct = reason;
+    if (transport_uring_probe(false, &reason) == 0) {
+        *kind = TRANSPORT_URING;
+        snprintf(why, 160, "%sprobe succeeded, sockets take descriptors (%.60s)", asked, direct.text);
+        return 0;
+    }
+#endif
+    if (demanded)
         return err_set(e, ERR_UNSUPPORTED, "transport uring cannot be had: %.120s", reason.text);
     snprintf(why, 160, "io_uring: %.140s", reason.text);
     return 0;

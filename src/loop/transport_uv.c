@@ -64,6 +64,11 @@ static void slot_close(struct slot *s)
     uv_close((uv_handle_t *)&u->poll, on_slot_closed);
 }
 
+static void slot_shutdown(struct slot *s)
+{
+    (void)shutdown(s->fd, SHUT_WR);
+}
+
 static void send_some(struct slot *s)
 {
     struct slot_uv *u = slot_backend(s);
@@ -158,7 +163,7 @@ static void on_acceptable(uv_poll_t *h, int status, int events)
         socklen_t peer_bytes = sizeof peer;
         int fd = accept4(l->fd, (struct sockaddr *)&peer, &peer_bytes, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
-            transport_accepted(t, l, fd, &peer);
+            transport_accepted(t, l, fd, 0, &peer);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             uv_poll_stop(&l->poll);
             l->armed = false;
@@ -214,9 +219,11 @@ static void stop(struct transport *t)
 static const struct transport_ops ops_uv = {
     .backend_bytes = sizeof(struct slot_uv),
     .tx_bytes = sizeof(struct tx),
+    .listener_bytes = sizeof(struct listener),
     .slot_open = slot_open,
     .slot_close = slot_close,
     .slot_recv = poll_update,
+    .slot_shutdown = slot_shutdown,
     .listener_arm = listener_arm,
     .listener_close = listener_close,
     .stop = stop,

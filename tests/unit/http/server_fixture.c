@@ -7,6 +7,7 @@
  * ?drop=1: dropped) /big?bytes=n   n bytes /drop          no answer /error         a 429 with Retry-After
  */
 #include "server_fixture.h"
+#include "chappe/log.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -397,4 +398,71 @@ int fetch(int port, const char *request, struct response *r)
     int rc = client_read(c, r, strncmp(request, "HEAD", 4) == 0);
     client_free(&c);
     return rc == 0 ? r->status : -1;
+}
+
+/* ---- suites that run on every variant ---- */
+
+struct variant variants[VARIANTS] = {{"uv", 0}, {"uv", 2}, {"uring", 0}, {"uring", 2}};
+struct server the_server;
+
+bool variant_allowed(const struct variant *v)
+{
+    enum transport_kind kind;
+    char why[160];
+    return transport_choose(str_of(v->transport), &kind, why, NULL) == 0;
+}
+
+int stop_after(void **state)
+{
+    (void)state;
+    if (the_server.httpd)
+        server_stop(&the_server);
+    return 0;
+}
+
+int64_t refused(enum close_reason why)
+{
+    return metric_get_l(M_http_refused, close_reasons[why].id);
+}
+
+static char log_text[20000];
+static uv_mutex_t log_lock;
+
+static void keep_line(enum log_level level, const char *line)
+{
+    (void)level;
+    uv_mutex_lock(&log_lock);
+    size_t n = strlen(log_text);
+    snprintf(log_text + n, sizeof log_text - n, "%s\n", line);
+    uv_mutex_unlock(&log_lock);
+}
+
+void log_keep(int level)
+{
+    uv_mutex_init(&log_lock);
+    log_text[0] = 0;
+    log_sink_set(keep_line);
+    log_level = (enum log_level)level;
+}
+
+int logged_count(const char *text)
+{
+    int n = 0;
+    uv_mutex_lock(&log_lock);
+    for (const char *p = log_text; (p = strstr(p, text)) != NULL; p++)
+        n++;
+    uv_mutex_unlock(&log_lock);
+    return n;
+}
+
+bool logged(const char *text)
+{
+    return logged_count(text) > 0;
+}
+
+void log_release(void)
+{
+    log_level = LOG_ERROR;
+    log_sink_set(NULL);
+    uv_mutex_destroy(&log_lock);
 }

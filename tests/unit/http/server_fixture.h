@@ -6,6 +6,7 @@
  * A whole server in this process: the hub's loop runs on a thread of its own, the test is the client on
  * another. The handler knows a few paths (see server_fixture.c); blocking clients with a bound on every wait.
  */
+#include "http_int.h"
 #include "test_http.h"
 #include "chappe/httpd.h"
 #include "chappe/metrics.h"
@@ -79,4 +80,36 @@ int fetch(int port, const char *request, struct response *r);
             usleep(2000);                                           \
         assert_true(held_);                                         \
     } while (0)
+
+/* ---- suites that run on every variant ---- */
+
+enum { VARIANTS = 4 };
+extern struct variant variants[VARIANTS];
+extern struct server the_server;
+#define PORT    (the_server.ports[0])
+#define PROXIED (the_server.ports[1])
+#define METRICS (the_server.ports[3])
+
+bool variant_allowed(const struct variant *v); /* by this machine */
+#define variant_of(state) ((const struct variant *)*(state))
+/* Starts a server; tests that change the configuration do it between. */
+#define CONFIG(state)                                  \
+    do {                                               \
+        if (!variant_allowed(variant_of(state)))       \
+            skip();                                    \
+        server_config(&the_server, variant_of(state)); \
+    } while (0)
+#define START(state)               \
+    do {                           \
+        CONFIG(state);             \
+        server_start(&the_server); \
+    } while (0)
+int stop_after(void **state); /* teardown: the test failed half-way */
+int64_t refused(enum close_reason why);
+
+/* Keeps what is logged from this level on. */
+void log_keep(int level);
+bool logged(const char *text);
+int logged_count(const char *text);
+void log_release(void);
 #endif

@@ -6,5 +6,7 @@
 
 int main(void)
 {
-    return run_head_tests() + run_body_tests() + run_text_tests() + run_server_tests() ? 1 : 0;
+    return run_head_tests() + run_body_tests() + run_text_tests() + run_server_tests() + run_limit_tests()
+               ? 1
+               : 0;
 }

@@ -12,4 +12,5 @@ int run_head_tests(void);
 int run_body_tests(void);
 int run_text_tests(void);
 int run_server_tests(void);
+int run_limit_tests(void);
 #endif

@@ -10,46 +10,10 @@
 #include "server_fixture.h"
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
-
-static struct server the_server;
-#define PORT    (the_server.ports[0])
-#define PROXIED (the_server.ports[1])
-#define METRICS (the_server.ports[3])
-
-static const struct variant *variant_of(void **state)
-{
-    return *state;
-}
-
-static bool variant_allowed(const struct variant *v)
-{
-    enum transport_kind kind;
-    char why[160];
-    return transport_choose(str_of(v->transport), &kind, why, NULL) == 0;
-}
-
-/* Starts a server; tests that change the configuration do it between. */
-#define CONFIG(state)                                  \
-    do {                                               \
-        if (!variant_allowed(variant_of(state)))       \
-            skip();                                    \
-        server_config(&the_server, variant_of(state)); \
-    } while (0)
-#define START(state)               \
-    do {                           \
-        CONFIG(state);             \
-        server_start(&the_server); \
-    } while (0)
-
-static int64_t refused(enum close_reason why)
-{
-    return metric_get_l(M_http_refused, close_reasons[why].id);
-}
 
 /* ---- the ordinary ---- */
 
@@ -509,80 +473,6 @@ static void test_oversized(void **state)
     server_stop(&the_server);
 }
 
-static void test_connections_max(void **state)
-{
-    CONFIG(state);
-    the_server.cfg.connections_max = 16;
-    server_start(&the_server);
-    int64_t before = refused(CLOSE_connections_max);
-    struct client *c[17];
-    for (int i = 0; i < 16; i++)
-        c[i] = client_dial(PORT);
-    WAIT_FOR(metric_get(M_http_connections) == 16);
-    c[16] = client_dial(PORT);
-    assert_true(client_ended(c[16], 3000));
-    assert_int_equal(refused(CLOSE_connections_max), before + 1);
-    struct response r;
-    client_send(c[3], "GET /health HTTP/1.1\r\n\r\n"); /* those inside are served */
-    assert_int_equal(client_read(c[3], &r, false), 0);
-    response_free(&r);
-    client_free(&c[0]);
-    WAIT_FOR(metric_get(M_http_connections) == 15);
-    assert_int_equal(fetch(PORT, "GET /health HTTP/1.1\r\n\r\n", &r), 200);
-    response_free(&r);
-    for (int i = 1; i < 17; i++)
-        client_free(&c[i]);
-    server_stop(&the_server);
-}
-
-/* Clients never get the last descriptors: the database and Redis need some to
- * come back. */
-static void test_connections_leave_descriptors(void **state)
-{
-    CONFIG(state);
-    struct rlimit was, tight;
-    assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
-    tight = was;
-    tight.rlim_cur = 64;
-    the_server.cfg.connections_max = 1000;
-    assert_int_equal(setrlimit(RLIMIT_NOFILE, &tight), 0);
-    server_start(&the_server);
-    assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0); /* this process holds the clients' ends too */
-    struct client *c[33];
-    for (int i = 0; i < 32; i++)
-        c[i] = client_dial(PORT);
-    WAIT_FOR(metric_get(M_http_connections) == 32);
-    c[32] = client_dial(PORT);
-    assert_true(client_ended(c[32], 3000));
-    for (int i = 0; i < 33; i++)
-        client_free(&c[i]);
-    server_stop(&the_server);
-}
-
-static void test_read_bytes_max(void **state)
-{
-    CONFIG(state);
-    the_server.cfg.read_bytes_max = 100000;
-    server_start(&the_server);
-    int64_t before = refused(CLOSE_read_bytes_max);
-    struct client *c = client_dial(PORT);
-    struct response r;
-    char *junk = malloc(200001);
-    memset(junk, 'j', 200000);
-    junk[200000] = 0;
-    client_send(c, "POST /_matrix/echo HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n");
-    client_send(c, junk);
-    assert_int_equal(client_read(c, &r, false), 0);
-    assert_int_equal(r.status, 503);
-    response_free(&r);
-    free(junk);
-    client_free(&c);
-    assert_int_equal(refused(CLOSE_read_bytes_max), before + 1);
-    assert_int_equal(fetch(PORT, "GET /health HTTP/1.1\r\n\r\n", &r), 200); /* what was held is given back */
-    response_free(&r);
-    server_stop(&the_server);
-}
-
 static void test_timeouts(void **state)
 {
     CONFIG(state);
@@ -616,53 +506,6 @@ static void test_timeouts(void **state)
     client_free(&body);
     client_free(&idle);
     client_free(&parked);
-    server_stop(&the_server);
-}
-
-/* ---- writing ---- */
-
-static void test_slow_reader(void **state)
-{
-    CONFIG(state);
-    the_server.cfg.write_timeout_ms = 300;
-    server_start(&the_server);
-    struct client *c = client_dial(PORT);
-    int64_t before = refused(CLOSE_write_timeout);
-    client_send(c, "GET /_matrix/big?bytes=30000000 HTTP/1.1\r\n\r\n");
-    struct response r; /* others are served meanwhile */
-    assert_int_equal(fetch(PORT, "GET /_matrix/echo HTTP/1.1\r\n\r\n", &r), 200);
-    response_free(&r);
-    WAIT_FOR(refused(CLOSE_write_timeout) == before + 1);
-    WAIT_FOR(metric_get(M_http_connections) == 0);
-    client_free(&c);
-    c = client_dial(PORT); /* slow, but it takes something all the time */
-    client_send(c, "GET /_matrix/big?bytes=30000000 HTTP/1.1\r\n\r\n");
-    static char buf[1 << 20];
-    size_t got = 0;
-    while (got < 30000000) {
-        ssize_t n = recv(c->fd, buf, sizeof buf, 0);
-        assert_true(n > 0);
-        got += (size_t)n;
-        usleep(8000);
-    }
-    client_free(&c);
-    assert_int_equal(refused(CLOSE_write_timeout), before + 1);
-    server_stop(&the_server);
-}
-
-static void test_write_bytes_max(void **state)
-{
-    CONFIG(state);
-    the_server.cfg.write_bytes_max = 8 << 20;
-    server_start(&the_server);
-    int64_t before = refused(CLOSE_write_bytes_max);
-    struct client *c = client_dial(PORT);
-    client_send(c, "GET /_matrix/big?bytes=50000000 HTTP/1.1\r\n\r\n");
-    WAIT_FOR(refused(CLOSE_write_bytes_max) == before + 1);
-    struct response r;
-    assert_int_equal(fetch(PORT, "GET /_matrix/echo HTTP/1.1\r\n\r\n", &r), 200);
-    response_free(&r);
-    client_free(&c);
     server_stop(&the_server);
 }
 
@@ -858,32 +701,10 @@ static void test_stop_with_open_connections(void **state)
 
 /* ---- the log ---- */
 
-static char log_text[20000];
-static uv_mutex_t log_lock;
-static void keep_line(enum log_level level, const char *line)
-{
-    (void)level;
-    uv_mutex_lock(&log_lock);
-    size_t n = strlen(log_text);
-    snprintf(log_text + n, sizeof log_text - n, "%s\n", line);
-    uv_mutex_unlock(&log_lock);
-}
-
-static bool logged(const char *text)
-{
-    uv_mutex_lock(&log_lock);
-    bool found = strstr(log_text, text) != NULL;
-    uv_mutex_unlock(&log_lock);
-    return found;
-}
-
 static void test_access_log(void **state)
 {
     CONFIG(state);
-    uv_mutex_init(&log_lock);
-    log_text[0] = 0;
-    log_sink_set(keep_line);
-    log_level = LOG_INFO;
+    log_keep(LOG_INFO);
     server_start(&the_server);
     struct response r;
     assert_int_equal(fetch(PROXIED,
@@ -907,25 +728,14 @@ static void test_access_log(void **state)
     assert_false(logged("SECRET"));
     assert_false(logged("/health"));
     server_stop(&the_server);
-    log_level = LOG_ERROR;
-    log_sink_set(NULL);
-    uv_mutex_destroy(&log_lock);
-}
-
-static int stop_after(void **state)
-{
-    (void)state;
-    if (the_server.httpd)
-        server_stop(&the_server); /* the test failed half-way */
-    return 0;
+    log_release();
 }
 
 int run_server_tests(void)
 {
-    static struct variant variants[] = {{"uv", 0}, {"uv", 2}, {"uring", 0}, {"uring", 2}};
     int failed = 0;
     log_level = LOG_ERROR;
-    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
+    for (size_t i = 0; i < VARIANTS; i++) {
         char name[60];
         snprintf(name, sizeof name, "server %s, %d threads", variants[i].transport, variants[i].threads);
 #define T(f)                                  \
@@ -947,12 +757,7 @@ int run_server_tests(void)
             T(test_metrics_listener),
             T(test_malformed_in_pieces),
             T(test_oversized),
-            T(test_connections_max),
-            T(test_connections_leave_descriptors),
-            T(test_read_bytes_max),
             T(test_timeouts),
-            T(test_slow_reader),
-            T(test_write_bytes_max),
             T(test_gone),
             T(test_half_close),
             T(test_drop),
