@@ -4,8 +4,8 @@
 """Counts the hub's instructions with callgrind and compares them with the bounds in bounds.txt.
 
 Each scenario of tests/cost/cost.c is counted for two numbers of devices. "Per device" is the difference divided by the
-difference of devices; "once" is what is left of the smaller one. Instructions repeat where times do not: two runs of
-one build differ by less than one in a hundred, so what fails here is a change of the code.
+difference of devices; "once" is what is left of the smaller one. Instructions repeat where times do not: two runs
+of one build give the same numbers, so what fails here is a change of the code.
 """
 
 from __future__ import annotations

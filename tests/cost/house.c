@@ -182,51 +182,39 @@ void house_free(struct house **hp)
     *hp = NULL;
 }
 
-/* A state event whose group is whole: Synapse keeps the chains of changed groups short. */
-static const char *whole_group(struct house *h, const char *room, const char *prev)
+/* All joins are in one group, which is whole: Synapse keeps the chains of changed groups short. */
+static void whole_group(struct world *w, const char *room, int64_t group)
 {
-    struct world *w = h->w;
-    const char *id = world_text(w, "$topic%s", room);
-    int64_t group = 1000 + ++h->at;
-    world_event(w, (struct t_event){.id = id,
-                                    .room = room,
-                                    .type = "m.room.topic",
-                                    .key = "",
-                                    .sender = "@s:x",
-                                    .stream = h->at,
-                                    .sg = group,
-                                    .prev = prev,
-                                    .content = "{\"topic\":\"Everybody\"}"});
     for (size_t i = 0; i < w->state.n; i++) {
         const struct t_state *st = &w->state.v[i];
         if (!strcmp(st->room, room))
             world_add(&w->groups, .id = group, .type = st->type, .key = st->key, .event = st->event);
     }
-    return id;
 }
 
 const char *house_room(struct house *h, const char *room)
 {
     struct world *w = h->w;
     h->at = world_room(w, room, h->at + 1, "shared", "@s:x", NULL);
+    int64_t group = 1000 + h->at + h->n;
     const char *prev = world_text(w, "$hv%s", room);
     for (int i = 0; i < h->n; i++) {
         const char *id = world_text(w, "$join%d%s", i, room);
-        world_event(w,
-                    (struct t_event){.id = id,
-                                     .room = room,
-                                     .type = "m.room.member",
-                                     .key = h->v[i].user,
-                                     .sender = h->v[i].user,
-                                     .stream = ++h->at,
-                                     .prev = prev,
-                                     .content = world_text(w,
-                                                           "{\"displayname\":\"User %d\",\"avatar_url\":"
-                                                           "\"mxc://x/abcdefgh%d\",\"membership\":\"join\"}",
-                                                           i, i)});
+        const char *profile =
+            world_text(w, "\"displayname\":\"User %d\",\"avatar_url\":\"mxc://x/abcdefgh%d\"", i, i);
+        world_event(w, (struct t_event){.id = id,
+                                        .room = room,
+                                        .type = "m.room.member",
+                                        .key = h->v[i].user,
+                                        .sender = h->v[i].user,
+                                        .stream = ++h->at,
+                                        .sg = group,
+                                        .prev = prev,
+                                        .content = world_text(w, "{%s,\"membership\":\"join\"}", profile)});
         prev = id;
     }
-    return whole_group(h, room, prev);
+    whole_group(w, room, group);
+    return prev;
 }
 
 void house_run(struct house *h)
