@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+# Copyright the Chappe contributors
+"""Tests of what bench/hot computes without servers: events' ids, shapes, recorded replication, figures, table, chart."""
+
+from __future__ import annotations
+
+import json
+import sys
+import unittest
+import xml.etree.ElementTree
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "deploy" / "local")]
+
+from harness.chart import draw  # noqa: E402
+from harness.crowd import Set, many_rooms, one_room, workday  # noqa: E402
+from harness.hot_report import Report, Result, ratios, spread  # noqa: E402
+from harness.hot_rows import Item, delta_figures, parked_figures, plan_workday  # noqa: E402
+from harness.matrix_events import Event  # noqa: E402
+from harness.plan import Plan  # noqa: E402
+from harness.recorded import Recording, rdata  # noqa: E402
+from harness.tables import _cell  # noqa: E402
+
+ROOM = "!aODHYCHmGdBfXscYqQ:chappe.localhost"
+
+
+class EventsTest(unittest.TestCase):
+    """Ids of events that a homeserver made."""
+
+    def test_member(self) -> None:
+        auth = ["$SC0v-yiQ4olrCneDgDCs8coYJ1sV8jjI462ruMRl4kA", "$tR_48GnaGCozFlYlRsuqbYvsXPVG6BEw4X46qVuKkdU"]
+        auth.append("$6qZnYctiShsMEby1OQcZ7KjqimwYrbURbdL8JwoVm1k")
+        who = "@listener3:chappe.localhost"
+        content = {"displayname": "listener3", "membership": "join"}
+        links = (7, auth, ["$DU2Q8BhjiTrIJoTVwVVVhbF8MqQw384MvbFYHZICejM"])
+        event = Event(ROOM, "m.room.member", who, content, who, links, 1795933872933)
+        self.assertEqual(event.event_id, "$pDYPaIrYPSw7JX1cQztxO7E6pGSY2JaQcIPuNd64PWk")
+        self.assertEqual(json.loads(event.json)["hashes"]["sha256"], "HtRsmtlJlpe9eGUX5uY0n25GBuDNWTELHvWh3dZFIIk")
+
+    def test_power_levels(self) -> None:
+        events = {"m.room.avatar": 50, "m.room.canonical_alias": 50, "m.room.encryption": 100}
+        events |= {"m.room.history_visibility": 100, "m.room.name": 50, "m.room.power_levels": 100}
+        events |= {"m.room.server_acl": 100, "m.room.tombstone": 100}
+        who = "@sender:chappe.localhost"
+        content = {"ban": 50, "events": events, "events_default": 0, "historical": 100, "invite": 50, "kick": 50}
+        content |= {"m.call.invite": 50, "redact": 50, "state_default": 50, "users": {who: 100}, "users_default": 0}
+        auth = ["$tR_48GnaGCozFlYlRsuqbYvsXPVG6BEw4X46qVuKkdU", "$7Oduspg-3xaCY46pXtYDLmt761IPTb5jaIqUHDMbJGM"]
+        event = Event(ROOM, "m.room.power_levels", who, content, "", (3, auth, auth[1:]), 1795933871989)
+        self.assertEqual(event.event_id, "$6qZnYctiShsMEby1OQcZ7KjqimwYrbURbdL8JwoVm1k")
+
+
+class ShapesTest(unittest.TestCase):
+    """Who is in which room."""
+
+    def test_one_room(self) -> None:
+        self.assertEqual(one_room(3).rooms, [[1, 2, 3]])
+
+    def test_workday(self) -> None:
+        shape = workday(1000)
+        self.assertEqual(len(shape.rooms), 125)
+        self.assertEqual({len(set(members)) for members in shape.rooms}, {40})
+        self.assertEqual(Counter(map(len, shape.rooms_of.values())), {5: 1000})
+        # Other people in each of one's rooms.
+        together = Counter(other for room in shape.rooms_of[7] for other in shape.rooms[room])
+        self.assertGreater(sum(count == 1 for count in together.values()), 150)
+
+    def test_many_rooms(self) -> None:
+        shape = many_rooms(4, 3, 10)
+        self.assertEqual((len(shape.rooms), shape.listeners), (3, 4))
+        self.assertEqual(shape.rooms[0], list(range(1, 10)))  # and the owner
+
+
+class FakePostgres:
+    """Remembers what was asked; sequences stand at 100 and 5."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def psql(self, statement: str) -> str:
+        """Answer."""
+        self.asked.append(statement)
+        return "100\n" if "events_stream_seq" in statement else "5\n"
+
+
+def recording(shape: Any, run: str = "r1") -> Recording:
+    """Return a recording that has no database."""
+    known: dict[str, Any] = {"key": "k" * 20, "rooms": [f"!r{i}:s" for i in range(len(shape.rooms))]}
+    known |= {"groups": [9] * len(shape.rooms), "ends": [["$end", 30]] * len(shape.rooms), "power": [["$a"]] * len(shape.rooms)}
+    redis = SimpleNamespace(password="secret")
+    crowd = SimpleNamespace(stage=SimpleNamespace(deployment=SimpleNamespace(postgres=FakePostgres(), redis=redis)))
+    return Recording(crowd, Set(shape, known), Plan(run), 10)  # type: ignore[arg-type]
+
+
+def published(plan: Plan) -> list[str]:
+    """Return the replication lines of a plan."""
+    text = b"".join(plan._parts).decode()
+    return [line for line in text.split("\r\n") if line.startswith("RDATA ")]
+
+
+class RecordedTest(unittest.TestCase):
+    """Lines of the replication protocol."""
+
+    def test_line(self) -> None:
+        raw = rdata("typing", 7, ["!r:s", ["@u:s"]])
+        line = b'RDATA typing master 7 ["!r:s",["@u:s"]]'
+        self.assertTrue(raw.startswith(b"*3\r\n$7\r\nPUBLISH\r\n"))
+        self.assertTrue(raw.endswith(b"$%d\r\n%s\r\n" % (len(line), line)))
+
+    def test_messages_go_on_where_the_tables_are(self) -> None:
+        made = recording(one_room(3))
+        made.plan.closed("x")
+        made.message()
+        made.message()
+        lines = published(made.plan)
+        self.assertEqual([line.split(" ")[:4] for line in lines], [["RDATA", "events", "master", str(n)] for n in (101, 102)])
+        first, second = (event for event, _ in made._events)
+        self.assertEqual([json.loads(line.split(" ", 4)[4])[1][0] for line in lines], [first.event_id, second.event_id])
+        self.assertEqual(json.loads(second.json)["prev_events"], [first.event_id])
+        self.assertEqual((first.depth, second.depth), (31, 32))
+        self.assertIn("bench-r1-2; ", json.loads(second.json)["content"]["body"])
+
+    def test_workday(self) -> None:
+        made = recording(workday(200))
+        made.plan.open("x")
+        sent = plan_workday(made, 20, 5)
+        lines = published(made.plan)
+        self.assertEqual(len(lines), sent)
+        kinds = Counter(line.split(" ")[1] for line in lines)
+        self.assertEqual(kinds["events"], made.plan.numbers)
+        self.assertGreater(kinds["receipts"], kinds["events"])
+        self.assertGreater(kinds["typing"], 10)
+        for stream in ("events", "receipts", "typing"):
+            tokens = [int(line.split(" ")[3]) for line in lines if line.split(" ")[1] == stream]
+            self.assertEqual(tokens, sorted(set(tokens)))
+        for room, user in made._receipts:
+            self.assertIn(user, made.made.shape.rooms[room])
+
+    def test_cells(self) -> None:
+        self.assertEqual([_cell(v) for v in (None, True, 7, "a\tb\\n\n")], ["\\N", "t", "7", "a\\tb\\\\n\\n"])
+
+
+def fanout(target: str, number: int, cpu: float, last: float = 10.0) -> Result:
+    """Return a result of a fan-out to 10,000 devices."""
+    item = Item("fanout", target, 10000, "own")
+    return Result(item, number, {"cpu": [cpu - 1, cpu, cpu + 1], "last": [last], "rss_poll": [1.5]}, {}, "", 0.1)
+
+
+class ReportTest(unittest.TestCase):
+    """Figures, ratios within rounds, goals."""
+
+    RESULTS = [fanout("floor", 0, 10), fanout("nchan", 0, 16), fanout("chappe-uring", 0, 12)]
+    RESULTS += [fanout("chappe-uring", 1, 24), fanout("nchan", 1, 30), fanout("floor", 1, 20)]
+
+    def test_ratios_are_within_rounds(self) -> None:
+        found = ratios(self.RESULTS, "fanout 10000", "cpu", "chappe-uring", "nchan")
+        self.assertEqual(found, [12 / 16, 24 / 30])
+        self.assertEqual(ratios(self.RESULTS, "fanout 10000", "cpu", "chappe-uring", "synapse"), [])
+
+    def test_spread(self) -> None:
+        self.assertEqual(spread([3, 1, 2], 1), "1.0 / 2.0 / 3.0")
+        self.assertEqual(spread([2.01, 2.02], 1), "2.0")
+
+    def test_table(self) -> None:
+        lost = Result(Item("fanout", "chappe-uv", 10000, "recorded"), 0, {}, {}, "too many", 0.1)
+        text = Report(["machine   x"], [*self.RESULTS, lost]).text()
+        self.assertIn("| CPU per delta, µs | 9.0 / 15.0 / 21.0 | 15.0 / 23.0 / 31.0 | 11.0 / 18.0 / 25.0 |", text)
+        self.assertIn("| 0.75 / 0.78 / 0.80 |", text)
+        self.assertIn("Chappe, libuv: not reached: too many", text)
+        self.assertIn("at most 0.80 × nchan | 0.75 / 0.78 / 0.80 | yes |", text)
+        self.assertIn("at most 1.20 × bare epoll | 1.20 | yes |", text)
+        self.assertNotIn("400 ×", text)  # not measured: no line
+        widths = {line.count("|") for line in text.split("\n\n")[2].split("\n")}
+        self.assertEqual(len(widths), 1)
+
+    def test_wrong_answers_show(self) -> None:
+        wrong = fanout("nchan", 0, 5)
+        wrong.wrong = {"lost": 3}
+        report = Report([], [wrong])
+        self.assertFalse(report.correct)
+        self.assertIn("WRONG", report.text())
+
+    def test_results_file(self) -> None:
+        raw = json.loads(json.dumps([result.plain() for result in self.RESULTS]))
+        self.assertEqual([Result.read(one) for one in raw], self.RESULTS)
+
+    def test_chart(self) -> None:
+        rates = {"p99@1000": [3.0], "p99@2000": [400.0]}
+        steps = Result(Item("open", "nchan", 1000, "own"), 0, rates, {}, "", 0.1)
+        root = xml.etree.ElementTree.fromstring(draw([*self.RESULTS, steps], ["machine   a < b"]))
+        texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+        self.assertIn("machine   a < b", texts)
+        self.assertIn("23.0 µs", texts)
+        self.assertIn("2k", texts)
+        # Half the bare server's bar is not more than its own.
+        bars = [float(node.get("width", "0")) for node in root.iter("{http://www.w3.org/2000/svg}rect")]
+        self.assertLessEqual(max(bars[1:]), 440)
+
+
+class LinesTest(unittest.TestCase):
+    """From the generator's lines to figures."""
+
+    def test_delta(self) -> None:
+        before = {"mark": "before", "counters": {"statements": 10, "backends": {1: 5000}}}
+        after = {"mark": "after", "warm": False, "deltas": 100, "total_cpu_ms": 2, "fan_cpu_ms": 1, "first_ms": 1}
+        after |= {"p50_ms": 2, "p99_ms": 3, "last_ms": 4, "read_ms": 5, "bytes": 1000, "own_cpu_ms": 1}
+        after["counters"] = {"statements": 13, "backends": {1: 105000, 2: 100000}}
+        found = delta_figures([before, {**after, "warm": True}, before, after])
+        self.assertEqual((found["cpu"], found["fan"], found["bytes"]), ([20.0], [10.0], [10.0]))
+        self.assertEqual((found["sql"], found["pg_cpu"]), ([0.03], [2.0]))
+        bare = delta_figures([{"mark": "before", "counters": {}}, {**after, "counters": {}}])
+        self.assertNotIn("sql", bare)
+
+    def test_parked(self) -> None:
+        lines = [{"mark": "half", "rss": 1000000, "slab": 0}, {"mark": "parked", "rss": 1500000, "slab": 2500000}]
+        lines += [{"initial": 500, "cpu_ms": 20}, {"initial": 500, "cpu_ms": 30}]
+        found = parked_figures(lines, 1000)
+        self.assertEqual((found["rss_poll"], found["slab_poll"], found["coming"]), ([1.0], [5.0], [50.0]))
+
+
+if __name__ == "__main__":
+    unittest.main()
