@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import unittest
 import xml.etree.ElementTree
 from collections import Counter
@@ -17,7 +18,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "deploy" / "local")]
 
-from harness.chart import draw  # noqa: E402
+from harness.chart import MARKS, draw, put, read  # noqa: E402
 from harness.crowd import Set, many_rooms, one_room, workday  # noqa: E402
 from harness.hot_report import Report, Result, ratios, spread  # noqa: E402
 from harness.hot_rows import Item, delta_figures, parked_figures, plan_workday  # noqa: E402
@@ -187,6 +188,22 @@ class ReportTest(unittest.TestCase):
     def test_results_file(self) -> None:
         raw = json.loads(json.dumps([result.plain() for result in self.RESULTS]))
         self.assertEqual([Result.read(one) for one in raw], self.RESULTS)
+
+    def test_files_together(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [Path(folder) / name for name in ("a.json", "b.json")]
+            for path, line in zip(paths, ("command   a", "command   b")):
+                raw = {"about": ["machine   x", line], "results": [result.plain() for result in self.RESULTS]}
+                path.write_text(json.dumps(raw))
+            results, about = read(paths)
+        self.assertEqual(about, ["machine   x", "command   a", "command   b"])
+        # A round of one file is never paired with one of the other.
+        self.assertEqual(len(ratios(results, "fanout 10000", "cpu", "chappe-uring", "nchan")), 4)
+
+    def test_tables_in_a_text(self) -> None:
+        text = f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n"
+        self.assertEqual(put(text, "new\n"), f"before\n{MARKS[0]}\nnew\n{MARKS[1]}\nafter\n")
+        self.assertEqual(put(put(text, "x\n"), "new\n"), put(text, "new\n"))
 
     def test_chart(self) -> None:
         rates = {"p99@1000": [3.0], "p99@2000": [400.0]}

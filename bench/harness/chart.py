@@ -3,11 +3,12 @@
 """Draws a results file of bench/hot as SVG: what a delta costs, when the last one is there, what a poll takes.
 
 Bars are medians, thin lines reach from the least to the greatest. Nothing but text is written, so that the picture
-stays small and its changes can be read.
+stays small and its changes can be read. Several files are taken together; --text puts their tables into a text.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import statistics
@@ -15,13 +16,14 @@ import sys
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from harness.hot_report import Result, values_of
+from harness.hot_report import Report, Result, values_of
 from harness.servers import TITLES
 
 COLOURS = {
     **{"floor": "#9aa0a6", "nchan": "#e8a33d", "synapse": "#8a6fb0", "chappe-uring": "#1f77b4", "chappe-uv": "#5ba3d0"},
     **{"chappe-uring-f1": "#2a9d8f", "chappe-uring-f2": "#1f7a70", "chappe-uv-f1": "#7fc8bd"},
 }
+MARKS = ("<!-- results of bench/hot -->", "<!-- end of results -->")
 WIDTH, LEFT, BAR, GAP, PLOT = 760, 210, 15, 26, 440
 
 Panel = tuple[str, str, str, str]  # row, figure, title, unit
@@ -142,14 +144,40 @@ def draw(results: list[Result], about: list[str]) -> str:
     return picture.svg()
 
 
+def read(paths: list[Path]) -> tuple[list[Result], list[str]]:
+    """Read results files; rounds of different files are different rounds."""
+    results: list[Result] = []
+    about: list[str] = []
+    for number, path in enumerate(paths):
+        raw = json.loads(path.read_text())
+        for one in raw["results"]:
+            result = Result.read(one)
+            result.round += number * 1000
+            results.append(result)
+        about += [line for line in raw["about"] if line not in about]
+    return results, about
+
+
+def put(text: str, between: str) -> str:
+    """Return a text with something else between its marks."""
+    begin, end = (text.index(mark) for mark in MARKS)
+    return text[: begin + len(MARKS[0])] + "\n" + between + text[end:]
+
+
 def main() -> int:
-    """Draw."""
-    if len(sys.argv) != 3:
-        print("usage: bench/chart RESULTS.json CHART.svg", file=sys.stderr)
-        return 2
-    raw = json.loads(Path(sys.argv[1]).read_text())
-    results = [Result.read(one) for one in raw["results"]]
-    Path(sys.argv[2]).write_text(draw(results, raw["about"]))
+    """Draw, and perhaps write the tables into a text."""
+    parser = argparse.ArgumentParser(prog="bench/chart", description="Draws results of bench/hot.")
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS.json")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="write the chart")
+    parser.add_argument("--text", type=Path, metavar="FILE", help=f"write the tables between {MARKS[0]} and {MARKS[1]}")
+    options = parser.parse_args()
+    results, about = read(options.results)
+    if options.svg:
+        options.svg.write_text(draw(results, about))
+    if options.text:
+        options.text.write_text(put(options.text.read_text(), Report(about, results).text()))
+    if not options.svg and not options.text:
+        print(Report(about, results).text(), end="")
     return 0
 
 
