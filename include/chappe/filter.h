@@ -31,7 +31,8 @@ struct filter {
     bool federation_format;
     struct str *event_fields;
     size_t event_fields_count;
-    bool rare; /* federation format, event_fields, labels, related_by…: goes the general way */
+    struct str shared_as; /* absent: only its holders know it */
+    bool rare;            /* federation format, event_fields, labels, related_by…: goes the general way */
     struct arena *arena;
 };
 /* text absent: the default filter {}. -ERR_PARSE bad JSON; -ERR_PROTOCOL violates the schema, with text in e.
@@ -43,6 +44,11 @@ enum filter_features {
     FILTER_MSC3773 = 2 /* unstable unread_thread_notifications */
 };
 int filter_parse_with(struct str text, unsigned features, struct filter **out, struct err *e) NODISCARD;
+/* The same, with filter_cap_timeline(timeline_max) applied; who asks with the same text, features and bound
+ * gets the same filter while anybody holds it, so that the address tells the class of a reader. Hub thread.
+ */
+int filter_shared(struct str text, unsigned features, int64_t timeline_max, struct filter **out,
+                  struct err *e) NODISCARD;
 struct filter *filter_ref(struct filter *f);
 void filter_unref(struct filter **f);
 /* Lowers an inline filter's explicit limit (config filter_timeline_limit; negative disables). Before sharing

@@ -40,6 +40,8 @@ struct json *event_tree(const struct event *ev, struct arena *a, bool federation
                         const struct json **content);
 void event_enc_drop(struct event *ev);
 bool event_is_create(const struct event *ev);
+struct filter;
+void filter_share_end(struct filter *f); /* filter_share.c: its last holder lets go */
 /* event_parse.c: a value as JSON text again, in the arena. */
 struct str event_json_text(const struct json *v, struct arena *a);
 #endif

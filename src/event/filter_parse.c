@@ -382,6 +382,7 @@ int filter_parse_with(struct str text, unsigned features, struct filter **out, s
         struct filter *f = ARENA_NEW(a, struct filter);
         f->refs = 1;
         f->arena = a;
+        f->shared_as = STR_ABSENT;
         filter_read(f, root, features);
         *out = f;
     }
@@ -409,6 +410,8 @@ void filter_unref(struct filter **f)
         return;
     ASSERT(dropped->refs > 0);
     if (--dropped->refs == 0) {
+        if (!str_absent(dropped->shared_as))
+            filter_share_end(dropped);
         struct arena *a = dropped->arena;
         arena_free(&a);
     }

@@ -199,6 +199,7 @@ static void tags_clear(struct user *u)
     }
     smap_fini(&u->tags);
     smap_init(&u->tags);
+    u->tags_newest = 0;
 }
 
 static void tags_put(struct user *u, struct str room_id, int64_t revision, struct buf *content, bool any)
@@ -211,6 +212,7 @@ static void tags_put(struct user *u, struct str room_id, int64_t revision, struc
     t->room_id = str_n(p, room_id.n);
     t->content = str_n(p + room_id.n, content->n);
     t->revision = revision;
+    u->tags_newest = revision > u->tags_newest ? revision : u->tags_newest;
     t->any = any;
     struct room_tags *old = smap_put(&u->tags, t->room_id, t);
     if (old) {
@@ -484,7 +486,7 @@ static void on_filters(struct load_op *op, const struct pg_result *r)
             struct err e;
             int flags = (op->m->cfg->msc3874_enabled ? FILTER_MSC3874 : 0) |
                         (op->m->cfg->msc3773_enabled ? FILTER_MSC3773 : 0);
-            if (filter_parse_with(pg_str(r, k, 2), flags, &s->filter, &e))
+            if (filter_shared(pg_str(r, k, 2), flags, -1, &s->filter, &e))
                 metric_add_l(M_model_poisoned, "filter", 1);
         }
     }

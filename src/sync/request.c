@@ -365,13 +365,13 @@ static void resolve_filter(struct sync_req *r)
     req_set_state(r, REQ_FILTER);
     struct err e;
     if (str_absent(r->filter_text) || str_starts(r->filter_text, STR("{"))) {
-        int err = filter_parse_with(r->filter_text, filter_flags(r->s->cfg), &r->f, &e);
+        int err = filter_shared(r->filter_text, filter_flags(r->s->cfg), r->s->cfg->filter_timeline_limit,
+                                &r->f, &e);
         if (err == -ERR_PROTOCOL) {
             req_error(r, 400, "M_UNKNOWN", e.text);
         } else if (err) {
             req_error(r, 400, "M_NOT_JSON", "Invalid filter JSON");
         } else {
-            filter_cap_timeline(r->f, r->s->cfg->filter_timeline_limit);
             filter_known(r);
         }
         return;
