@@ -218,6 +218,7 @@ struct membership_row { /* local_current_membership */
     enum membership membership;
     int64_t stream;
     writer_id writer;
+    int64_t joined_group; /* a state group in which the user is joined (sync/shared.c); 0: not looked at */
     bool forgotten;
     bool known_version;
 };
@@ -296,6 +297,13 @@ struct presence {
     int64_t last_active_ts, stream;
     bool currently_active;
 };
+struct news_at { /* where a room stood: stream ids, and the serial of typing */
+    int64_t events, receipts, typing;
+};
+struct news_item {
+    struct room *room;
+    struct news_at at;
+};
 struct user {
     struct str user_id;
     bool local;
@@ -304,6 +312,7 @@ struct user {
     uint32_t rooms_gen;
     bool rooms_stale;
     struct smap rooms;         /* room_id -> struct membership_row */
+    int64_t rooms_newest;      /* greatest stream among them */
     VEC(struct own_event) own; /* ascending; complete above since_events or own_horizon */
     bool own_horizon_known;
     int64_t own_horizon, own_want_lo;
@@ -317,6 +326,7 @@ struct user {
     int64_t ad_last; /* greatest stream id seen in the rows */
     bool ad_changed; /* scratch of a sync run */
     struct smap tags;
+    int64_t tags_newest; /* greatest revision among them */
     uint8_t tags_load;
     uint32_t tags_gen;
     bool tags_stale;
@@ -348,8 +358,11 @@ struct user {
     size_t waiters_count;         /* parked, or joined to another */
     int64_t initial_turn;         /* of the last initial sync that asked (sync/park.c) */
     bool active;                  /* listed in the active vectors of its joined rooms */
-    bool reactivate;              /* scratch of the loader */
-    bool woken;                   /* in the list of users to look at */
+    VEC(struct news_item) news;   /* while active: rooms with news, complete above news_floor */
+    struct news_at news_floor;
+    int64_t presence_news; /* likewise: newest presence row that concerned the user */
+    bool reactivate;       /* scratch of the loader */
+    bool woken;            /* in the list of users to look at */
     struct list woken_list;
     uint32_t pins; /* requests that are being answered for this user */
     int64_t used_ms;
@@ -391,6 +404,9 @@ const struct config *model_config(const struct model *m);
 /* Where we stand: what the model has absorbed. The text is rendered once per change. */
 const struct stream_token *model_now(struct model *m);
 struct str model_now_text(struct model *m);
+/* Changes whenever anything in memory may have changed: what was derived under another one is derived anew.
+ */
+uint64_t model_serial(const struct model *m);
 
 /* Wants. fn is called once, on the hub, after everything wanted so far (by anybody) has been loaded, or with
  * -ERR_SHUTDOWN / -ERR_LIMIT / -ERR_DB. Never before model_load returns. */
@@ -505,6 +521,10 @@ enum have model_device_list_rows(struct model *m, struct user *u, const struct m
 
 /* Waiting users (used by sync): makes u's joined rooms wake it; needs model_user_rooms HAVE. */
 void model_user_activate(struct model *m, struct user *u);
+
+/* Is u->news complete above these: has nothing happened, in rooms that are not listed there, since then? Of
+ * events, receipts and typing only. */
+bool model_user_news(const struct user *u, int64_t events, int64_t receipts, int64_t typing);
 
 void model_user_pin(struct model *m, struct user *u); /* while a request of u is answered or parked */
 void model_user_unpin(struct model *m, struct user *u);

@@ -102,7 +102,7 @@ static void apply_ev(struct model *m, const struct feed_row *row)
     if (str_eq(row->ev.type, STR("m.room.member")) && !str_absent(row->ev.state_key))
         apply_member(m, be, r, row->ev.state_key);
     if (!row->ev.rejected)
-        model_wake_room(m, r);
+        model_wake_news(m, r);
 }
 
 static void drop_rooms_of_all(struct model *m, struct str room_id)
@@ -151,6 +151,7 @@ static void apply_row(struct model *m, const struct burst_row *br)
 static void burst_apply(struct model *m)
 {
     struct burst *b = m->fetching;
+    m->serial++;
     for (size_t i = 0; i < b->gaps.n; i++) {
         struct room *r = model_room_find(m, b->gaps.v[i].room_id);
         if (r)

@@ -175,6 +175,7 @@ static void on_result(void *arg, int err, const struct pg_result *r)
     struct load_op *op = arg;
     struct model *m = op->m;
     struct batch *b = op->batch;
+    m->serial++;
     op->done(op, err ? NULL : r);
     if (b) {
         if (err && !b->err)

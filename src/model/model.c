@@ -56,6 +56,7 @@ struct room *model_room(struct model *m, struct str room_id)
 
 void model_room_free(struct model *m, struct room *r)
 {
+    m->serial++; /* its address may be another room's */
     smap_del(&m->rooms, r->room_id);
     list_del(&r->lru);
     room_tl_free(m, r);
@@ -196,6 +197,11 @@ struct str model_now_text(struct model *m)
 {
     now_render(m);
     return str_n(m->now_text, m->now_text_n);
+}
+
+uint64_t model_serial(const struct model *m)
+{
+    return m->serial;
 }
 
 /* ---- waking ---- */

@@ -113,6 +113,7 @@ struct model {
     struct smap presence;                     /* user_id -> struct presence */
     VEC(struct presence_change) presence_log; /* ascending; a user may occur more than once */
     int64_t presence_floor;
+    uint64_t serial;
     int64_t typing_serial;
     struct smap erased;
     VEC(struct device_list_row) dl_ring; /* rows above dl_floor */
@@ -206,7 +207,7 @@ void relations_flush(struct model *m, struct batch *b);
 
 /* model.c */
 void model_wake_user(struct model *m, struct user *u);
-void model_wake_room(struct model *m, struct room *r);
+void model_wake_room(struct model *m, struct room *r); /* for what is not in news.c */
 void model_run_woken(struct model *m);
 struct room *model_room_find(struct model *m, struct str room_id);
 writer_id model_writer(struct model *m, struct str name); /* NULL name: master for events */
@@ -254,6 +255,13 @@ void room_deltas_trim(struct model *m, struct room *r);
 /* receipts.c */
 void room_receipt_add(struct model *m, struct room *r, const struct receipt *src);
 void room_receipts_free(struct room *r);
+
+/* news.c */
+void news_begin(struct model *m, struct user *u); /* u becomes active: nothing is news yet */
+void news_end(struct user *u);
+void news_typing_reset(struct model *m);
+/* Wakes who is active in r and notes that there is something: an event, a receipt, typing. */
+void model_wake_news(struct model *m, struct room *r);
 
 /* users.c, account.c, unread.c, devices.c, presence.c */
 void account_shrink(struct user *u); /* drops what is large and rarely wanted */

@@ -71,31 +71,47 @@ static bool excluded(const struct config *cfg, struct str room_id)
     return false;
 }
 
-/* Wakes those who share a room with the user: through its own rooms when they are in memory, else through
+/* Also of a change that wakes nobody: the next answer has it. */
+static void concern_user(struct model *m, struct user *u, int64_t stream, bool wake)
+{
+    if (stream > u->presence_news)
+        u->presence_news = stream;
+    if (wake)
+        model_wake_user(m, u);
+}
+
+static void concern_room(struct model *m, struct room *r, int64_t stream, bool wake)
+{
+    for (size_t i = 0; i < r->active.n; i++)
+        concern_user(m, r->active.v[i], stream, wake);
+}
+
+/* Tells those who share a room with the user: through its own rooms when they are in memory, else through
  * everybody's. */
-static void wake_sharing(struct model *m, struct str user_id)
+static void tell_sharing(struct model *m, struct str user_id, int64_t stream, bool wake)
 {
     struct user *u = smap_get(&m->users, user_id);
     if (u)
-        model_wake_user(m, u);
+        concern_user(m, u, stream, wake);
     size_t it = 0;
-    if (u && u->rooms_load == LOAD_DONE) {
+    if (u && u->rooms_load == LOAD_DONE && !u->rooms_stale) {
         for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
             if (row->membership == MEMBERSHIP_JOIN && !excluded(m->cfg, row->room_id))
-                model_wake_room(m, row->room);
+                concern_room(m, row->room, stream, wake);
         }
         return;
     }
     for (struct room *r; (r = smap_next(&m->rooms, &it));) {
         if (r->active.n == 0 || excluded(m->cfg, r->room_id))
             continue;
-        if (r->state_load != LOAD_DONE) { /* not known who is in: a superfluous wake-up is harmless */
-            model_wake_room(m, r);
+        if (r->state_load != LOAD_DONE ||
+            r->state_stale) { /* not known who is in: a superfluous wake-up is harmless */
+            concern_room(m, r, stream, wake);
             continue;
         }
         struct member *mb = room_member_get(r, user_id);
         if (mb && mb->membership == MEMBERSHIP_JOIN)
-            model_wake_room(m, r);
+            concern_room(m, r, stream, wake);
     }
 }
 
@@ -118,8 +134,7 @@ void presence_row(struct model *m, int64_t token, const struct feed_row *row)
                                       row->presence.last_active_ts, row->presence.currently_active, token);
     vec_push(&m->presence_log, ((struct presence_change){token, p}));
     log_trim(m);
-    if (wake)
-        wake_sharing(m, row->presence.user_id);
+    tell_sharing(m, row->presence.user_id, token, wake);
 }
 
 void model_presence_changed(struct model *m, int64_t pos, void (*fn)(void *arg, const struct presence *p),

@@ -166,7 +166,7 @@ static void typing_row(struct model *m, int64_t token, const struct feed_row *ro
     for (size_t i = 0; i < row->typing.user_ids_count; i++)
         vec_push(&r->typing, str_dup(row->typing.user_ids[i]));
     r->typing_serial = token;
-    model_wake_room(m, r);
+    model_wake_news(m, r);
 }
 
 static void receipt_row(struct model *m, writer_id w, int64_t token, const struct feed_row *row)
@@ -183,7 +183,7 @@ static void receipt_row(struct model *m, writer_id w, int64_t token, const struc
             .data = row->receipt.data,
         };
         room_receipt_add(m, r, &rc);
-        model_wake_room(m, r);
+        model_wake_news(m, r);
     }
     struct user *u = model_user_find(m, row->receipt.user_id);
     if (u && (str_eq(row->receipt.receipt_type, STR("m.read")) ||
@@ -286,6 +286,7 @@ static void sink_rows(void *arg, enum stream s, writer_id w, int64_t token, cons
                       size_t n)
 {
     struct model *m = arg;
+    m->serial++;
     if (s == STREAM_EVENTS) {
         burst_add(m, w, token, rows, n);
         return;
@@ -329,6 +330,7 @@ void model_device_positions_done(struct model *m)
 static void sink_reset(void *arg, enum stream s, writer_id w)
 {
     struct model *m = arg;
+    m->serial++;
     if (s != STREAM_TYPING)
         return;
     size_t it = 0;
@@ -340,6 +342,7 @@ static void sink_reset(void *arg, enum stream s, writer_id w)
     }
     m->typing_serial = 0;
     positions_reset(m->pos[s], w, 0);
+    news_typing_reset(m);
     m->now_dirty = true;
 }
 
@@ -355,6 +358,7 @@ static void sink_burst_end(void *arg)
 static void sink_flush(void *arg, enum stream s)
 {
     struct model *m = arg;
+    m->serial++;
     if (s != STREAM_CACHES)
         return;
     flush_caches(m);

@@ -17,10 +17,13 @@ static void rooms_clear(struct model *m, struct user *u)
 {
     size_t it = 0;
     for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
+        if (row->room->used_ms < u->used_ms)
+            row->room->used_ms = u->used_ms;
         membership_free(m, row);
     }
     smap_fini(&u->rooms);
     smap_init(&u->rooms);
+    u->rooms_newest = 0;
 }
 
 /* The membership rows may have changed: read them again before the next use. */
@@ -88,10 +91,10 @@ static void active_remove(struct room *r, struct user *u)
 
 void model_user_activate(struct model *m, struct user *u)
 {
-    (void)m;
     if (u->active)
         return;
     u->active = true;
+    news_begin(m, u);
     size_t it = 0;
     for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
         if (row->membership == MEMBERSHIP_JOIN)
@@ -104,6 +107,7 @@ static void user_deactivate(struct user *u)
     if (!u->active)
         return;
     u->active = false;
+    news_end(u);
     size_t it = 0;
     for (struct membership_row *row; (row = smap_next(&u->rooms, &it));)
         active_remove(row->room, u);
@@ -163,6 +167,7 @@ static void on_rooms(struct load_op *op, const struct pg_result *r)
         evrec_pin(row->rec);
         row->writer = model_writer(m, pg_str(r, i, 5));
         row->stream = pg_i64(r, i, 6);
+        u->rooms_newest = row->stream > u->rooms_newest ? row->stream : u->rooms_newest;
         row->known_version = room_version_find(pg_str(r, i, 7)) != NULL;
         row->forgotten = pg_i64(r, i, 8) != 0;
         struct membership_row *old = smap_put(&u->rooms, row->room_id, row);

@@ -99,6 +99,7 @@ void run_device_lists(struct sync_run *run)
     if (h == LACK)
         run->lack = true;
     if (h == ABSENT) { /* older than what is kept: anybody one shares a room with may have changed */
+        run_joined(run);
         for (size_t i = 0; i < run->joined_count; i++)
             add_members(run, run->joined[i]->room_id, &run->changed);
     }

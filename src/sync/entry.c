@@ -207,6 +207,8 @@ bool entry_summary(struct sync_run *run, struct room_entry *en)
 
 static void emit(struct sync_run *run, struct room_entry *en)
 {
+    en->ll_sets_end = run->ll.n;
+    en->ll_used_end = run->ll_used.n;
     struct room_entry *copy = ARENA_NEW(run->a, struct room_entry);
     *copy = *en;
     copy->next = NULL;
@@ -218,8 +220,20 @@ static void emit(struct sync_run *run, struct room_entry *en)
         run->emitted_archived++;
 }
 
+static bool load_unread(struct sync_run *run, struct room_entry *en)
+{
+    return !run->cfg->enable_push || run_have(run, model_unread(run->m, run->u, en->room, &en->unread));
+}
+
 static void do_entry(struct sync_run *run, struct room_entry *en)
 {
+    if (shared_take(run, en)) {
+        if (load_unread(run, en))
+            emit(run, en);
+        else
+            shared_unref(&en->shared);
+        return;
+    }
     bool always = run->full_state;
     bool full_state = en->full_state || en->newly_joined || run->full_state;
     bool had_account;
@@ -227,7 +241,7 @@ static void do_entry(struct sync_run *run, struct room_entry *en)
         return;
     if (en->type == ENTRY_JOINED && run->ephemeral_done) {
         en->typing = room_typing_json(run, en->room);
-        en->receipts = room_receipts_json(run, en->room);
+        en->receipts = room_receipts_json(run, en->room, &en->receipts_private);
     }
     bool ephemeral = !str_absent(en->typing) || !str_absent(en->receipts);
     bool sticky = en->type == ENTRY_JOINED && run_sticky_in(run, en->room);
@@ -250,15 +264,16 @@ static void do_entry(struct sync_run *run, struct room_entry *en)
     }
     if (!always && en->timeline_count == 0 && !en->state && !ephemeral && !account && en->sticky_count == 0)
         return;
-    if (run->cfg->enable_push && !run_have(run, model_unread(run->m, run->u, en->room, &en->unread)))
-        return;
-    emit(run, en);
+    if (load_unread(run, en))
+        emit(run, en);
 }
 
 /* Rooms that are new to the client come last: they empty its lazy-loading cache, from which the others are
  * still served. */
 void run_entries(struct sync_run *run)
 {
+    if (run->cfg->check_shortcuts)
+        run_sort_entries(run);
     for (int pass = 0; pass < 2; pass++) {
         for (struct room_entry *en = run->entries; en; en = en->next) {
             if (en->has_since == (pass == 0))

@@ -164,7 +164,8 @@ static void put_ephemeral(struct chunk *c, struct sync_run *run, struct room **r
 {
     for (int typing = 1; typing >= 0; typing--) {
         for (size_t i = 0; i < n; i++) {
-            struct str text = typing ? room_typing_json(run, rooms[i]) : room_receipts_json(run, rooms[i]);
+            struct str text =
+                typing ? room_typing_json(run, rooms[i]) : room_receipts_json(run, rooms[i], NULL);
             if (str_absent(text))
                 continue;
             next_item(c);
@@ -209,7 +210,7 @@ static bool choose(struct legacy *l, struct sync_run *run, struct room ***rooms,
     if (str_absent(l->room_id))
         return true;
     struct room **one = ARENA_NEW(run->a, struct room *);
-    one[0] = smap_get(&run->joined_set, l->room_id);
+    one[0] = legacy_joined_room(run, l->room_id);
     l->peeking = !one[0];
     if (l->peeking) {
         bool yes;

@@ -251,9 +251,14 @@ bool legacy_joined(struct sync_run *run)
         if (row->membership != MEMBERSHIP_JOIN)
             continue;
         run->joined[run->joined_count++] = row->room;
-        smap_put(&run->joined_set, row->room_id, row->room);
     }
     return !run->ahead;
+}
+
+struct room *legacy_joined_room(const struct sync_run *run, struct str room_id)
+{
+    const struct membership_row *row = smap_get(&run->u->rooms, room_id);
+    return row && row->membership == MEMBERSHIP_JOIN ? row->room : NULL;
 }
 
 bool legacy_world_readable(struct sync_run *run, struct str room_id, bool *yes)

@@ -41,6 +41,7 @@ const struct room_fact *legacy_fact(struct legacy *l, struct sync_run *run, stru
 void legacy_refuse(struct legacy *l, struct sync_run *run, int status, const char *errcode, struct str error);
 /* The reader's rooms, without those left out of /sync. false: lacks. */
 bool legacy_joined(struct sync_run *run);
+struct room *legacy_joined_room(const struct sync_run *run, struct str room_id); /* NULL: not joined */
 bool legacy_world_readable(struct sync_run *run, struct str room_id, bool *yes); /* false: lacks */
 /* {"tags":…} and the room's account data, as members of an array. */
 void legacy_room_account(struct sync_run *run, struct str room_id, struct rope *out);

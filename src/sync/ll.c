@@ -48,7 +48,7 @@ struct str ll_get(struct sync_run *run, struct str user_id)
     struct ll_entry *e = smap_get(&run->d->ll, user_id);
     if (!e)
         return STR_ABSENT;
-    vec_push(&run->ll_used, user_id);
+    vec_push(&run->ll_used, ((struct ll_pair){e->user_id, e->event_id}));
     return e->event_id;
 }
 
@@ -149,7 +149,7 @@ void ll_commit(struct sync_run *run)
     if (clock_mono_ms() >= run->d->ll_expires_ms)
         forget_all(run->d);
     for (size_t i = 0; i < run->ll_used.n; i++) {
-        struct ll_entry *e = smap_get(&run->d->ll, run->ll_used.v[i]);
+        struct ll_entry *e = smap_get(&run->d->ll, run->ll_used.v[i].user_id);
         if (e) {
             list_del(&e->lru);
             list_push(&run->d->ll_lru, &e->lru);

@@ -54,6 +54,7 @@ static void run_of(struct sync_req *r, struct sync_run *run, struct arena *a)
         .has_since = !r->initial,
         .full_state = r->full_state,
         .use_state_after = r->use_state_after,
+        .shared = &r->s->shared,
         .a = a,
     };
     if (!r->initial && !r->legacy)

@@ -28,6 +28,7 @@ static bool interested(struct sync_run *run, struct str user_id)
 {
     if (str_eq(user_id, run->u->user_id))
         return true;
+    run_joined(run);
     for (size_t i = 0; i < run->joined_count; i++) {
         struct room *r = run->joined[i];
         if (!room_counts(run, r) || !run_have(run, model_room_state(run->m, r)))
@@ -104,6 +105,7 @@ static void add_members(struct collect *c, struct room *r)
 static void add_everybody(struct collect *c)
 {
     add_user(c, c->run->u->user_id);
+    run_joined(c->run);
     for (size_t i = 0; i < c->run->joined_count; i++) {
         if (room_counts(c->run, c->run->joined[i]))
             add_members(c, c->run->joined[i]);
@@ -123,6 +125,12 @@ static void add_newcomers(struct collect *c)
     }
 }
 
+/* Of an active user it is known when anybody's presence last concerned it. */
+static bool may_concern(const struct sync_run *run)
+{
+    return !run->u->active || run->u->presence_news > run->since.presence;
+}
+
 static void collect_presence(struct collect *c)
 {
     struct sync_run *run = c->run;
@@ -133,7 +141,7 @@ static void collect_presence(struct collect *c)
             return;
         if (run->u->full_presence_stream >= 0 && run->u->full_presence_stream >= run->since.presence)
             full = exclude_offline = true;
-        else if (run->since.presence == run->now.presence)
+        else if (run->since.presence == run->now.presence || !may_concern(run))
             return;
     }
     c->exclude_offline = exclude_offline;

@@ -140,16 +140,19 @@ void render_events_prepare(struct sync_run *run)
 
 static void put_timeline(struct sync_run *run, const struct room_entry *en, struct rope *out)
 {
-    rope_put(out, STR("{\"timeline\":{\"events\":["));
+    rope_json_str(run, out, en->room->room_id);
+    rope_put(out, STR(":{\"timeline\":{\"events\":["));
     for (size_t i = 0; i < en->timeline_count; i++) {
         const struct tl_ev *t = &en->timeline[i];
         if (i)
             rope_put(out, STR(","));
         render_event(run, t->pruned ? t->pruned : t->ev, true, true, t->membership, t->relations, out);
     }
-    metric_add(M_sync_events_sent, (int64_t)en->timeline_count);
     rope_put(out, STR("],\"prev_batch\":\""));
-    rope_put(out, render_token(run, &en->prev_batch));
+}
+
+static void put_state(struct sync_run *run, const struct room_entry *en, struct rope *out)
+{
     rope_put(out, en->limited ? STR("\",\"limited\":true}") : STR("\",\"limited\":false}"));
     rope_put(out, run->use_state_after ? STR(",\"org.matrix.msc4222.state_after\":{\"events\":[")
                                        : STR(",\"state\":{\"events\":["));
@@ -265,15 +268,41 @@ static void put_sticky(struct sync_run *run, const struct room_entry *en, struct
     rope_put(out, STR("]}"));
 }
 
-static void put_joined(struct sync_run *run, const struct room_entry *en, struct rope *out)
+static void put_ephemeral(const struct room_entry *en, struct rope *out)
 {
-    put_timeline(run, en, out);
     rope_put(out, STR(",\"ephemeral\":{\"events\":["));
     rope_put(out, en->typing);
     if (!str_absent(en->typing) && !str_absent(en->receipts))
         rope_put(out, STR(","));
     rope_put(out, en->receipts);
     rope_put(out, STR("]}"));
+}
+
+void render_shared(struct sync_run *run, const struct room_entry *en, struct rope *head, struct rope *tail)
+{
+    put_timeline(run, en, head);
+    if (head == tail)
+        rope_put(head, render_token(run, &en->prev_batch));
+    put_state(run, en, tail);
+    put_ephemeral(en, tail);
+}
+
+static void put_timeline_and_state(struct sync_run *run, const struct room_entry *en, struct rope *out)
+{
+    metric_add(M_sync_events_sent, (int64_t)en->timeline_count);
+    put_timeline(run, en, out);
+    rope_put(out, render_token(run, &en->prev_batch));
+    put_state(run, en, out);
+}
+
+static void put_joined(struct sync_run *run, struct room_entry *en, struct rope *out)
+{
+    if (en->shared || shared_offer(run, en)) {
+        shared_put(run, en, out);
+    } else {
+        put_timeline_and_state(run, en, out);
+        put_ephemeral(en, out);
+    }
     put_unread(run, en, out);
     put_sticky(run, en, out);
     put_summary(run, en, out);
@@ -332,18 +361,16 @@ static void put_section(struct sync_run *run, struct rope *out, const char *name
     rope_put(out, str_of(name));
     rope_put(out, STR("\":{"));
     bool comma = false;
-    for (const struct room_entry *en = run->emitted; en; en = en->next) {
+    for (struct room_entry *en = run->emitted; en; en = en->next) {
         if (en->type != type)
             continue;
         if (comma)
             rope_put(out, STR(","));
         comma = true;
-        rope_json_str(run, out, en->room->room_id);
-        rope_put(out, STR(":"));
         if (type == ENTRY_JOINED) {
             put_joined(run, en, out);
         } else {
-            put_timeline(run, en, out);
+            put_timeline_and_state(run, en, out);
             rope_put(out, STR("}"));
         }
     }

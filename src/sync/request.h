@@ -76,6 +76,7 @@ struct sync {
     struct arena *scratch;
     struct smap presence_buckets;
     struct answers answers;
+    struct shared_sections shared;
     VEC(struct sync_req *) abandoned; /* computed for nobody who waits */
 };
 

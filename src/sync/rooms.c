@@ -4,15 +4,12 @@
  * Which rooms appear (sync-v3 section 5; Synapse 1.157 handlers/sync.py, _generate_sync_entry_for_rooms).
  *
  * Initial: every current membership. Incremental: the user's own membership events in the window say which
- * rooms were joined, left, invited to, knocked on; every other joined room gets an entry that is dropped
- * again when nothing happened in it.
+ * rooms were joined, left, invited to, knocked on; every other joined room in which something happened gets
+ * an entry. Which those are is asked of every joined room, or, where nothing but news can have brought any,
+ * of the few in the user's news (model/news.c): an ordinary delta costs the same in one room and in a
+ * thousand.
  */
 #include "sync_int.h"
-
-bool run_is_joined(const struct sync_run *run, struct str room_id)
-{
-    return smap_get(&run->joined_set, room_id) != NULL;
-}
 
 static bool excluded(const struct sync_run *run, const struct room *r)
 {
@@ -29,6 +26,31 @@ static bool excluded(const struct sync_run *run, const struct room *r)
 static bool partial_joined(const struct sync_run *run, const struct membership_row *row)
 {
     return row->membership == MEMBERSHIP_JOIN && row->room->partial && !run->f->lazy_load_members;
+}
+
+/* Joined, as far as the reader is concerned. */
+static bool is_shown(const struct sync_run *run, const struct membership_row *row)
+{
+    return row->membership == MEMBERSHIP_JOIN && row->known_version && !excluded(run, row->room) &&
+           !partial_joined(run, row);
+}
+
+struct room *run_joined_room(const struct sync_run *run, struct str room_id)
+{
+    const struct membership_row *row = smap_get(&run->u->rooms, room_id);
+    return row && is_shown(run, row) ? row->room : NULL;
+}
+
+void run_joined(struct sync_run *run)
+{
+    if (run->joined)
+        return;
+    run->joined = ARENA_ARRAY(run->a, struct room *, smap_count(&run->u->rooms) + 1);
+    size_t it = 0;
+    for (struct membership_row *row; (row = smap_next(&run->u->rooms, &it));) {
+        if (is_shown(run, row))
+            run->joined[run->joined_count++] = row->room;
+    }
 }
 
 static void add_stripped(struct sync_run *run, struct room *room, struct evrec *rec, bool knock)
@@ -291,43 +313,71 @@ static void joined_entry(struct sync_run *run, struct room *room)
 /* Does any account data or tag of the user lie above the token? */
 static bool account_changed(const struct sync_run *run)
 {
-    if (run->u->ad_last > run->since.account_data)
-        return true;
+    return run->u->ad_last > run->since.account_data || run->u->tags_newest > run->since.account_data;
+}
+
+/* The database may have shown a membership that replication has not brought yet. */
+static bool memberships_ahead(const struct sync_run *run)
+{
+    if (run->u->rooms_newest <= run->now.room.min)
+        return false;
     size_t it = 0;
-    for (struct room_tags *t; (t = smap_next(&run->u->tags, &it));) {
-        if (t->revision > run->since.account_data)
+    for (struct membership_row *row; (row = smap_next(&run->u->rooms, &it));) {
+        if (!mpos_covers(&run->now.room, row->writer, row->stream))
             return true;
     }
     return false;
-}
-
-static void collect_joined(struct sync_run *run)
-{
-    struct user *u = run->u;
-    run->joined = ARENA_ARRAY(run->a, struct room *, smap_count(&u->rooms) + 1);
-    size_t it = 0;
-    for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
-        if (!mpos_covers(&run->now.room, row->writer, row->stream))
-            run->ahead = true;
-        if (row->membership != MEMBERSHIP_JOIN || !row->known_version || excluded(run, row->room) ||
-            partial_joined(run, row))
-            continue;
-        run->joined[run->joined_count++] = row->room;
-        smap_put(&run->joined_set, row->room_id, row->room);
-        row->room->used_ms = clock_mono_ms();
-    }
 }
 
 /* Rooms whose state is whole since the token: a client that does not load members lazily has not been shown
  * them. */
 static void force_newly_joined(struct sync_run *run)
 {
-    for (size_t i = 0; i < run->joined_count && !run->f->lazy_load_members; i++) {
+    if (run->f->lazy_load_members)
+        return;
+    run_joined(run);
+    for (size_t i = 0; i < run->joined_count; i++) {
         const struct room *r = run->joined[i];
         if (r->un_partial > 0 && r->un_partial > run->since.un_partial_stated_rooms &&
             r->un_partial <= run->now.un_partial_stated_rooms)
             user_set_add(&run->newly_joined_rooms, r->room_id);
     }
+}
+
+/* Can only what is noted as news bring a room into this answer? */
+static bool only_news(const struct sync_run *run)
+{
+    const struct user *u = run->u;
+    bool no_membership = u->own.n == 0 || u->own.v[u->own.n - 1].stream <= run->since.room.min;
+    bool none_whole =
+        run->f->lazy_load_members || run->since.un_partial_stated_rooms == run->now.un_partial_stated_rooms;
+    return no_membership && none_whole && !run->plain && !run->full_state && !u->ad_changed &&
+           !run->cfg->msc4354_enabled &&
+           model_user_news(u, run->since.room.min, run->since.receipt.min, run_since_typing(run));
+}
+
+static void news_entries(struct sync_run *run)
+{
+    for (size_t i = 0; i < run->u->news.n; i++) {
+        struct room *room = run->u->news.v[i].room;
+        if (run_is_joined(run, room->room_id))
+            joined_entry(run, room);
+    }
+}
+
+static void incremental(struct sync_run *run)
+{
+    run->u->ad_changed = account_changed(run);
+    if (only_news(run)) {
+        run->shortcut = true;
+        news_entries(run);
+        return;
+    }
+    force_newly_joined(run);
+    classify_own_events(run);
+    run_joined(run);
+    for (size_t i = 0; i < run->joined_count; i++)
+        joined_entry(run, run->joined[i]);
 }
 
 void run_rooms(struct sync_run *run)
@@ -341,25 +391,21 @@ void run_rooms(struct sync_run *run)
         ok &= run_have(run, model_user_own_events(run->m, u, &run->since.room));
     if (!ok || run->lack)
         return;
-    collect_joined(run);
+    run->ahead = memberships_ahead(run);
     if (run->ahead)
         return;
     run_sticky(run);
     run->ephemeral_done =
         !filter_blocks_all_rooms(run->f) && !filter_blocks_section(&run->f->ephemeral, true);
-    if (!run->has_since) {
+    if (run->has_since)
+        incremental(run);
+    else
         classify_initial(run);
-        return;
-    }
-    u->ad_changed = account_changed(run);
-    force_newly_joined(run);
-    classify_own_events(run);
-    for (size_t i = 0; i < run->joined_count; i++)
-        joined_entry(run, run->joined[i]);
 }
 
 bool run_shares_room(struct sync_run *run, struct str user_id)
 {
+    run_joined(run);
     for (size_t i = 0; i < run->joined_count; i++) {
         if (!run_have(run, model_room_state(run->m, run->joined[i])))
             continue;

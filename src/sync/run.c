@@ -192,7 +192,6 @@ void sync_render_empty(struct sync_run *run, const struct stream_token *next, st
 
 void sync_run_init(struct sync_run *run)
 {
-    smap_init(&run->joined_set);
     run->entries_tail = &run->entries;
     run->invites_tail = &run->invites;
     run->knocks_tail = &run->knocks;
@@ -204,18 +203,20 @@ void sync_run_init(struct sync_run *run)
     user_set_init(&run->changed);
     user_set_init(&run->left);
     run->now = *model_now(run->m);
-    run->wall_ms = clock_wall_ms();
+    if (!run->wall_ms)
+        run->wall_ms = clock_wall_ms();
 }
 
 void sync_run_fini(struct sync_run *run)
 {
-    smap_fini(&run->joined_set);
     user_set_fini(&run->newly_joined_rooms);
     user_set_fini(&run->newly_left_rooms);
     user_set_fini(&run->newly_joined_users);
     user_set_fini(&run->newly_left_users);
     user_set_fini(&run->changed);
     user_set_fini(&run->left);
+    for (struct room_entry *en = run->emitted; en; en = en->next)
+        shared_unref(&en->shared);
     for (size_t i = 0; i < run->pruned.n; i++)
         event_free(&run->pruned.v[i]);
     vec_free(&run->pruned);
@@ -229,9 +230,8 @@ static bool nonempty(const struct sync_run *run)
            run->changed.v.n || run->left.v.n || run->emitted || run->invites || run->knocks;
 }
 
-enum run_result sync_run(struct sync_run *run, struct rope *out, struct stream_token *next)
+enum run_result sync_compute(struct sync_run *run, struct rope *out, struct stream_token *next)
 {
-    metric_add(M_sync_computes, 1);
     sync_run_init(run);
     ll_begin(run);
     run_account_data(run);
@@ -254,6 +254,17 @@ enum run_result sync_run(struct sync_run *run, struct rope *out, struct stream_t
         return RUN_LACK;
     *next = run->now;
     put_envelope(run, out, next);
-    ll_commit(run);
     return nonempty(run) ? RUN_DONE : RUN_EMPTY;
+}
+
+enum run_result sync_run(struct sync_run *run, struct rope *out, struct stream_token *next)
+{
+    metric_add(M_sync_computes, 1);
+    enum run_result res = sync_compute(run, out, next);
+    if (res == RUN_DONE || res == RUN_EMPTY) {
+        if (run->shortcut && run->cfg->check_shortcuts)
+            run_check(run, res, out);
+        ll_commit(run);
+    }
+    return res;
 }

@@ -20,7 +20,7 @@ static bool pick(void *arg, const struct sticky_event *s)
     struct room *room;
     if (s->expires_ms <= run->wall_ms ||
         !mpos_in_range(since, &run->now.sticky_events, s->writer, s->stream) ||
-        !(room = smap_get(&run->joined_set, s->room_id)))
+        !(room = run_joined_room(run, s->room_id)))
         return true;
     run->sticky[run->sticky_count++] = (struct sticky_pick){room, s->rec, s->stream};
     return run->sticky_count < STICKY_IN_SYNC;

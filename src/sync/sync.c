@@ -84,6 +84,7 @@ static void on_tick(uv_timer_t *t)
     req_admit_queued(s);
     req_sweep_abandoned(s);
     answers_expire(&s->answers, clock_mono_ms());
+    shared_expire(&s->shared, clock_wall_ms());
     presence_buckets_sweep(s);
 }
 
@@ -177,6 +178,7 @@ void sync_stop(struct sync **sp)
     smap_fini(&s->presence_buckets);
     auth_on_suspect(s->auth, NULL, NULL);
     answers_fini(&s->answers);
+    shared_fini(&s->shared);
     vec_free(&s->abandoned);
     if (s->scratch)
         arena_free(&s->scratch);

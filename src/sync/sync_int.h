@@ -50,6 +50,18 @@ struct state_ref {
     struct evrec *last_rec;
 };
 
+/* What a shared section is found by (shared.c). */
+struct shared_key {
+    const struct room *room;
+    const struct filter *f;
+    uint64_t serial, events; /* of the model; of which events lie after the token */
+    uint32_t receipts, flags;
+};
+enum { SHARED_SLOTS = 64 };
+struct shared_sections {
+    struct shared *slots[SHARED_SLOTS]; /* by key; NULL: empty */
+};
+
 enum entry_type { ENTRY_JOINED, ENTRY_ARCHIVED };
 struct room_entry {
     struct room *room;
@@ -74,9 +86,15 @@ struct room_entry {
     size_t heroes_count;
     struct str typing, receipts; /* whole events as JSON text; absent: none */
     struct str account_events;   /* members of the events array */
+    bool receipts_private;       /* some lie after the token, whoever's */
     struct unread *unread;
     struct tl_ev *sticky;
     size_t sticky_count;
+    /* shared.c: the section that is taken, or the key under which this one may be offered */
+    struct shared *shared; /* counted, until sync_run_fini */
+    struct shared_key key;
+    bool offer;
+    size_t ll_sets, ll_sets_end, ll_used, ll_used_end; /* of run->ll and run->ll_used */
     struct room_entry *next;
 };
 struct stripped_entry { /* invite, knock */
@@ -89,6 +107,9 @@ struct user_set { /* of user ids, in order of addition */
     VEC(struct str) v;
 };
 
+struct ll_pair {
+    struct str user_id, event_id;
+};
 struct ll_update {
     struct device *d;
     bool clear;
@@ -111,15 +132,18 @@ struct sync_run {
     int64_t wall_ms;
     struct arena *a;
 
+    struct shared_sections *shared; /* NULL: nothing is shared */
+    bool plain;                     /* takes no shortcuts: neither news nor shared sections */
+    bool shortcut;                  /* took one */
+
     int soft_failed_shown; /* enum soft_failed_shown, once known */
     bool lack;             /* something is not in memory yet */
     bool broken; /* the filter's limit makes no sense where it is needed: Synapse fails there, and so do we */
     bool ahead;  /* a row read from the database is newer than the replication seen: wait for that */
 
     /* rooms */
-    struct room **joined;
+    struct room **joined; /* NULL: not collected; see run_joined */
     size_t joined_count;
-    struct smap joined_set;
     struct room_entry *entries, **entries_tail;
     struct stripped_entry *invites, **invites_tail, *knocks, **knocks_tail;
     struct user_set newly_joined_rooms, newly_left_rooms; /* of room ids */
@@ -138,7 +162,7 @@ struct sync_run {
     struct user_set changed, left;
 
     VEC(struct ll_update) ll;
-    VEC(struct str) ll_used; /* user ids found in the committed cache */
+    VEC(struct ll_pair) ll_used; /* found in the committed cache */
     VEC(struct event *) pruned;
 };
 
@@ -147,6 +171,8 @@ enum run_result { RUN_LACK, RUN_EMPTY, RUN_DONE, RUN_BROKEN };
 /* One run. RUN_LACK: model_load, then again (or, run.ahead, when the feed has moved). Otherwise the response
  * body is in out and *next is its next_batch. */
 enum run_result sync_run(struct sync_run *run, struct rope *out, struct stream_token *next);
+/* The same without its effects: what the device has been sent is not noted. */
+enum run_result sync_compute(struct sync_run *run, struct rope *out, struct stream_token *next);
 void sync_run_init(struct sync_run *run);
 void sync_run_fini(struct sync_run *run);
 /* An answer with nothing in it: next_batch and key counts (which must be in memory). */
@@ -181,7 +207,13 @@ bool user_set_has(const struct user_set *s, struct str id);
 
 /* rooms.c */
 void run_rooms(struct sync_run *run);
-bool run_is_joined(const struct sync_run *run, struct str room_id);
+struct room *run_joined_room(const struct sync_run *run,
+                             struct str room_id); /* NULL: not joined, or not shown */
+static inline bool run_is_joined(const struct sync_run *run, struct str room_id)
+{
+    return run_joined_room(run, room_id) != NULL;
+}
+void run_joined(struct sync_run *run); /* collects the joined rooms: many, and seldom needed */
 bool run_shares_room(struct sync_run *run, struct str user_id); /* with any joined room; may lack */
 
 /* invites.c */
@@ -217,9 +249,23 @@ enum have run_related_matches(struct sync_run *run, const struct filter_section 
 void run_entries(struct sync_run *run); /* from entries to emitted */
 bool entry_summary(struct sync_run *run, struct room_entry *en);
 
+/* check.c */
+void run_check(const struct sync_run *run, enum run_result res, const struct rope *body);
+void run_sort_entries(struct sync_run *run);
+
+/* shared.c: the bytes of a room's section that are the same for many readers */
+void shared_fini(struct shared_sections *s);
+void shared_expire(struct shared_sections *s, int64_t wall_ms);
+void shared_unref(struct shared **x);
+/* Before anything of an entry is computed: true when its section is there already. */
+bool shared_take(struct sync_run *run, struct room_entry *en);
+/* When it is to be rendered: true when it is kept, and is its own first reader. */
+bool shared_offer(struct sync_run *run, struct room_entry *en);
+void shared_put(struct sync_run *run, const struct room_entry *en, struct rope *out);
+
 /* ephemeral.c */
 struct str room_typing_json(struct sync_run *run, struct room *r);
-struct str room_receipts_json(struct sync_run *run, struct room *r);
+struct str room_receipts_json(struct sync_run *run, struct room *r, bool *any_private); /* may be NULL */
 
 /* sticky.c */
 void run_sticky(struct sync_run *run); /* once the joined rooms are known; moves now back to what is shown */
@@ -248,6 +294,9 @@ bool run_event_extra(struct sync_run *run, struct event *ev, bool timeline, stru
                      struct event_extra *x); /* false: lacks */
 void render_events_prepare(struct sync_run *run);
 void render_rooms(struct sync_run *run, struct rope *out);
+/* The part of a joined room's section that may be the same for others: up to prev_batch into head, what
+ * follows it into tail; when they are one, prev_batch as well. */
+void render_shared(struct sync_run *run, const struct room_entry *en, struct rope *head, struct rope *tail);
 void render_event(struct sync_run *run, struct event *ev, bool timeline, bool fields, struct str membership,
                   struct str relations, struct rope *out);
 struct str render_token(struct sync_run *run, const struct stream_token *t);

@@ -245,7 +245,8 @@ struct front *front_new_with(const char *yaml)
     now_ms = 1000000;
     clock_fake_set(now_ms);
     snprintf(text, sizeof text,
-             "presence: {enabled: true}\nchappe:\n  initial_syncs_max: 1\n  parked_per_user_max: 2\n%s%s",
+             "presence: {enabled: true}\nchappe:\n  check_shortcuts: true\n  initial_syncs_max: 1\n  "
+             "parked_per_user_max: 2\n%s%s",
              strstr(yaml, "initial_syncs_queued_max") ? "" : "  initial_syncs_queued_max: 1\n", yaml);
     world_config(text);
     f->w = world_new();

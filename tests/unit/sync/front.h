@@ -90,4 +90,5 @@ int run_token_tests(void);
 int run_visibility_tests(void);
 int run_statement_tests(void);
 int run_storm_tests(void);
+int run_shared_tests(void);
 #endif

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * In which of a user's rooms something has happened: so that a poll need not look at all of them.
+ *
+ * Kept for active users (somebody has waited for their news), from what wakes them: new events, receipts,
+ * typing. A room has one entry, of where it stood when it was last heard of; when there are too many, the one
+ * that was heard of longest ago is forgotten and the floors rise to where it stood. So the list is complete
+ * above the floors, and absence from it is knowledge, as for everything that has a horizon (design D2).
+ *
+ * Costs a look at NEWS_MAX entries, at most, for each event and active member. The entries point to rooms
+ * that the user's membership rows keep in memory: when those are read again, activity begins anew, and this
+ * with it.
+ */
+#include "model_int.h"
+
+enum { NEWS_MAX = 8 };
+
+static int64_t greater(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+void news_begin(struct model *m, struct user *u)
+{
+    u->news.n = 0;
+    u->news_floor = (struct news_at){
+        .events = positions_max(m->pos[STREAM_EVENTS]),
+        .receipts = positions_max(m->pos[STREAM_RECEIPTS]),
+        .typing = m->typing_serial,
+    };
+    u->presence_news = positions_max(m->pos[STREAM_PRESENCE]);
+}
+
+void news_end(struct user *u)
+{
+    vec_free(&u->news);
+}
+
+static void note(struct user *u, struct room *r, const struct news_at *at)
+{
+    size_t i = u->news.n;
+    while (i > 0 && u->news.v[i - 1].room != r)
+        i--;
+    if (i > 0) {
+        i--;
+    } else if (u->news.n < NEWS_MAX) {
+        i = u->news.n;
+        vec_push(&u->news, ((struct news_item){.room = r}));
+    } else {
+        const struct news_at *old = &u->news.v[0].at;
+        u->news_floor.events = greater(u->news_floor.events, old->events);
+        u->news_floor.receipts = greater(u->news_floor.receipts, old->receipts);
+        u->news_floor.typing = greater(u->news_floor.typing, old->typing);
+        i = 0;
+    }
+    size_t last = u->news.n - 1;
+    memmove(&u->news.v[i], &u->news.v[i + 1], (last - i) * sizeof u->news.v[0]);
+    u->news.v[last] = (struct news_item){r, *at};
+}
+
+/* Everything of the room that has been absorbed is at or below this. An event's row may come before its
+ * writer's position moves, so the room's own newest count. */
+void model_wake_news(struct model *m, struct room *r)
+{
+    struct news_at at = {r->last_event, r->last_receipt, r->typing_serial};
+    for (size_t i = 0; i < r->active.n; i++) {
+        note(r->active.v[i], r, &at);
+        model_wake_user(m, r->active.v[i]);
+    }
+}
+
+/* The typing writer counts from the beginning again. */
+void news_typing_reset(struct model *m)
+{
+    size_t it = 0;
+    for (struct user *u; (u = smap_next(&m->users, &it));) {
+        if (u->active)
+            news_begin(m, u);
+    }
+}
+
+bool model_user_news(const struct user *u, int64_t events, int64_t receipts, int64_t typing)
+{
+    return u->active && events >= u->news_floor.events && receipts >= u->news_floor.receipts &&
+           typing >= u->news_floor.typing;
+}

@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * Shortcuts: rooms found through the news, sections taken from another reader's answer. The service runs with
+ * check_shortcuts, so that every answer here is computed twice and must be the same; what these tests add is
+ * that shortcuts are taken at all, and generated crowds in which whatever may set readers apart happens.
+ */
+#include "front.h"
+
+#include <stdio.h>
+
+static int setup(void **state)
+{
+    *state = front_new();
+    return 0;
+}
+static int teardown(void **state)
+{
+    front_free((struct front **)state);
+    return 0;
+}
+
+enum { USERS = 6, ROOMS = 9, FILTERS = 5 };
+
+static const char *const filters[FILTERS] = {
+    "{}",
+    "{\"room\":{\"timeline\":{\"limit\":20},\"state\":{\"lazy_load_members\":true}}}",
+    "{\"room\":{\"timeline\":{\"limit\":3,\"unread_thread_notifications\":true},\"state\":{\"lazy_load_"
+    "members\":"
+    "true}}}",
+    "{\"room\":{\"timeline\":{\"types\":[\"m.room.message\"]},\"ephemeral\":{\"types\":[]}}}",
+    "{\"event_fields\":[\"content.body\"],\"room\":{\"ephemeral\":{\"not_types\":[\"m.typing\"]}}}",
+};
+
+struct reader {
+    const char *user, *since;
+    const char *filter;
+    struct client *poll;
+    bool state_after;
+};
+struct crowd {
+    struct front *f;
+    struct world *w;
+    struct reader readers[USERS * 2];
+    const char *last[ROOMS]; /* newest event */
+    int64_t stream, receipt, typing;
+    uint64_t random;
+    bool lossless;
+};
+
+static unsigned dice(struct crowd *c, unsigned sides)
+{
+    c->random = c->random * 6364136223846793005u + 1442695040888963407u;
+    return (unsigned)(c->random >> 33) % sides;
+}
+
+static const char *user_of(struct world *w, unsigned i)
+{
+    return world_text(w, "@u%u:x", i);
+}
+
+static const char *room_of(struct world *w, unsigned i)
+{
+    return world_text(w, "!room%u:x", i);
+}
+
+static void poll(struct crowd *c, struct reader *r)
+{
+    const char *query =
+        r->since ? world_text(c->w, "since=%s&timeout=30000&set_presence=offline&filter=%s%s", r->since,
+                              r->filter, r->state_after ? "&org.matrix.msc4222.use_state_after=true" : "")
+                 : world_text(c->w, "filter=%s&set_presence=offline", r->filter);
+    c->f->user = r->user;
+    c->f->token = (uint64_t)(r - c->readers) + 1;
+    r->poll = front_get(c->f, query);
+}
+
+/* Answers are followed, but some clients lose theirs and ask with the old token again. */
+static void harvest(struct crowd *c)
+{
+    front_run(c->f);
+    for (size_t i = 0; i < USERS * 2; i++) {
+        struct reader *r = &c->readers[i];
+        if (!r->poll || !r->poll->answers)
+            continue;
+        assert_int_equal(r->poll->status, 200);
+        const char *p = strstr(r->poll->body.p, "\"next_batch\":\"");
+        assert_non_null(p);
+        p += strlen("\"next_batch\":\"");
+        if (!r->since || c->lossless || dice(c, 10))
+            r->since = world_text(c->w, "%.*s", (int)strcspn(p, "\""), p);
+        r->poll = NULL;
+    }
+}
+
+static void say(struct crowd *c, unsigned room, const char *sender, const char *type, const char *key,
+                const char *content)
+{
+    struct world *w = c->w;
+    const char *id = world_text(w, "$e%d", (int)++c->stream);
+    world_say(w, (struct t_event){.id = id,
+                                  .room = room_of(w, room),
+                                  .type = type,
+                                  .key = key,
+                                  .sender = sender,
+                                  .stream = c->stream,
+                                  .prev = c->last[room],
+                                  .metadata = dice(c, 3) ? NULL : "{\"txn_id\":\"t\",\"device_id\":\"D\"}",
+                                  .content = content});
+    if (dice(c, 6)) /* else the next one forks the history */
+        c->last[room] = id;
+}
+
+static void receipt(struct crowd *c, unsigned room, const char *user)
+{
+    struct feed_row row = {
+        .receipt = {.room_id = str_of(room_of(c->w, room)),
+                    .receipt_type = dice(c, 4) ? STR("m.read") : STR("m.read.private"),
+                    .user_id = str_of(user),
+                    .event_id = str_of(c->last[room]),
+                    .thread_id = dice(c, 3) ? STR_ABSENT : STR("main"),
+                    .data = STR("{\"ts\":5}")},
+    };
+    world_send(c->w, STREAM_RECEIPTS, MASTER, ++c->receipt, &row);
+}
+
+static void typing(struct crowd *c, unsigned room, const char *user)
+{
+    struct str who[] = {str_of(user)};
+    struct feed_row row = {
+        .typing = {.room_id = str_of(room_of(c->w, room)), .user_ids = who, .user_ids_count = dice(c, 2)}};
+    if (!dice(c, 12)) {
+        c->w->sink.reset(c->w->sink.arg, STREAM_TYPING, MASTER);
+        c->typing = 0;
+    }
+    world_send(c->w, STREAM_TYPING, MASTER, ++c->typing, &row);
+}
+
+static void ignore(struct crowd *c, const char *user, const char *whom)
+{
+    struct feed_row row = {.account_data = {.user_id = str_of(user), .type = STR("m.ignored_user_list")}};
+    static int64_t at = 200;
+    world_add(&c->w->ignored, user, whom, 0);
+    world_send(c->w, STREAM_ACCOUNT_DATA, MASTER, ++at, &row);
+}
+
+static void step(struct crowd *c)
+{
+    struct world *w = c->w;
+    unsigned room = dice(c, ROOMS);
+    const char *user = user_of(w, dice(c, USERS)), *other = user_of(w, dice(c, USERS));
+    switch (dice(c, 20)) {
+    case 0:
+        say(c, room, user, "m.room.topic", "", "{\"topic\":\"t\"}");
+        break;
+    case 1:
+        say(c, room, user, "m.room.member", user,
+            dice(c, 2) ? "{\"membership\":\"leave\"}" : "{\"membership\":\"join\",\"displayname\":\"n\"}");
+        break;
+    case 2:
+        say(c, room, user, "m.room.member", user, "{\"membership\":\"join\"}");
+        break;
+    case 3:
+        typing(c, room, user);
+        break;
+    case 4:
+    case 5:
+        receipt(c, room, user);
+        break;
+    case 6:
+        if (!dice(c, 4))
+            ignore(c, user, other);
+        break;
+    case 7:
+        say(c, room, user, "m.reaction", NULL,
+            "{\"m.relates_to\":{\"rel_type\":\"m.annotation\",\"event_id\":\"$e101\",\"key\":\"k\"}}");
+        break;
+    default:
+        say(c, room, dice(c, 4) ? user : "@far:y", "m.room.message", NULL,
+            "{\"body\":\"b\",\"msgtype\":\"m.text\"}");
+    }
+}
+
+static void begin(struct crowd *c, struct front *f, uint64_t seed)
+{
+    struct world *w = f->w;
+    *c = (struct crowd){.f = f, .w = w, .random = seed, .stream = 100, .receipt = 100};
+    int64_t at = 20;
+    for (unsigned i = 0; i < ROOMS; i++) {
+        at = world_room(w, room_of(w, i), at + 1, i % 3 ? "shared" : "joined", user_of(w, 0), user_of(w, 1),
+                        user_of(w, 2), user_of(w, 3), user_of(w, 4), NULL);
+        c->last[i] = world_text(w, "$hv%s", room_of(w, i));
+    }
+    assert_true(at <= 100);
+    for (unsigned i = 0; i < USERS * 2; i++)
+        c->readers[i] = (struct reader){.user = user_of(w, i / 2),
+                                        .filter = filters[i % 2 ? dice(c, FILTERS) : 1],
+                                        .state_after = i % 5 == 4};
+}
+
+static void everybody_polls(struct crowd *c)
+{
+    for (size_t i = 0; i < USERS * 2; i++) {
+        if (!c->readers[i].poll)
+            poll(c, &c->readers[i]);
+        harvest(c); /* initial syncs take turns */
+    }
+}
+
+static void test_crowds(void **state)
+{
+    struct front *f = *state;
+    struct crowd c;
+    int64_t shared = metric_get(M_sync_sections_shared), same = metric_get_l(M_sync_checked, "same"),
+            lacking = metric_get_l(M_sync_checked, "lacking");
+    for (uint64_t seed = 1; seed <= 12; seed++) {
+        if (seed > 1) {
+            front_free((struct front **)state);
+            f = *state = front_new();
+        }
+        begin(&c, f, seed);
+        everybody_polls(&c);
+        everybody_polls(&c);
+        for (int round = 0; round < 60; round++) {
+            unsigned steps = dice(&c, 4) ? 1 + dice(&c, 3) : 15;
+            for (unsigned i = 0; i < steps; i++)
+                step(&c);
+            world_burst_end(c.w);
+            harvest(&c);
+            for (size_t i = 0; i < USERS * 2; i++) {
+                if (!c.readers[i].poll && dice(&c, 5))
+                    poll(&c, &c.readers[i]);
+            }
+            harvest(&c);
+        }
+    }
+    shared = metric_get(M_sync_sections_shared) - shared;
+    same = metric_get_l(M_sync_checked, "same") - same;
+    lacking = metric_get_l(M_sync_checked, "lacking") - lacking;
+    printf("sections shared %lld, answers checked %lld, not checked %lld\n", (long long)shared,
+           (long long)same, (long long)lacking);
+    assert_true(shared > 500);
+    assert_true(same > 10 * lacking);
+}
+
+/* One message to a room of many: all but the first few take what those made. */
+static void test_one_message(void **state)
+{
+    struct front *f = *state;
+    struct crowd c;
+    begin(&c, f, 7);
+    c.lossless = true;
+    for (size_t i = 0; i < USERS * 2; i++) {
+        c.readers[i].filter = filters[1];
+        c.readers[i].state_after = false;
+    }
+    everybody_polls(&c);
+    everybody_polls(&c);
+    for (int i = 0; i < 3; i++) {
+        everybody_polls(&c);
+        int64_t before = metric_get(M_sync_sections_shared);
+        say(&c, 4, "@far:y", "m.room.message", NULL, "{\"body\":\"b\"}");
+        world_burst_end(c.w);
+        front_run(f);
+        for (size_t k = 0; k < 10; k++) { /* the sixth user is in no room */
+            assert_int_equal(c.readers[k].poll->answers, 1);
+            assert_has(c.readers[k].poll->body.p, world_text(c.w, "$e%d", (int)c.stream));
+        }
+        assert_int_equal(metric_get(M_sync_sections_shared) - before, 9);
+        harvest(&c);
+    }
+}
+
+#define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+int run_shared_tests(void)
+{
+    const struct CMUnitTest tests[] = {T(test_crowds), T(test_one_message)};
+    return cmocka_run_group_tests_name("shortcuts", tests, NULL, NULL);
+}
