@@ -47,7 +47,7 @@ static void message_after(struct house *h, const char *prev, const char *count)
     world_burst_end(w);
     house_run(h);
     if (count)
-        count_end(h, count);
+        count_end(count, h->n);
     house_expect_answers(h, id);
     before_last = last;
     last = id;
@@ -67,7 +67,7 @@ static void send_row(struct house *h, enum stream s, const struct feed_row *rows
     world_burst_end(w);
     house_run(h);
     if (count)
-        count_end(h, count);
+        count_end(count, h->n);
 }
 
 static void receipt(struct house *h, const char *type, const char *event, const char *count)
@@ -159,6 +159,8 @@ static void rooms(int devices, int joined, const char *delta, const char *poll)
 
 int main(void)
 {
+    heads(SMALL);
+    heads(LARGE);
     one_room(SMALL);
     one_room(LARGE);
     rooms(FEW, ROOMS_FEW, "message-3-rooms", "re-poll-3-rooms");
