@@ -75,6 +75,36 @@ def test_member_never_told() -> None:
     assert list(differences(*bodies))
 
 
+@pytest.mark.parametrize(
+    ("since", "own", "empties", "forgiven"),
+    [
+        (None, (), True, True),
+        (None, (), False, False),
+        ("s1_1", (1, 2), True, True),
+        ("s1_1", (1,), True, False),
+        ("s1_1", (), True, False),
+    ],
+)
+def test_member_forgotten_for_new_rooms(since: str | None, own: tuple[int, ...], empties: bool, forgiven: bool) -> None:
+    """Several rooms that are new empty the table in any order; then either side may tell again, once."""
+    for sides in (1, -1):
+        memory = Memory("@me:x", empties)
+        memory.ask(since)
+        body = {**room(member("$1")), "next_batch": {"room": "s7"}}
+        body["rooms"]["join"] |= room(number=2)["rooms"]["join"]
+        for number in own:
+            body["rooms"]["join"][f"!r{number}:x"]["state"]["events"].append(member(f"$own{number}", "@me:x"))
+        memory.note((body, body))
+        memory.ask("s7_1")
+        bodies = (room(), room(member("$1")))[::sides]
+        level_lazy(memory, *bodies)
+        assert (not list(differences(*bodies))) == forgiven
+        memory.note((room(member("$1")),) * 2)
+        bodies = (room(), room(member("$1")))[::sides]
+        level_lazy(memory, *bodies)
+        assert list(differences(*bodies))
+
+
 def test_two_events_of_a_member() -> None:
     """Where the ends of a timeline disagree on a member, one of both events being known does not make it missing."""
     memory = told(room(member("$1")), room(member("$2"), number=2))

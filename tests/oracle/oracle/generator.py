@@ -64,6 +64,7 @@ class Profile:
     rooms: int = 4
     together: float = 0.0
     polls: float = 0.04
+    crowds: float = 0.06
     after: float = 0.0
     presence: bool = False
     far: int = 0  # how many live at the second homeserver
@@ -89,7 +90,7 @@ PROFILES: dict[str, Profile] = {
         {**_times(1, _ROOMS, _TALK), **_times(4, _MEMBERS), "visibility": 4, "text": 20}, EAGER, rooms=5, made=0.05
     ),
     "e2ee": Profile({**_ALL, **_times(5, _E2EE), **_times(2, _MEMBERS)}, EAGER + LAZY[:2], made=0.05),
-    "presence": Profile({**_ALL, "presence": 12}, [{}, {"room": {"timeline": {"limit": 5}}}], made=0.0, presence=True),
+    "presence": Profile({**_ALL, "presence": 12}, [{}, {"room": {"timeline": {"limit": 5}}}], made=0.0, presence=True, crowds=0),
     "counts": Profile(
         {**_TALK, **_MEMBERS, "thread": 12, "mention": 8, "receipt": 20, "markers": 3, "push": 4, "ignore": 1, "redact": 5},
         [{"room": {"timeline": {"limit": limit, "unread_thread_notifications": limit < 9}}} for limit in (1, 4, 10)],
@@ -98,11 +99,24 @@ PROFILES: dict[str, Profile] = {
     ),
     "old": Profile(_ALL, EAGER, versions=OLD_VERSIONS),
     "after": Profile(_ALL, EAGER + LAZY[-2:], after=0.9, together=0.1),
+    # Many wait in the same rooms, mostly with the same filters.
+    "crowd": Profile(
+        {**_times(1, _TALK, _ROOMS, _PRIVATE), "create": 1, "join": 2, "invite": 1, "leave": 0.5, "ban": 0.3, "ignore": 2},
+        [*EAGER[:2], LAZY[0], LAZY[0], LAZY[0], LAZY[1]],
+        made=0.05,
+        lazy_made=True,
+        rooms=2,
+        crowds=0.5,
+    ),
 }
 # What needs a second homeserver. Whatever comes from there may come at any moment: nobody waits for it in a poll.
 FEDERATED: dict[str, Profile] = {
     "far": Profile(
-        {**_times(1, _TALK, _ROOMS, _PRIVATE, _E2EE), **_times(2, _MEMBERS), "backfill": 2, "space": 1}, EAGER, polls=0, far=2
+        {**_times(1, _TALK, _ROOMS, _PRIVATE, _E2EE), **_times(2, _MEMBERS), "backfill": 2, "space": 1},
+        EAGER,
+        polls=0,
+        crowds=0,
+        far=2,
     ),
     "far-lazy": Profile(
         {**_times(1, _TALK, _ROOMS, _PRIVATE), **_times(2, _MEMBERS), "create": 0, "backfill": 2},
@@ -111,9 +125,12 @@ FEDERATED: dict[str, Profile] = {
         lazy_made=True,
         rooms=1,
         polls=0,
+        crowds=0,
         far=3,
     ),
-    "far-forks": Profile({**_times(1, _TALK, _ROOMS, _PRIVATE), **_times(2, _MEMBERS)}, EAGER, polls=0, together=0.4, far=2),
+    "far-forks": Profile(
+        {**_times(1, _TALK, _ROOMS, _PRIVATE), **_times(2, _MEMBERS)}, EAGER, polls=0, crowds=0, together=0.4, far=2
+    ),
 }
 FAR_NAMES = ["rob", "sue", "tom"]
 
@@ -781,6 +798,19 @@ class Generator:
         if inner:
             self.add("poll", who=device, filter=chosen, query={"timeout": 1500}, steps=inner, **{"as": self.new("t")})
 
+    def crowd(self) -> None:
+        """Several devices wait, and something happens that many of them see."""
+        asks = [
+            {"who": device, "filter": self.filter(device)}
+            for device in self.random.sample(self.devices, min(len(self.devices), self.random.randint(2, 7)))
+        ]
+        kept, self.steps = self.steps, []
+        kinds = ["text"] * 3 + ["mention", "thread", "edit", "react", "redact", "topic", "receipt", "typing", "own_profile"]
+        self.actions[self.pick(kinds)]()
+        inner, self.steps = self.steps[:1], kept
+        if inner:
+            self.add("crowd", asks=asks, query={"timeout": 3000}, steps=inner)
+
     # -- the whole -------------------------------------------------------------------------------
 
     def act(self) -> None:
@@ -819,6 +849,9 @@ class Generator:
                 self.act()
             if self.chance(self.profile.polls):
                 self.poll()
+            if self.chance(self.profile.crowds):
+                for _ in range(self.random.randint(1, 2)):
+                    self.crowd()
             for _ in range(self.random.randint(2, 5)):
                 self.ask()
         return self.script

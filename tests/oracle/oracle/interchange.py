@@ -233,7 +233,7 @@ class InterchangeContext(Context):
     def stir(self) -> None:
         """Something is about to be written: nothing to do, nothing is waited for."""
 
-    def servers(self, action: str) -> str:
+    def found_at(self, action: str) -> str:
         """Return where else a room may be found: nowhere, there is one homeserver."""
         return ""
 
@@ -396,6 +396,19 @@ class Interchange(Executor):
             for inner in step["steps"]:
                 self.step(inner)
         finally:
+            for poll in polls:
+                poll.result()
+
+    def do_crowd(self, step: Step) -> None:
+        """Several wait, and something happens meanwhile."""
+        pairs = [self.pairs[ask["who"]] for ask in step["asks"] if ask["who"] in self.pairs]
+        title = f"line {self.at + 1}, a crowd of {len(pairs)}"
+        sides = [side for pair in pairs for side in pair.sides]
+        with concurrent.futures.ThreadPoolExecutor(max(1, len(sides))) as pool:
+            polls = [pool.submit(side.ask, title, 1500 if side.model.next_batch else 0) for side in sides]
+            time.sleep(0.1)
+            for inner in step["steps"]:
+                self.step(inner)
             for poll in polls:
                 poll.result()
 

@@ -8,6 +8,10 @@ the event of whichever room came last, and the next answer leaves out that room'
 may differ in exactly these: a member event in `state` of someone whom this device knows from several rooms, where the
 server that leaves it out has told the device that very event before.
 
+Before 1.163 each room that is new to the client empties the table. Of several in one answer (a first one, for example) the
+last decides what of all that was told by then is remembered, and which that is, is up to the order. Until such an event
+is told again either server may tell it again.
+
 When a device comes with a token beyond every one that Chappe gave it, Chappe forgets what it told the device (src/sync/ll.c:
 an answer may have been lost at another server), and Synapse does not. What both had told by then Chappe may tell again.
 When it comes with a token from before an answer, Chappe tells again which memberships changed since then (src/sync/state.c:
@@ -26,7 +30,11 @@ _STATES = ("state", "state_after", "org.matrix.msc4222.state_after")
 class Memory:
     """What each of two servers has told one device: the ids of member events, and rooms of each user."""
 
-    def __init__(self) -> None:
+    def __init__(self, user_id: str = "", empties: bool = True) -> None:
+        """`empties`: new rooms empty the table."""
+        self.user_id, self.empties = user_id, empties
+        self.since: str | None = None
+        self.unsure: set[str] = set()  # what either side may have forgotten
         self.told: tuple[set[str], set[str]] = (set(), set())
         self.rooms: dict[str, set[str]] = {}
         self.given = (0, 0)  # the newest of the subject's tokens: its least and its greatest position
@@ -36,6 +44,7 @@ class Memory:
 
     def ask(self, since: str | None) -> None:
         """Take note of the token with which the device asks."""
+        self.since = since
         if since is not None and any(asked > given for asked, given in zip(positions(since), self.given)):
             self.again |= self.told[0] & self.told[1]
         self.beyond = {event for event, at in self.newest.items() if since is not None and at > positions(since)[1]}
@@ -50,12 +59,22 @@ class Memory:
                 if body is bodies[1]:
                     self.newest[str(event.get("event_id"))] = given[1]
                 self.rooms.setdefault(str(event.get("state_key")), set()).add(room_id)
+        self.unsure -= set.intersection(*({str(event.get("event_id")) for _, event in _members(body)} for body in bodies))
+        if self.empties and len(self._new_rooms(bodies)) > 1:
+            self.unsure |= self.told[0] | self.told[1]
+
+    def _new_rooms(self, bodies: tuple[Json, Json]) -> set[str]:
+        """Return the rooms that may be new to the client: on a first answer all, later those with the own membership."""
+        if self.since is None:
+            return {room for body in bodies for kind in ("join", "leave") for room in body.get("rooms", {}).get(kind, {})}
+        return {room for body in bodies for room, event in _members(body) if event.get("state_key") == self.user_id}
 
 
 def level_lazy(memory: Memory, reference: Json, subject: Json) -> set[str]:
     """Drop from two normalised answers the members on which right servers may differ; return whose they were."""
     bodies = (reference, subject)
-    before = tuple(set(told) for told in memory.told)
+    before = tuple(told | memory.unsure for told in memory.told)
+    unsure = set(memory.unsure)
     memory.note(bodies)
     loose: set[str] = set()
     for section in ("join", "leave"):
@@ -63,7 +82,7 @@ def level_lazy(memory: Memory, reference: Json, subject: Json) -> set[str]:
         for room_id in rooms[0].keys() & rooms[1].keys():
             for key in _STATES:
                 parts = [side[room_id].get(key, {}) for side in rooms]
-                users = _level(memory, before, parts)
+                users = _level(memory, before, unsure, parts)
                 loose |= users
                 if users:
                     _level_summary(*(side[room_id] for side in rooms))
@@ -78,7 +97,7 @@ def _level_summary(*rooms: Json) -> None:
             room["summary"] = {}
 
 
-def _level(memory: Memory, before: tuple[set[str], ...], parts: list[Json]) -> set[str]:
+def _level(memory: Memory, before: tuple[set[str], ...], unsure: set[str], parts: list[Json]) -> set[str]:
     users = [{event["state_key"] for event in part.get("events", []) if _is_member(event)} for part in parts]
     loose: set[str] = set()
     for index, part in enumerate(parts):
@@ -88,7 +107,7 @@ def _level(memory: Memory, before: tuple[set[str], ...], parts: list[Json]) -> s
             if not _is_member(event) or event["state_key"] in users[other] or event["event_id"] not in before[other]:
                 continue
             several = len(memory.rooms.get(event["state_key"], ())) > 1
-            if several or (index == 1 and event["event_id"] in memory.again | memory.beyond):
+            if several or event["event_id"] in unsure or (index == 1 and event["event_id"] in memory.again | memory.beyond):
                 part["events"].remove(event)
                 loose.add(event["state_key"])
     return loose

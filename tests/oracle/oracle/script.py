@@ -220,7 +220,7 @@ class Executor:
             body["reason"] = step["reason"]
         room, action = self.real(step["room"]), step["action"]
         path = f"/{action}/{quote(room)}" if action in ("join", "knock") else f"/rooms/{quote(room)}/{action}"
-        self.write(step, "POST", path + self.context.servers(action), body)
+        self.write(step, "POST", path + self.context.found_at(action), body)
         self.context.whole(room)
         if "as" in step:
             device = self.device(step["who"])
@@ -298,9 +298,28 @@ class Executor:
         device = self.device(step["who"])
         query = self.query(device, step)
         query.pop("since", None)
-        self.poll(device, self.title(step), query, lambda: [self.step(inner) for inner in step["steps"]])
+        self.poll([(device, query)], self.title(step), lambda: [self.step(inner) for inner in step["steps"]])
         if "as" in step and device.since is not None:
             self.names[step["as"]] = device.since
+
+    def do_crowd(self, step: Step) -> None:
+        """Let several devices wait, and carry out a step: asks (each with who and filter), query, steps."""
+        there = [ask for ask in step["asks"] if ask["who"] in self.devices and self._has_filter(ask)]
+        if not there:
+            raise Missing("anybody")
+        asked = []
+        for ask in there:
+            query = self.query(self.device(ask["who"]), {**ask, "query": step["query"]})
+            asked.append((self.device(ask["who"]), query))
+        title = f"line {self.at + 1}, a crowd of {len(asked)}"
+        self.poll(asked, title, lambda: [self.step(inner) for inner in step["steps"]])
+
+    def _has_filter(self, ask: Step) -> bool:
+        try:
+            self.query(self.device(ask["who"]), ask)
+        except Missing:
+            return False
+        return True
 
     def title(self, step: Step) -> str:
         """Name a question in a report."""
@@ -328,6 +347,6 @@ class Executor:
         # An answer may be an error that both agree on.
         device.since = answers[self.context.turn % 2].get("next_batch", device.since)
 
-    def poll(self, device: Device, title: str, query: Json, action: Callable[[], object]) -> None:
-        """Park a long poll at both servers, act, and compare what they were woken with."""
-        self.context.poll(device, title, action, **query)
+    def poll(self, asked: list[tuple[Device, Json]], title: str, action: Callable[[], object]) -> None:
+        """Park long polls at both servers, act, and compare what they were woken with."""
+        self.context.poll(asked, title, action)

@@ -167,8 +167,12 @@ def _simpler(step: Step) -> Iterator[Step]:
     """Yield simpler forms of a step; each is tried alone."""
     if step.get("filter") not in (None, {}) and step["do"] in ("sync", "poll"):
         yield {**step, "filter": {"presence": {"types": []}}}
+    if step["do"] == "crowd":
+        for ask in step["asks"]:
+            yield {**step, "asks": [other for other in step["asks"] if other is not ask]}
+        yield {**step, "asks": [{"who": ask["who"], "filter": {"presence": {"types": []}}} for ask in step["asks"]]}
     for field in ("query", "reason", "message", "thread"):
-        if field in step and step["do"] != "poll":
+        if field in step and step["do"] not in ("poll", "crowd"):
             yield {key: value for key, value in step.items() if key != field}
     if step["do"] == "create":
         yield {**step, "options": {}}
