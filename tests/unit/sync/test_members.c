@@ -170,6 +170,17 @@ static void test_was_elsewhere(void **state)
     assert_hasnt(compute(w, "@me:x", "D", LAZY, &next, NULL, NULL), "$join@b:x!r:x");
 }
 
+/* A user without a device may be several clients: none is taken to have what another was told. */
+static void test_without_device(void **state)
+{
+    struct world *w = *state;
+    struct stream_token next = *model_now(w->m);
+    for (int i = 0; i < 3; i++) {
+        SAY(w, {.id = world_text(w, "$m%d", i), .sender = "@b:x"});
+        assert_has(compute(w, "@me:x", NULL, LAZY, &next, NULL, &next), "$join@b:x!r:x");
+    }
+}
+
 /* Who has left by an event that stands in the state has left too, which Synapse
  * knows by chance only. */
 static void test_left_by_state(void **state)
@@ -278,6 +289,7 @@ int run_member_tests(void)
         T(test_first_of_timeline),
         T(test_least_recently_used),
         T(test_was_elsewhere),
+        T(test_without_device),
         T(test_left_by_state),
         T(test_came_and_went),
         cmocka_unit_test_setup_teardown(test_excluded_rooms, setup_settings, teardown),
