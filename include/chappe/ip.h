@@ -23,8 +23,8 @@ bool ip_in_ranges(const struct ip_range *v, size_t n, struct str ip);
 /*
  * Where requests on a peer's behalf may go (Synapse 1.157, config/server.py: ip_range_blocklist,
  * ip_range_allowlist): the allowlist wins; otherwise a blocked range, 0.0.0.0 and :: are refused. An IPv6
- * address that carries an IPv4 one (compatible, mapped, translated, 6to4, NAT64, Teredo's client) is judged
- * by both.
+ * address that carries an IPv4 one (compatible, mapped, translated, 6to4, NAT64, ISATAP, Teredo's server and
+ * client) is judged by all of them.
  */
 struct ip_policy {
     const struct ip_range *block, *allow;

@@ -6,7 +6,7 @@
  * An IPv6 address can smuggle an IPv4 one past a list of IPv4 ranges, in more ways than one: each form whose
  * IPv4 address a router on the way may reach is taken apart and both addresses must be permitted.
  * Synapse 1.157 covers compatible, mapped and 6to4 addresses by adding ranges to its list; the others are
- * ours.
+ * ours. Not seen through: a NAT64 prefix that an operator took from his own addresses, which only he knows.
  */
 #include "chappe/ip.h"
 
@@ -14,7 +14,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-enum { EMBEDDED_MAX = 2 };
+enum { EMBEDDED_MAX = 6 };
 
 int ip_range_parse(struct str s, struct ip_range *out)
 {
@@ -78,6 +78,26 @@ bool ip_in_ranges(const struct ip_range *v, size_t n, struct str ip)
     return a.v6 && memcmp(a.bytes, MAPPED, sizeof MAPPED) == 0 && ranges_have(v, n, a.bytes + 12, false);
 }
 
+/*
+ * 64:ff9b:1::/48 is NAT64's for networks of one's own (RFC 8215): where in it the IPv4 address stands depends
+ * on how long a prefix the network has chosen (RFC 6052: 48, 56, 64 or 96 bits; byte 8 is always zero, and so
+ * is what follows the address). Every reading counts that has these zeros; one that is 0.0.0.0 is no reading.
+ */
+static size_t nat64_local(const unsigned char *b, unsigned char out[EMBEDDED_MAX][4])
+{
+    static const unsigned char zero[16],
+        places[4][4] = {{6, 7, 9, 10}, {7, 9, 10, 11}, {9, 10, 11, 12}, {12, 13, 14, 15}};
+    size_t n = 0;
+
+    for (size_t i = 0; i < 4; i++) {
+        const unsigned char *at = places[i];
+        unsigned char four[4] = {b[at[0]], b[at[1]], b[at[2]], b[at[3]]};
+        if (memcmp(b + at[3] + 1, zero, 15 - at[3]) == 0 && memcmp(four, zero, 4) != 0)
+            memcpy(out[n++], four, 4);
+    }
+    return n;
+}
+
 /* The IPv4 addresses that an IPv6 address may stand for; how many. */
 static size_t embedded(const unsigned char *b, unsigned char out[EMBEDDED_MAX][4])
 {
@@ -86,8 +106,10 @@ static size_t embedded(const unsigned char *b, unsigned char out[EMBEDDED_MAX][4
     size_t n = 0;
 
     if (memcmp(b, zero, 12) == 0 || memcmp(b, MAPPED, 12) == 0 || memcmp(b, translated, 12) == 0 ||
-        memcmp(b, nat64, 12) == 0 || (memcmp(b, nat64, 4) == 0 && b[4] == 0 && b[5] == 1)) {
+        memcmp(b, nat64, 12) == 0) {
         memcpy(out[n++], b + 12, 4);
+    } else if (memcmp(b, nat64, 4) == 0 && b[4] == 0 && b[5] == 1) {
+        n = nat64_local(b, out);
     } else if (b[0] == 0x20 && b[1] == 0x02) { /* 6to4 */
         memcpy(out[n++], b + 2, 4);
     } else if (b[0] == 0x20 && b[1] == 0x01 && b[2] == 0 &&
@@ -97,6 +119,9 @@ static size_t embedded(const unsigned char *b, unsigned char out[EMBEDDED_MAX][4
             out[n][i] = (unsigned char)~b[12 + i];
         n++;
     }
+    /* ISATAP: an interface identifier, below any prefix. */
+    if ((b[8] & 0xfc) == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe)
+        memcpy(out[n++], b + 12, 4);
     return n;
 }
 

@@ -29,7 +29,19 @@ static void test_policy(void **state)
         {"2002:c000:0201::1", true},
         {"64:ff9b::10.1.2.3", false},
         {"64:ff9b::192.0.2.1", true},
+        {"64:ff9b::10.9.9.9", true},
         {"64:ff9b:1::10.1.2.3", false},
+        {"64:ff9b:1::192.0.2.1", true},
+        {"64:ff9b:1:a01:2:300::", false},       /* a prefix of 48 bits */
+        {"64:ff9b:1:c000:2:100::", true},       /* the same with 192.0.2.1 */
+        {"64:ff9b:1:ab0a:1:203::", false},      /* of 56 */
+        {"64:ff9b:1:abcd:a:102:300:0", false},  /* of 64 */
+        {"64:ff9b:1:abcd:c0:2:100:0", true},    /* 192.0.2.1 */
+        {"64:ff9b:1:abcd::10.1.2.3", false},    /* of 96 */
+        {"2001:db8::5efe:10.1.2.3", false},     /* ISATAP */
+        {"2001:db8::200:5efe:10.1.2.3", false}, /* the same, of a globally unique address */
+        {"2001:db8::5efe:192.0.2.1", true},
+        {"2001:db8::10.1.2.3", true},             /* digits alone are no such thing */
         {"2001:0:a01:203::f5fe:fdfc", false},     /* Teredo: the server is 10.1.2.3 */
         {"2001:0:c000:201:0:0:f5fe:fdfc", false}, /* Teredo: the client is */
         {"2001:0:c000:201:0:0:3fff:fdfe", true},
