@@ -74,7 +74,8 @@ static double seconds(clockid_t clock)
 int main(int argc, char **argv)
 {
     struct run r = {.window = argc > 3 ? strtol(argv[3], NULL, 10) : 512};
-    struct httpc_options options = {.calls_max = 4096, .host_connections_max = 256, .connections_max = 2048};
+    struct httpc_options options = {
+        .calls_max = 4096, .host_connections_max = 256, .connections_max = 2048, .alike = true};
     uv_loop_t loop;
     struct err e;
     double begun, cpu;

@@ -47,6 +47,7 @@ struct httpc_options {
         *policy;           /* borrowed; NULL: any address. Checked on the address being connected to. */
     struct str user_agent; /* copied */
     bool quiet;            /* the caller logs failures itself */
+    bool alike; /* requests differ in URL, address and body alone: handles are used again, which is cheaper */
 };
 typedef void httpc_done_fn(void *arg, const struct httpc_res *res);
 /* options NULL: what suits a few neighbours (replication, introspection). */

@@ -15,6 +15,10 @@
  * are ignored: replication traffic carries a secret and goes to a neighbour. Copies of headers and bodies are
  * overwritten before they are freed.
  *
+ * A handle costs a fifth of a request to make, fill and free. A client whose requests are alike (`alike`,
+ * push gateways) keeps handles that have ended, with the options that do not differ from one request to the
+ * next: the text of those options is the handle's shape, and one of another shape is never used.
+ *
  * A client for addresses that strangers name (push gateways) gets a policy: it is asked with the very address
  * that curl is about to connect to, so a name that resolves differently a moment later gains nothing.
  */
@@ -25,6 +29,8 @@
 #include "chappe/metrics.h"
 
 #include <curl/curl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <strings.h>
@@ -38,18 +44,26 @@ enum {
     TOTAL_CONNECTIONS_MAX = 256,
     IDLE_CONNECTIONS_MAX = 32,
     STREAMS_MAX = 1000, /* on one HTTP/2 connection, if the peer allows as many */
+    KEPT_MAX = 512,     /* handles */
+    KEPT_BYTES = 4096,  /* of an answer's buffer */
+    SHAPE_BYTES_MAX = 4096,
     RESPONSE_HEADER_BYTES_MAX = 64 * 1024,
     RESPONSE_BYTES_DEFAULT = 1024 * 1024,
     CONNECT_TIMEOUT_DEFAULT_MS = 2000,
     TIMEOUT_DEFAULT_MS = 10000,
     RETRY_AFTER_MAX_S = 86400,
+    UNACKNOWLEDGED_MAX_MS = 30000, /* a connection whose peer says nothing to this is no more */
+    KEEPALIVE_IDLE_S = 30,
+    KEEPALIVE_INTERVAL_S = 10,
+    KEEPALIVE_PROBES = 3,
     LOG_INTERVAL_MS = 5000
 };
 
 struct call {
     struct call *prev, *next;
     struct httpc *client;
-    CURL *easy; /* NULL when it failed before curl saw it */
+    CURL *easy;       /* NULL when it failed before curl saw it */
+    struct buf shape; /* what its options are for; empty: it is not to be kept */
     struct curl_slist *headers;
     char *body;
     struct buf response;
@@ -73,12 +87,14 @@ struct httpc {
     uv_idle_t idle; /* active while ended is not empty and nobody is emptying it */
     int handles;
     size_t calls;
-    struct call_list active, ended;
+    struct call_list active, ended, kept;
+    size_t kept_n;
     int64_t logged_ms;
     size_t calls_max;
     const struct ip_policy *policy;
     char *user_agent;
-    bool delivering, stopping, quiet;
+    struct buf shape; /* of the request that is being made */
+    bool delivering, stopping, quiet, alike;
 };
 
 /* One watched socket; lives until its handle is closed. */
@@ -119,6 +135,9 @@ static void call_free(struct call *x)
 {
     if (x->easy)
         curl_easy_cleanup(x->easy);
+    if (x->shape.p)
+        explicit_bzero(x->shape.p, x->shape.n);
+    buf_fini(&x->shape);
     for (struct curl_slist *h = x->headers; h; h = h->next)
         explicit_bzero(h->data, strlen(h->data));
     curl_slist_free_all(x->headers);
@@ -128,6 +147,56 @@ static void call_free(struct call *x)
         explicit_bzero(x->response.p, x->response.n);
     buf_fini(&x->response);
     free(x);
+}
+
+/* A transfer that has ended leaves its handle for the next one of the same shape. */
+static bool call_keep(struct call *x)
+{
+    struct httpc *c = x->client;
+
+    if (c->stopping || x->shape.n == 0 || !x->easy)
+        return false;
+    if (c->kept_n == KEPT_MAX) {
+        struct call *oldest = list_first(&c->kept);
+        list_remove(oldest);
+        call_free(oldest);
+        c->kept_n--;
+    }
+    if (x->body) /* this option makes it a POST */
+        curl_easy_setopt(x->easy, CURLOPT_POSTFIELDS, NULL);
+    if (x->resolve) {
+        curl_easy_setopt(x->easy, CURLOPT_RESOLVE, NULL);
+        curl_slist_free_all(x->resolve);
+        x->resolve = NULL;
+    }
+    secret_free(&x->body);
+    if (x->response.p)
+        explicit_bzero(x->response.p, x->response.n);
+    if (x->response.cap > KEPT_BYTES) {
+        size_t max = x->response.max;
+        buf_fini(&x->response);
+        buf_init(&x->response, max);
+    }
+    c->kept_n++;
+    list_append(&c->kept, x);
+    return true;
+}
+
+/* The handle that was kept last, if it is of this shape. */
+static struct call *call_again(struct httpc *c, struct str shape)
+{
+    struct call *x = c->kept.head.prev;
+
+    if (x == &c->kept.head || !str_eq(buf_str(&x->shape), shape))
+        return NULL;
+    list_remove(x);
+    c->kept_n--;
+    buf_reset(&x->response);
+    x->server[0] = '\0';
+    x->header_bytes = 0;
+    x->headers_too_large = x->forbidden = false;
+    x->err = x->status = 0;
+    return x;
 }
 
 static void deliver(struct call *x)
@@ -144,7 +213,8 @@ static void deliver(struct call *x)
             res.server = str_of(x->server);
     }
     x->done(x->arg, &res);
-    call_free(x);
+    if (!call_keep(x))
+        call_free(x);
 }
 
 static void deliver_all(struct httpc *c)
@@ -377,11 +447,9 @@ static bool has_control(struct str s)
     return false;
 }
 
-/* Adds "name: value", or -ERR_PARSE when a byte in it would end the line. */
-static int header_add(struct call *x, struct str name, struct str value)
+/* Adds "name: value". */
+static void header_add(struct call *x, struct str name, struct str value)
 {
-    if (name.n == 0 || has_control(name) || has_control(value))
-        return -ERR_PARSE;
     struct buf line;
     buf_init(&line, name.n + value.n + 8);
     buf_put(&line, name);
@@ -394,15 +462,24 @@ static int header_add(struct call *x, struct str name, struct str value)
     x->headers = all;
     explicit_bzero(line.p, line.n);
     buf_fini(&line);
-    return 0;
+}
+
+static bool has_body(const struct httpc_req *req)
+{
+    return !str_absent(req->body) || strcmp(req->method, "POST") == 0;
+}
+
+static void set_body(struct call *x, const struct httpc_req *req)
+{
+    x->body = xstrndup(str_absent(req->body) ? STR("") : req->body);
+    curl_easy_setopt(x->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)req->body.n);
+    curl_easy_setopt(x->easy, CURLOPT_POSTFIELDS, x->body);
 }
 
 static void set_method(struct call *x, const struct httpc_req *req)
 {
-    if (!str_absent(req->body) || strcmp(req->method, "POST") == 0) {
-        x->body = xstrndup(str_absent(req->body) ? STR("") : req->body);
-        curl_easy_setopt(x->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)req->body.n);
-        curl_easy_setopt(x->easy, CURLOPT_POSTFIELDS, x->body);
+    if (has_body(req)) {
+        set_body(x, req);
         curl_easy_setopt(x->easy, CURLOPT_POST, 1L);
     } else if (strcmp(req->method, "HEAD") == 0) {
         curl_easy_setopt(x->easy, CURLOPT_NOBODY, 1L);
@@ -435,6 +512,23 @@ static void set_limits(struct call *x, const struct httpc_req *req)
     curl_easy_setopt(x->easy, CURLOPT_NOPROGRESS, 1L);
 }
 
+/* A peer whose machine died, or a firewall that forgot us, says nothing: without this the connection, and
+ * with HTTP/2 every later request to that peer, would hang on it until TCP gives up, after a quarter of an
+ * hour. */
+static void notice_silence(int fd)
+{
+    static const struct {
+        int level, name, value;
+    } options[] = {{IPPROTO_TCP, TCP_USER_TIMEOUT, UNACKNOWLEDGED_MAX_MS},
+                   {SOL_SOCKET, SO_KEEPALIVE, 1},
+                   {IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S},
+                   {IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S},
+                   {IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES}};
+
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++)
+        (void)setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof options[i].value);
+}
+
 /* The address is final here: what is permitted is what is connected to. */
 static curl_socket_t open_cb(void *arg, curlsocktype purpose, struct curl_sockaddr *to)
 {
@@ -445,7 +539,10 @@ static curl_socket_t open_cb(void *arg, curlsocktype purpose, struct curl_sockad
         x->forbidden = true;
         return CURL_SOCKET_BAD;
     }
-    return socket(to->family, to->socktype | SOCK_CLOEXEC, to->protocol);
+    int fd = socket(to->family, to->socktype | SOCK_CLOEXEC, to->protocol);
+    if (fd >= 0 && to->family != AF_UNIX)
+        notice_silence(fd);
+    return fd;
 }
 
 /* OpenSSL's own variables, which libcurl does not look at: a private authority that Synapse's pushers are
@@ -471,16 +568,28 @@ static void set_route(struct call *x, const struct httpc_req *req)
         curl_easy_setopt(x->easy, CURLOPT_NOPROXY, "");
         free(proxy);
     }
-    if (!str_absent(req->resolve)) {
-        char *line = xstrndup(req->resolve);
-        x->resolve = curl_slist_append(NULL, line);
-        free(line);
-        ASSERT(x->resolve);
-        curl_easy_setopt(x->easy, CURLOPT_RESOLVE, x->resolve);
-    }
 }
 
-static int call_prepare(struct call *x, const struct httpc_req *req)
+static void set_address(struct call *x, const struct httpc_req *req)
+{
+    if (str_absent(req->resolve))
+        return;
+    char *line = xstrndup(req->resolve);
+    x->resolve = curl_slist_append(NULL, line);
+    free(line);
+    ASSERT(x->resolve);
+    curl_easy_setopt(x->easy, CURLOPT_RESOLVE, x->resolve);
+}
+
+static CURLcode set_url(struct call *x, struct str url)
+{
+    char *text = xstrndup(url);
+    CURLcode code = curl_easy_setopt(x->easy, CURLOPT_URL, text);
+    free(text);
+    return code;
+}
+
+static int check(const struct httpc_req *req)
 {
     if (req->url.n == 0 || has_control(req->url) || has_control(req->unix_path) ||
         (!str_absent(req->unix_path) && req->unix_path.n == 0))
@@ -489,11 +598,35 @@ static int call_prepare(struct call *x, const struct httpc_req *req)
         return -ERR_PARSE;
     if (has_control(req->proxy) || has_control(req->resolve))
         return -ERR_PARSE;
-    int err = header_add(x, STR("User-Agent"), str_of(x->client->user_agent));
-    for (size_t i = 0; i < req->headers_count && err == 0; i++)
-        err = header_add(x, req->headers[i].name, req->headers[i].value);
-    if (err < 0)
-        return err;
+    for (size_t i = 0; i < req->headers_count; i++)
+        if (req->headers[i].name.n == 0 || has_control(req->headers[i].name) ||
+            has_control(req->headers[i].value)) /* it would end the line */
+            return -ERR_PARSE;
+    return 0;
+}
+
+/* What all a handle's options say but URL, address and body; without bytes that could end one of the parts.
+ */
+static void shape_put(struct buf *b, const struct httpc_req *req)
+{
+    buf_printf(b, "%s %d %d %zu %d %d\n", req->method, req->connect_timeout_ms, req->timeout_ms,
+               req->response_bytes_max, req->http2_prior_knowledge, has_body(req));
+    buf_put(b, req->unix_path);
+    buf_putc(b, '\n');
+    buf_put(b, req->proxy);
+    for (size_t i = 0; i < req->headers_count; i++) {
+        buf_putc(b, '\n');
+        buf_put(b, req->headers[i].name);
+        buf_putc(b, ':');
+        buf_put(b, req->headers[i].value);
+    }
+}
+
+static int call_prepare(struct call *x, const struct httpc_req *req)
+{
+    header_add(x, STR("User-Agent"), str_of(x->client->user_agent));
+    for (size_t i = 0; i < req->headers_count; i++)
+        header_add(x, req->headers[i].name, req->headers[i].value);
     /* No "Expect: 100-continue" before larger bodies: it costs a round trip and some servers ignore it. */
     struct curl_slist *all = curl_slist_append(x->headers, "Expect:");
     x->easy = curl_easy_init();
@@ -502,10 +635,9 @@ static int call_prepare(struct call *x, const struct httpc_req *req)
     set_limits(x, req);
     set_method(x, req);
     set_route(x, req);
+    set_address(x, req);
     set_trust(x);
-    char *url = xstrndup(req->url);
-    CURLcode code = curl_easy_setopt(x->easy, CURLOPT_URL, url);
-    free(url);
+    CURLcode code = set_url(x, req->url);
     if (!str_absent(req->unix_path)) {
         char *path = xstrndup(req->unix_path);
         curl_easy_setopt(x->easy, CURLOPT_UNIX_SOCKET_PATH, path);
@@ -525,18 +657,46 @@ static int call_prepare(struct call *x, const struct httpc_req *req)
     return code == CURLE_OK ? 0 : -ERR_NOMEM;
 }
 
+/* A handle of the same shape, or a new one; *err when the request cannot be made. */
+static struct call *call_make(struct httpc *c, const struct httpc_req *req, int *err)
+{
+    struct call *x;
+
+    if (*err == 0)
+        *err = check(req);
+    if (c->alike && *err == 0) {
+        buf_reset(&c->shape);
+        shape_put(&c->shape, req);
+        x = c->shape.failed ? NULL : call_again(c, buf_str(&c->shape));
+        if (x) {
+            if (has_body(req))
+                set_body(x, req);
+            set_address(x, req);
+            *err = set_url(x, req->url) == CURLE_OK ? 0 : -ERR_NOMEM;
+            return x;
+        }
+    }
+    x = xcalloc(1, sizeof *x);
+    x->client = c;
+    buf_init(&x->shape, SHAPE_BYTES_MAX);
+    if (*err == 0)
+        *err = call_prepare(x, req);
+    if (*err == 0 && c->alike && !c->shape.failed)
+        buf_put(&x->shape, buf_str(&c->shape));
+    return x;
+}
+
 void httpc_send(struct httpc *c, const struct httpc_req *req, httpc_done_fn *done, void *arg)
 {
-    struct call *x = xcalloc(1, sizeof *x);
-    x->client = c;
+    bool full = c->calls >= c->calls_max;
+    int err = c->stopping ? -ERR_SHUTDOWN : full ? -ERR_LIMIT : 0;
+    struct call *x = call_make(c, req, &err);
     x->done = done;
     x->arg = arg;
     x->retry_after_ms = -1;
-    bool full = c->calls >= c->calls_max;
     c->calls++;
     metric_add(M_httpc_requests, 1);
     metric_set(M_httpc_pending, (int64_t)c->calls);
-    int err = c->stopping ? -ERR_SHUTDOWN : full ? -ERR_LIMIT : call_prepare(x, req);
     if (err == 0 && curl_multi_add_handle(c->multi, x->easy) != CURLM_OK)
         err = -ERR_IO;
     if (err < 0) {
@@ -576,9 +736,12 @@ int httpc_start(struct httpc **out, struct uv_loop_s *loop, const struct httpc_o
     c->calls_max = o->calls_max;
     c->policy = o->policy;
     c->quiet = o->quiet;
+    c->alike = o->alike;
+    buf_init(&c->shape, SHAPE_BYTES_MAX);
     c->user_agent = xstrndup(o->user_agent.n ? o->user_agent : STR("chappe/" CHAPPE_VERSION));
     list_init(&c->active);
     list_init(&c->ended);
+    list_init(&c->kept);
     uv_timer_init(loop, &c->timer);
     uv_idle_init(loop, &c->idle);
     c->timer.data = c->idle.data = c;
@@ -620,6 +783,13 @@ void httpc_stop(struct httpc **cp)
         x->err = -ERR_SHUTDOWN;
         deliver(x);
     }
+    for (struct call *x; (x = list_first(&c->kept));) {
+        list_remove(x);
+        call_free(x);
+    }
+    if (c->shape.p)
+        explicit_bzero(c->shape.p, c->shape.n);
+    buf_fini(&c->shape);
     curl_multi_cleanup(c->multi);
     c->multi = NULL;
     uv_timer_stop(&c->timer);

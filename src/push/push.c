@@ -258,6 +258,7 @@ static int http_start(struct push *p, struct err *e)
         .policy = &p->policy,
         .user_agent = str_n(agent, n < (int)sizeof agent ? (size_t)n : sizeof agent - 1),
         .quiet = true,
+        .alike = true,
     };
     return httpc_start(&p->httpc, p->loop, &options, e);
 }

@@ -77,7 +77,7 @@ static void endless(int fd, const char *head, const char *part, int pause_ms)
 }
 
 /* One answer; false when the connection is to be closed. */
-static bool behave(int fd, const char *path, const char *request, size_t n)
+static bool behave(int fd, char *path, const char *request, size_t n)
 {
     char text[32];
     if (strcmp(path, "/echo") == 0)
@@ -90,6 +90,14 @@ static bool behave(int fd, const char *path, const char *request, size_t n)
         return answer(fd, "418 Short and stout", "steam", 5);
     if (strcmp(path, "/redirect") == 0)
         return puts_(fd, "HTTP/1.1 302 Found\r\nLocation: /echo\r\nContent-Length: 0\r\n\r\n");
+    if (strncmp(path, "/after?", 7) == 0) {
+        char head[128];
+        for (char *blank; (blank = strchr(path, '_'));)
+            *blank = ' ';
+        snprintf(head, sizeof head, "HTTP/1.1 429 Later\r\nretry-AFTER: %s\r\nContent-Length: 0\r\n\r\n",
+                 path + 7);
+        return puts_(fd, head);
+    }
     if (strcmp(path, "/slow") == 0) {
         usleep(400000);
         return answer(fd, "200 OK", "late", 4);

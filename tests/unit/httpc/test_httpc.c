@@ -13,9 +13,14 @@
 #include "chappe/metrics.h"
 #include "server.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <time.h>
 #include <uv.h>
 
 struct fix {
@@ -28,7 +33,7 @@ struct answer {
     int calls, err, status;
     char body[1024], server[64];
     size_t body_bytes;
-    int64_t at_ms;
+    int64_t at_ms, retry_after_ms;
 };
 
 static struct server server;
@@ -50,12 +55,16 @@ static int group_teardown(void **state)
     return 0;
 }
 
+static bool alike; /* the tests run twice: once with handles that are used again */
+
 static int setup(void **state)
 {
+    static const struct httpc_options again = {
+        .calls_max = 10000, .host_connections_max = 32, .connections_max = 256, .alike = true};
     struct fix *f = xcalloc(1, sizeof *f);
     struct err e;
     assert_int_equal(uv_loop_init(&f->loop), 0);
-    assert_int_equal(httpc_start(&f->c, &f->loop, NULL, &e), 0);
+    assert_int_equal(httpc_start(&f->c, &f->loop, alike ? &again : NULL, &e), 0);
     *state = f;
     return 0;
 }
@@ -81,6 +90,7 @@ static void answered(void *arg, const struct httpc_res *res)
     if (res->err == 0) {
         a->status = res->status;
         a->body_bytes = res->body.n;
+        a->retry_after_ms = res->retry_after_ms;
         snprintf(a->server, sizeof a->server, "%.*s", STR_ARG(res->server));
         snprintf(a->body, sizeof a->body, "%.*s", STR_ARG(res->body));
     }
@@ -178,6 +188,66 @@ static void bodies_are_copied(void **state)
     assert_null(strchr(strstr(a.body, "\r\n\r\n"), 'x'));
 }
 
+/* Nothing of one request shows in the next: not its body, headers, method, address or answer. */
+static void requests_do_not_mix(void **state)
+{
+    struct fix *f = *state;
+    struct httpc_header one = {STR("X-One"), STR("1")},
+                        two[] = {{STR("X-One"), STR("1")}, {STR("X-Two"), STR("2")}};
+    char resolve[64], url[64];
+
+    snprintf(resolve, sizeof resolve, "elsewhere.invalid:%d:127.0.0.1", server.port);
+    snprintf(url, sizeof url, "http://elsewhere.invalid:%d/echo", server.port);
+    for (int round = 0; round < 3; round++) {
+        struct answer a;
+        struct httpc_req long_one = {
+            .method = "POST", .body = STR("a longer body"), .headers = two, .headers_count = 2};
+        send_to(f, "/echo", &long_one, &a);
+        drain(f);
+        assert_non_null(strstr(a.body, "X-Two: 2\r\n"));
+        assert_string_equal(strstr(a.body, "\r\n\r\n") + 4, "a longer body");
+        struct httpc_req same = {.method = "POST", .body = STR("short"), .headers = two, .headers_count = 2};
+        send_to(f, "/echo", &same, &a);
+        drain(f);
+        assert_non_null(strstr(a.body, "\r\nContent-Length: 5\r\n"));
+        assert_string_equal(strstr(a.body, "\r\n\r\n") + 4, "short");
+        struct httpc_req fewer = {.method = "POST", .headers = &one, .headers_count = 1};
+        send_to(f, "/echo", &fewer, &a);
+        drain(f);
+        assert_null(strstr(a.body, "X-Two"));
+        assert_string_equal(strstr(a.body, "\r\n\r\n") + 4, "");
+        struct httpc_req get = {.headers = &one, .headers_count = 1};
+        for (int again = 0; again < 2; again++) {
+            send_to(f, "/echo", &get, &a);
+            drain(f);
+            assert_memory_equal(a.body, "GET /echo ", 10);
+        }
+        send_to(f, "/teapot", &get, &a);
+        drain(f);
+        assert_int_equal(a.status, 418);
+        assert_int_equal(a.body_bytes, 5);
+        send_to(f, "/early", &get, &a);
+        drain(f);
+        assert_int_equal(a.err, -ERR_CLOSED);
+        struct httpc_req impatient = {.headers = &one, .headers_count = 1, .timeout_ms = 50};
+        send_to(f, "/slow", &impatient, &a);
+        drain(f);
+        assert_int_equal(a.err, -ERR_TIMEOUT);
+        struct httpc_req patient = {.headers = &one, .headers_count = 1};
+        send_to(f, "/slow", &patient, &a);
+        drain(f);
+        assert_string_equal(a.body, "late");
+        struct httpc_req known = {.url = str_of(url), .resolve = str_of(resolve)};
+        send_to(f, "", &known, &a);
+        drain(f);
+        assert_int_equal(a.err, 0);
+        struct httpc_req small = {.response_bytes_max = 3};
+        send_to(f, "/teapot", &small, &a);
+        drain(f);
+        assert_int_equal(a.err, -ERR_LIMIT);
+    }
+}
+
 static void servers_name_themselves(void **state)
 {
     struct fix *f = *state;
@@ -188,6 +258,86 @@ static void servers_name_themselves(void **state)
     drain(f);
     assert_string_equal(named.server, "Synapse/1.157.1");
     assert_string_equal(nameless.server, "");
+}
+
+static int64_t retry_after(struct fix *f, const char *value)
+{
+    struct answer a;
+    struct httpc_req req = {0};
+    char path[64];
+
+    snprintf(path, sizeof path, "/after?%s", value);
+    send_to(f, path, &req, &a);
+    drain(f);
+    assert_int_equal(a.status, 429);
+    return a.retry_after_ms;
+}
+
+/* RFC 9110: seconds, or a date in one of three forms; whatever else is none. */
+static void when_to_come_again(void **state)
+{
+    static const struct {
+        const char *value;
+        int64_t ms;
+    } rows[] = {
+        {"0", 0},
+        {"120", 120000},
+        {"-5", 0},
+        {"86401", 86400000},
+        {"99999999999999999999", -1},
+        {"soon", -1},
+        {"", -1},
+        {"1.5", -1},
+        {"Fri,_31_Dec_1999_23:59:59_GMT", 0},
+    };
+    struct fix *f = *state;
+
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (retry_after(f, rows[i].value) != rows[i].ms)
+            fail_msg("%s: %lld", rows[i].value, (long long)retry_after(f, rows[i].value));
+    for (int form = 0; form < 3; form++) {
+        char text[64];
+        time_t then = time(NULL) + 600;
+        struct tm tm;
+        gmtime_r(&then, &tm);
+        if (form == 0)
+            strftime(text, sizeof text, "%a,_%d_%b_%Y_%H:%M:%S_GMT", &tm);
+        else if (form == 1)
+            strftime(text, sizeof text, "%A,_%d-%b-", &tm),
+                snprintf(text + strlen(text), 32, "%02d_%02d:%02d:%02d_GMT", tm.tm_year % 100, tm.tm_hour,
+                         tm.tm_min, tm.tm_sec);
+        else
+            strftime(text, sizeof text, "%a_%b_%e_%H:%M:%S_%Y", &tm);
+        int64_t ms = retry_after(f, text);
+        assert_true(ms > 500000 && ms <= 600000);
+    }
+}
+
+/* Connections to a server that vanishes without a word do not outlive it for long. */
+static void silence_is_noticed(void **state)
+{
+    struct fix *f = *state;
+    struct answer a;
+    struct httpc_req req = {0};
+    int found = 0;
+
+    send_to(f, "/echo", &req, &a);
+    drain(f);
+    for (int fd = 0; fd < 1024; fd++) {
+        struct sockaddr_in peer = {0};
+        socklen_t n = sizeof peer;
+        if (getpeername(fd, (struct sockaddr *)&peer, &n) != 0 || peer.sin_family != AF_INET ||
+            ntohs(peer.sin_port) != server.port)
+            continue;
+        int unanswered = 0, probes = 0;
+        n = sizeof unanswered;
+        assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unanswered, &n), 0);
+        n = sizeof probes;
+        assert_int_equal(getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &probes, &n), 0);
+        assert_true(unanswered > 0 && unanswered <= 60000 && probes);
+        found++;
+    }
+    assert_true(found > 0);
 }
 
 static void unix_sockets(void **state)
@@ -376,11 +526,23 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(requests_are_sent_as_asked), T(bodies_are_copied),
-        T(servers_name_themselves),    T(unix_sockets),
-        T(connections_are_kept),       T(every_way_to_end),
-        T(headers_cannot_be_injected), T(many_at_once),
-        T(stop_ends_everything),       T(callbacks_may_send_and_stop),
+        T(requests_are_sent_as_asked),
+        T(bodies_are_copied),
+        T(servers_name_themselves),
+        T(unix_sockets),
+        T(when_to_come_again),
+        T(silence_is_noticed),
+        T(requests_do_not_mix),
+        T(connections_are_kept),
+        T(every_way_to_end),
+        T(headers_cannot_be_injected),
+        T(many_at_once),
+        T(stop_ends_everything),
+        T(callbacks_may_send_and_stop),
     };
-    return cmocka_run_group_tests_name("httpc", tests, group_setup, group_teardown);
+    int failed = cmocka_run_group_tests_name("httpc", tests, group_setup, group_teardown);
+
+    alike = true;
+    return failed +
+           cmocka_run_group_tests_name("httpc, handles used again", tests, group_setup, group_teardown);
 }
