@@ -7,10 +7,11 @@
  *
  * Health belongs to the origin, not to each pusher:
  *
- *   HEALTHY ──five "gateway down" answers in a row, or Retry-After──► OPEN ──timer──► PROBING ──answer──►
- * RAMP ▲                                                                ▲              │ failure            │
- *      │                                                                └──────────────┘                    │
- *      └──────────────── window doubled every second up to where it starts ─────────────────────────────────┘
+ *   HEALTHY ─► OPEN      five "gateway down" answers in a row, or Retry-After
+ *   OPEN ─► PROBING      its timer
+ *   PROBING ─► OPEN      a failure
+ *   PROBING ─► RAMP      an answer
+ *   RAMP ─► HEALTHY      the window, doubled every second, is where it starts
  *
  * While it is open nothing is sent; one request probes it, at growing intervals. When it answers, everybody
  * who was held goes on, through a window that opens slowly. In health the window grows with every answer and
@@ -19,8 +20,10 @@
  * Names are looked up here, all addresses checked against the policy (one that is forbidden forbids the
  * name), and given to curl, which checks again the one that it connects to.
  *
- * A breaker watches what share of answers reject our pushkeys: a gateway that rejects most of them is more
- * likely misconfigured than all those devices gone.
+ * A breaker watches how many of the last answers reject our pushkeys: a gateway that rejects half of them is
+ * more likely misconfigured than all those devices gone. The window is short, so that no long healthy past
+ * lets it delete many pushers first; and it is kept over the pause, so that after it the first rejection of a
+ * gateway that is still wrong is enough.
  */
 #include "push_int.h"
 
@@ -30,8 +33,7 @@ enum {
     HEADS_MAX = 8192, /* bytes of an URL */
     LOW_TURN = 8,
     RAMP_STEP_MS = 1000,
-    BREAKER_REJECTS = 20, /* so many rejections… */
-    BREAKER_SHARE = 2,    /* …and one answer in so many */
+    BREAKER_REJECTS = 20, /* so many rejections among the last REJECTS_WINDOW answers */
     ADDRESSES_MAX = 16,
     PROBE_CANDIDATES = 8,
     GATEWAYS_SHOWN = 64, /* in metrics… */
@@ -63,6 +65,16 @@ static void show(const struct origin *o, int64_t waiting, int64_t state)
     metric_set_l(M_push_gateway_state, o->label, state);
 }
 
+/* Those in line and those that wait because of the gateway. */
+static int64_t waiting(const struct origin *o)
+{
+    int64_t n = (int64_t)o->ready_count;
+
+    for (const struct list *it = o->held.next; it != &o->held; it = it->next)
+        n++;
+    return n;
+}
+
 void origins_show(struct push *p)
 {
     struct origin *o;
@@ -71,7 +83,8 @@ void origins_show(struct push *p)
     while ((o = smap_next(&p->origins_by_key, &it))) {
         if (!o->label && o->pushers >= SHOWN_PUSHERS)
             o->label = label_of(o->key);
-        show(o, (int64_t)o->ready_count, o->health);
+        if (o->label)
+            show(o, waiting(o), o->health);
     }
 }
 
@@ -266,13 +279,23 @@ static void open_for(struct origin *o, int64_t ms, const char *why)
     push_timer_set(o->p, &o->timer, clock_mono_ms() + ms);
 }
 
+/* Retry-After: of several answers the one that asks for most counts. */
+static void pause_for(struct origin *o, int64_t ms)
+{
+    int64_t until = clock_mono_ms() + (ms < RETRY_AFTER_MAX_MS ? ms : RETRY_AFTER_MAX_MS);
+
+    if (until <= o->pause_until_ms)
+        return;
+    o->pause_until_ms = until;
+    open_for(o, until - clock_mono_ms(), "asks for a pause");
+}
+
 static void down(struct origin *o, int64_t retry_after_ms)
 {
     o->fails++;
     o->window = o->window > 2 ? o->window / 2 : 1;
     if (retry_after_ms > 0) {
-        open_for(o, retry_after_ms < RETRY_AFTER_MAX_MS ? retry_after_ms : RETRY_AFTER_MAX_MS,
-                 "asks for a pause");
+        pause_for(o, retry_after_ms);
     } else if (o->health == ORIGIN_PROBING || (o->health != ORIGIN_OPEN && o->fails >= ORIGIN_FAILS_OPEN)) {
         o->backoff_ms = o->backoff_ms ? o->backoff_ms * 2 : BACKOFF_FIRST_MS;
         if (o->backoff_ms > PROBE_MAX_MS)
@@ -298,6 +321,8 @@ static void release_held(struct origin *o)
 static void up(struct origin *o)
 {
     o->fails = 0;
+    if (o->health == ORIGIN_OPEN && o->pause_until_ms > clock_mono_ms())
+        return; /* sent before it asked for a pause */
     if (o->health == ORIGIN_PROBING || o->health == ORIGIN_OPEN) {
         log_info(PUSH_LOG, "gateway %.*s answers again", STR_ARG(o->key));
         o->logged_ms = 0;
@@ -311,6 +336,11 @@ static void up(struct origin *o)
     }
 }
 
+int64_t origin_breaker_wait(void)
+{
+    return BREAKER_MS + (int64_t)((double)BREAKER_MS * rng_unit());
+}
+
 static void rejects_count(struct origin *o, bool rejected)
 {
     if (o->answers_n == REJECTS_WINDOW)
@@ -320,7 +350,7 @@ static void rejects_count(struct origin *o, bool rejected)
     o->answers[o->answers_at] = rejected;
     o->answers_at = (o->answers_at + 1) % REJECTS_WINDOW;
     o->rejected_n += rejected;
-    if (!rejected || o->rejected_n < BREAKER_REJECTS || o->rejected_n * BREAKER_SHARE < o->answers_n)
+    if (!rejected || o->rejected_n < BREAKER_REJECTS)
         return;
     if (o->breaker_until_ms <= clock_mono_ms()) {
         metric_add(M_push_breaker_trips, 1);
@@ -331,8 +361,6 @@ static void rejects_count(struct origin *o, bool rejected)
                   STR_ARG(o->key), o->rejected_n, o->answers_n, BREAKER_MS / 60000);
     }
     o->breaker_until_ms = clock_mono_ms() + BREAKER_MS;
-    /* What comes after the pause is judged anew. */
-    o->answers_n = o->answers_at = o->rejected_n = 0;
 }
 
 bool origin_breaker(struct origin *o)

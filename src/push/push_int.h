@@ -235,6 +235,7 @@ struct pusher {
     unsigned failures;                   /* in a row: the backoff */
     int64_t refused_at, refused_since;   /* head that the gateway called wrong, since when, how often */
     unsigned refused_tries;
+    int64_t tried_at;                /* the notification of the last attempt: the same again is a retry */
     int64_t jitter_at, jitter_until; /* head for which the delay was drawn */
     int64_t badge_told;              /* -1: nothing yet */
     bool badge_due;
@@ -317,7 +318,7 @@ bool payload_high(const struct push_action *a);
 
 /* ---- origin.c ---- */
 enum origin_health { ORIGIN_HEALTHY, ORIGIN_OPEN, ORIGIN_PROBING, ORIGIN_RAMP };
-enum { REJECTS_WINDOW = 200 };
+enum { REJECTS_WINDOW = 40 };
 struct origin {
     struct push *p;
     struct list active;   /* push.origins_active, while somebody is ready */
@@ -333,6 +334,7 @@ struct origin {
     double window;
     int64_t backoff_ms;
     unsigned fails;          /* in a row */
+    int64_t pause_until_ms;  /* Retry-After: before this not even an answer to an earlier request opens it */
     struct push_timer timer; /* OPEN: when to probe; RAMP: when the window grows */
     /* the last answers: which rejected our pushkey */
     uint8_t answers[REJECTS_WINDOW];
@@ -357,6 +359,9 @@ void origins_show(struct push *p); /* in metrics */
 enum push_outcome { OUTCOME_OK, OUTCOME_REJECTED, OUTCOME_ORIGIN, OUTCOME_PUSHER, OUTCOME_REFUSED };
 void origin_answer(struct origin *o, enum push_outcome outcome, int64_t retry_after_ms);
 bool origin_breaker(struct origin *o); /* it rejects too many: its word is not taken */
+/* How long a pusher waits that it rejected: past the pause, and not all of them at once, so that those whose
+ * devices are gone indeed come one by one among the answers to others. */
+int64_t origin_breaker_wait(void);
 void origin_timer(struct origin *o);
 
 /* ---- send.c ---- */
@@ -364,6 +369,7 @@ void origin_timer(struct origin *o);
 enum push_outcome push_outcome(struct push *p, struct str pushkey, const struct httpc_res *res);
 /* It is this pusher's turn: one request, or on to the next thing when there is nothing to tell any more. */
 void pusher_send(struct pusher *ps);
+void pusher_answered(void *arg, const struct httpc_res *res); /* arg: the pusher that sent */
 void pusher_refused(
     struct pusher *ps); /* its gateway may not or cannot be reached: a failure without a request */
 struct str push_proxy(const struct push *p, const struct origin *o); /* absent: none */

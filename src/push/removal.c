@@ -85,7 +85,7 @@ void removals_run(struct push *p)
         if (origin_breaker(ps->origin)) { /* keep it; ask the gateway again later */
             list_del(&ps->removal);
             metric_add(M_push_removals_waiting, -1);
-            pusher_fail(ps, BREAKER_MS);
+            pusher_fail(ps, origin_breaker_wait());
             continue;
         }
         removal_send(ps);

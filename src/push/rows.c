@@ -205,7 +205,7 @@ static void row_apply(struct push *p, const struct pg_result *r, int i, int64_t 
     bool ours = our_shard(p, user_id);
     struct pusher *ps = NULL;
 
-    if (ours && str_eq(pg_str(r, i, ROW_KIND), STR("email")))
+    if (ours && pg_i64(r, i, ROW_ENABLED) && str_eq(pg_str(r, i, ROW_KIND), STR("email")))
         p->email_pushers++;
     if (old && old->id >= pg_i64(r, i, ROW_ID) && pg_i64(r, i, ROW_ENABLED)) { /* ids only grow */
         old->seen = true;

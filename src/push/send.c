@@ -3,11 +3,14 @@
 /*
  * One request to a gateway, and what its answer means.
  *
- *   2xx with a JSON object (or an array or a string, as Synapse takes them)    told; rejected pushkeys are
- * looked for no connection, timeout, 408, 429, 502, 503, 504, 507                       the gateway is down:
- * everybody waits 400, 404, 405, 413, 415, 422                                               this
- * notification is wrong: after some tries it is skipped (unlike Synapse) anything else, redirects and
- * unusable bodies among it                      this pusher waits and tries again
+ *   2xx with a JSON object (or an array or a string, as Synapse takes them):
+ *       told; rejected pushkeys are looked for
+ *   no connection, timeout, 408, 429, 502, 503, 504, 507:
+ *       the gateway is down, everybody waits
+ *   400, 404, 405, 413, 415, 422:
+ *       this notification is wrong, after some tries it is skipped (unlike Synapse)
+ *   anything else, redirects, unusable bodies and unusable URLs among it:
+ *       this pusher waits and tries again
  *
  * A pusher that fails for long gives its oldest notification up once that is a day old (Synapse gives up one
  * notification a day). The first try is always made. Whether it is still unread, whether the row is still the
@@ -61,7 +64,9 @@ enum push_outcome push_outcome(struct push *p, struct str pushkey, const struct 
     struct json *answer = NULL;
 
     if (res->err)
-        return res->err == -ERR_LIMIT || res->err == -ERR_PROTOCOL ? OUTCOME_PUSHER : OUTCOME_ORIGIN;
+        /* An URL that is none (its user wrote it) says nothing about the gateway. */
+        return res->err == -ERR_LIMIT || res->err == -ERR_PROTOCOL || res->err == -ERR_PARSE ? OUTCOME_PUSHER
+                                                                                             : OUTCOME_ORIGIN;
     switch (res->status) {
     case 408:
     case 429:
@@ -117,7 +122,7 @@ static void told(struct pusher *ps, bool rejected)
         return;
     }
     if (rejected) { /* the gateway is not believed: a failure */
-        pusher_fail(ps, BREAKER_MS);
+        pusher_fail(ps, origin_breaker_wait());
         return;
     }
     ps->last_success = now;
@@ -182,7 +187,7 @@ static void badge_answered(struct pusher *ps, enum push_outcome outcome)
     }
 }
 
-static void on_answer(void *arg, const struct httpc_res *res)
+void pusher_answered(void *arg, const struct httpc_res *res)
 {
     struct pusher *ps = arg;
     struct push *p = ps->p;
@@ -260,7 +265,7 @@ static void request(struct pusher *ps)
     p->in_flight++;
     o->in_flight++;
     metric_set(M_push_in_flight, (int64_t)p->in_flight);
-    httpc_send(p->httpc, &req, on_answer, ps);
+    httpc_send(p->httpc, &req, pusher_answered, ps);
 }
 
 void pusher_send(struct pusher *ps)
@@ -283,6 +288,9 @@ void pusher_send(struct pusher *ps)
         count = badge_value(u);
     buf_reset(&p->body);
     if (event) {
+        if (ps->tried_at == a->ev->stream_ordering)
+            metric_add(M_push_retries, 1);
+        ps->tried_at = a->ev->stream_ordering;
         payload_event(ps, a, count, &p->body);
         ps->sending = a->ev;
         ps->sending->refs++;

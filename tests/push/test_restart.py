@@ -117,6 +117,21 @@ def test_rows_that_are_not_ours(phones: Phones) -> None:
     assert sql("SELECT count(*) FROM pusher_throttle").strip() == "0"
 
 
+@pytest.mark.chappe_only
+def test_row_without_position(phones: Phones) -> None:
+    """A row that says nothing of what was told before is told what comes from now on."""
+    ann, _, room, key = pair(phones)
+    phones.pusher().stop()
+    ann.text(room, "before")
+    phones.world.deployment.postgres.psql(f"UPDATE pushers SET last_stream_ordering = NULL WHERE pushkey = '{key}'")
+    phones.pusher().start()
+    phones.pusher().wait_ready()
+    ann.text(room, "0")
+    assert bodies(phones.events(key, 1)) == ["0"]
+    phones.quiet(key)
+    phones.until(lambda: (phones.row(key) or {})["last_stream_ordering"] is not None)
+
+
 def test_redis_gone(phones: Phones) -> None:
     """What happens while the connections to Redis are cut is told when they are back, each once."""
     ann, _, room, key = pair(phones)

@@ -16,6 +16,7 @@ SYNAPSE = {
     "push": {"include_content": False, "group_unread_count_by_room": False, "jitter_delay": "2s"},
     "experimental_features": {"msc4076_enabled": True},
     "ip_range_whitelist": ["127.0.0.1/32"],
+    "email": {"enable_notifs": True, "notif_from": "a@example.com", "smtp_host": "127.0.0.1", "smtp_port": 9},
 }
 
 
@@ -98,3 +99,27 @@ def test_delay_of_an_event_from_the_future(phones: Phones) -> None:
     phones.pusher().start()
     phones.pusher().wait_ready()
     phones.events(key, 1)
+
+
+@pytest.mark.chappe_only
+def test_email_is_left_alone(phones: Phones) -> None:
+    """Users of this instance with email pushers get no email: that is said at start, and their rows stay as they are."""
+    ann, ben, room, key = pair(phones)
+    mail, off = phones.phone(ben, append=True), phones.phone(ben, append=True)
+    sql = phones.world.deployment.postgres.psql
+    sql("UPDATE pushers SET enabled = FALSE WHERE kind = 'email'")  # of other runs
+    sql(f"UPDATE pushers SET kind = 'email', app_id = 'm.email' WHERE pushkey IN ('{mail}', '{off}')")
+    sql(f"UPDATE pushers SET enabled = FALSE WHERE pushkey = '{off}'")
+    sql(f"INSERT INTO pusher_throttle SELECT id, '{room}', 1, 2 FROM pushers WHERE pushkey = '{mail}'")
+    throttle = "SELECT * FROM pusher_throttle ORDER BY pusher"
+    before = [phones.row(mail), phones.row(off), sql(throttle)]
+    log = phones.pusher().log
+    phones.pusher().stop()
+    phones.pusher().start()
+    phones.pusher().wait_ready()
+    assert "1 email pushers belong to users of this instance" in log.read_text()
+    ann.text(room, "0")
+    phones.events(key, 1)
+    phones.quiet(mail)
+    assert [phones.row(mail), phones.row(off), sql(throttle)] == before
+    sql(f"DELETE FROM pusher_throttle; DELETE FROM pushers WHERE pushkey IN ('{mail}', '{off}')")

@@ -304,6 +304,7 @@ static void test_answers(void **state)
         {-ERR_TIMEOUT, 0, NULL, OUTCOME_ORIGIN},
         {-ERR_IO, 0, NULL, OUTCOME_ORIGIN},
         {-ERR_LIMIT, 0, NULL, OUTCOME_PUSHER},
+        {-ERR_PARSE, 0, NULL, OUTCOME_PUSHER}, /* one user's URL, which is none, harms nobody else */
     };
     struct fixture *f = *state;
 
@@ -533,6 +534,19 @@ static void test_health(void **state)
     assert_int_equal(o->health, ORIGIN_HEALTHY);
     origin_answer(o, OUTCOME_ORIGIN, 5000); /* Retry-After: at once */
     assert_int_equal(o->health, ORIGIN_OPEN);
+    int64_t until = o->pause_until_ms;
+    assert_true(until > clock_mono_ms() + 4000);
+    origin_answer(o, OUTCOME_OK, -1); /* to a request that was under way */
+    origin_answer(o, OUTCOME_ORIGIN, 1000);
+    assert_int_equal(o->health, ORIGIN_OPEN);
+    assert_int_equal(o->pause_until_ms, until);
+    origin_answer(o, OUTCOME_ORIGIN, 60000); /* longer than the first */
+    assert_true(o->pause_until_ms > until);
+    o->pause_until_ms = clock_mono_ms();
+    origin_timer(o);
+    assert_int_equal(o->health, ORIGIN_PROBING);
+    origin_answer(o, OUTCOME_OK, -1);
+    assert_int_equal(o->health, ORIGIN_RAMP);
     origin_unref(o);
 }
 
@@ -545,9 +559,22 @@ static void test_breaker(void **state)
     for (int i = 0; i < 300; i++)
         origin_answer(o, i % 10 == 0 ? OUTCOME_REJECTED : OUTCOME_OK, -1);
     assert_false(origin_breaker(o));
-    for (int i = 0; i < 300 && !origin_breaker(o); i++)
+    int believed = 0;
+    for (; believed < 300 && !origin_breaker(o); believed++)
         origin_answer(o, OUTCOME_REJECTED, -1);
     assert_true(origin_breaker(o));
+    assert_in_range(believed, 1,
+                    20); /* whatever its past: so many pushers at most are deleted by a mistake */
+    /* After the pause it is still wrong: not one more is. */
+    o->breaker_until_ms = clock_mono_ms();
+    origin_answer(o, OUTCOME_REJECTED, -1);
+    assert_true(origin_breaker(o));
+    /* It was mended: once it has taken some, its word counts again. */
+    o->breaker_until_ms = clock_mono_ms();
+    for (int i = 0; i < REJECTS_WINDOW; i++)
+        origin_answer(o, OUTCOME_OK, -1);
+    origin_answer(o, OUTCOME_REJECTED, -1);
+    assert_false(origin_breaker(o));
     origin_unref(o);
 }
 
@@ -593,6 +620,105 @@ static void test_probe(void **state)
     assert_int_equal(other->state, PUSHER_READY);
 }
 
+/* ---- answers ---- */
+
+/* One request for the head, and its answer. */
+static void exchange(struct pusher *ps, int err, int status, const char *body)
+{
+    struct httpc_res res = {.err = err, .status = status, .body = str_of(body), .retry_after_ms = -1};
+    const struct push_action *a = pusher_head(ps);
+
+    origin_forget(ps);
+    push_timer_cancel(ps->p, &ps->timer);
+    assert_non_null(a);
+    ps->kind = PUSH_EVENT;
+    ps->state = PUSHER_SENDING;
+    ps->sending = a->ev;
+    a->ev->refs++;
+    ps->p->in_flight++;
+    ps->origin->in_flight++;
+    pusher_answered(ps, &res);
+}
+
+static struct pusher *told_of(struct push *p, const char *user, int64_t from, int n)
+{
+    struct push_user *u = push_user_get(p, str_of(user));
+    struct pusher *ps = phone(p, u, from);
+
+    ps->no_counts = true;
+    for (int i = 1; i <= n; i++) {
+        char id[32];
+        snprintf(id, sizeof id, "$%lld", (long long)from + i);
+        add(u, id, "!a", "main", from + i);
+        struct push_event *ev = u->queue[u->queue_first + (size_t)i - 1].ev;
+        ev->state = PUSH_EVENT_READY;
+        ev->received_ts = clock_wall_ms();
+        list_del(&ev->wanted);
+    }
+    return ps;
+}
+
+/* What the gateway calls wrong is skipped after three tries, yet not before ten minutes. */
+static void test_refusals(void **state)
+{
+    struct fixture *f = *state;
+    struct pusher *ps = told_of(f->p, "@me:x", 10, 2);
+
+    for (int i = 0; i < 5; i++) { /* five tries within a moment */
+        exchange(ps, 0, 400, "{}");
+        assert_int_equal(ps->done, 10);
+        assert_int_equal(ps->state, PUSHER_WAIT);
+    }
+    ps->refused_since -= REFUSED_SPAN_MS;
+    exchange(ps, 0, 404, "{}");
+    assert_int_equal(ps->done, 11);
+    assert_int_equal(ps->failing_since, 0);
+    /* The next one has tries of its own, and other failures are none of them. */
+    exchange(ps, 0, 413, "{}");
+    ps->refused_since -= REFUSED_SPAN_MS;
+    exchange(ps, 0, 422, "{}");
+    exchange(ps, 0, 500, "{}");
+    assert_int_equal(ps->done, 11);
+    exchange(ps, 0, 415, "{}");
+    assert_int_equal(ps->done, 12);
+    assert_int_equal(ps->origin->health, ORIGIN_HEALTHY);
+}
+
+/* Which answers move the position, which mark the pusher, which the gateway. */
+static void test_positions(void **state)
+{
+    struct fixture *f = *state;
+    struct pusher *ps = told_of(f->p, "@me:x", 10, 3);
+
+    exchange(ps, 0, 500, "{}");
+    assert_true(ps->failing_since > 0);
+    assert_int_equal(ps->origin->fails, 0);
+    exchange(ps, -ERR_TIMEOUT, 0, NULL);
+    assert_int_equal(ps->origin->fails, 1);
+    assert_int_equal(ps->done, 10);
+    exchange(ps, 0, 200, "{}");
+    assert_int_equal(ps->done, 11);
+    assert_int_equal(ps->failing_since, 0);
+    assert_true(ps->last_success > 0);
+    assert_int_equal(ps->origin->fails, 0);
+    assert_false(list_empty(&ps->dirty));
+
+    /* A day old and failing: given up; the first failure never is. */
+    ps->user->queue[ps->user->queue_first + 1].ev->received_ts -= GIVE_UP_MS + 1000;
+    exchange(ps, 0, 500, "{}");
+    assert_int_equal(ps->done, 11);
+    exchange(ps, 0, 500, "{}");
+    assert_int_equal(ps->done, 12);
+    assert_int_equal(ps->failing_since, 0);
+
+    /* Rejected: its position stays, until the row goes. */
+    ps->pushkey = STR("K");
+    exchange(ps, 0, 200, "{\"rejected\":[\"K\"]}");
+    assert_int_equal(ps->state, PUSHER_SUSPENDED);
+    assert_int_equal(ps->done, 12);
+    assert_false(list_empty(&ps->removal));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -607,6 +733,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_health, setup, teardown),
         cmocka_unit_test_setup_teardown(test_breaker, setup, teardown),
         cmocka_unit_test_setup_teardown(test_probe, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_positions, setup, teardown),
     };
 
     log_level = LOG_ERROR + 1;
