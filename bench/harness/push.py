@@ -2,10 +2,10 @@
 # Copyright the Chappe contributors
 """One message to a large room in which everybody has a pusher: Chappe and a Synapse pusher at a local gateway.
 
-Users and room are made as bench/run makes them, through the client API, but by a Synapse with `push: enabled:
-false`: with it every join computes push actions for all who are there already. For what is measured push is on
-and Synapse computes the actions of every member. Rows of the pushers table are written in bulk while neither
-target runs. The gateway (gateway.c) keeps which pushkey was told of which event when; every one must have been
+The room and its first members are made as bench/run makes them, through the client API; the rest of the members are
+copies of one of these in the tables, made in bulk while no server runs: ten thousand joins take Synapse an hour.
+What is measured begins with a message that Synapse takes and evaluates for every member. Rows of the pushers table
+are written in bulk as well, while neither target runs. The gateway (gateway.c) keeps which pushkey was told of which event when; every one must have been
 told of every event once and in order, or the figures are worth nothing and the exit status is 1.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import json
 import os
 import statistics
 import subprocess
@@ -23,7 +22,7 @@ import time
 from pathlib import Path
 
 from harness.measure import cpu_ns
-from harness.stage import RELEASE, ROLES, SAMPLERS, SERIES, Stage, build_load, default_state
+from harness.stage import RELEASE, ROLES, Stage, build_load, default_state
 from stack.chappe import WORKER_NAME
 from stack.errors import StackError
 from stack.install import install_packages, run, say
@@ -330,6 +329,7 @@ class Pushing:
 
 
 _COLUMNS = (
+    ("accepted ms", "accepted", 0),
     ("first ms", "first", 0),
     ("median ms", "median", 0),
     ("p99 ms", "p99", 0),
@@ -362,10 +362,25 @@ def table(samples: list[Sample], phones: int) -> str:
     return "\n".join(lines)
 
 
+def ratios(samples: list[Sample]) -> list[str]:
+    """How much more CPU a push costs Synapse than Chappe, by what Chappe speaks with the gateway: medians, all but the first."""
+    costs: dict[tuple[str, str, str], list[float]] = {}
+    for sample in samples:
+        if sample.warm:
+            costs.setdefault((sample.part.format, sample.part.target, sample.part.http), []).append(sample.cpu)
+    medians = {key: statistics.median(values) for key, values in costs.items()}
+    lines = []
+    for (form, target, http), cost in sorted(medians.items()):
+        theirs = medians.get((form, "synapse", "1.1"))
+        if target == "chappe" and theirs:
+            lines.append(f"CPU per push, {form}, Synapse to Chappe over HTTP/{http}: {theirs / cost:.0f} to 1")
+    return lines
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/push", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--users", type=int, default=10000, metavar="N", help="members with pushers (%(default)s)")
-    parser.add_argument("--synapse-users", type=int, metavar="N", help="fewer of them with pushers for Synapse")
+    parser.add_argument("--synapse-users", type=int, default=1000, metavar="N", help="fewer for Synapse (%(default)s)")
     parser.add_argument("--phones", type=int, default=1, metavar="N", help="pushers of each user (%(default)s)")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="rounds, each with new processes (%(default)s)")
     parser.add_argument("--messages", type=int, default=6, metavar="N", help="of a part; the first apart (%(default)s)")
@@ -388,7 +403,7 @@ def _parse() -> argparse.Namespace:
 def _plan(options: argparse.Namespace) -> list[Part]:
     """Every part, the first target changing from round to round."""
     targets = ["synapse", "chappe"] if options.target == "both" else [options.target]
-    users = {"chappe": options.users, "synapse": options.synapse_users or options.users}
+    users = {"chappe": options.users, "synapse": min(options.synapse_users, options.users)}
     messages = {"chappe": options.messages, "synapse": options.synapse_messages}
     parts = []
     for number in range(options.rounds):
@@ -400,27 +415,81 @@ def _plan(options: argparse.Namespace) -> list[Part]:
     return parts
 
 
-def _fill(options: argparse.Namespace) -> None:
-    """Make the members that are missing, without push actions."""
-    known = options.state.resolve() / "population.json"
-    if known.exists() and len(json.loads(known.read_text())["tokens"]) >= options.users + SAMPLERS * len(SERIES):
-        return
-    stage = Stage(
-        options.state.resolve(),
-        Ports(options.port_base),
-        with_chappe=False,
-        chappe_binary=options.chappe_binary,
-        cache_factor=10.0,
-        install=not options.no_install,
-        transport=None,
-        synapse_extra={"push": {"enabled": False}, "start_pushers": False},
+# What a joined member has in Synapse's tables: table, the column that says which row is its model's, what differs.
+# "@" stands for the new user's id, "#" for its localpart, "$" for its join event.
+_COPIES = (
+    ("users", "name", {"name": "@"}),
+    ("profiles", "full_user_id", {"user_id": "#", "full_user_id": "@", "displayname": "#"}),
+    ("events", "event_id", {"event_id": "$", "sender": "@", "state_key": "@"}),
+    ("event_json", "event_id", {"event_id": "$"}),
+    ("state_events", "event_id", {"event_id": "$", "state_key": "@"}),
+    ("room_memberships", "event_id", {"event_id": "$", "user_id": "@", "sender": "@", "display_name": "#"}),
+    ("event_to_state_groups", "event_id", {"event_id": "$"}),
+    ("current_state_events", "event_id", {"event_id": "$", "state_key": "@"}),
+    ("local_current_membership", "event_id", {"event_id": "$", "user_id": "@"}),
+)
+# Where an event has its place in the stream.
+_ORDERED = {
+    "events": "stream_ordering",
+    "room_memberships": "event_stream_ordering",
+    "current_state_events": "event_stream_ordering",
+    "local_current_membership": "event_stream_ordering",
+}
+
+
+def _copies(room: str, columns: set[tuple[str, str]], first: int, last: int) -> str:
+    """SQL that makes members [first, last) of a room as copies of listener0."""
+    model, joined = f"@listener0:{SERVER_NAME}", f"room_id = '{room}' AND user_id = '@listener0:{SERVER_NAME}'"
+    texts = {"@": f"'@listener' || n || ':{SERVER_NAME}'", "#": "'listener' || n", "$": "'$copy-of-listener0-' || n"}
+    sql = [
+        "BEGIN; CREATE TEMP TABLE fresh ON COMMIT DROP AS SELECT n, nextval('events_stream_seq') AS place"
+        f" FROM generate_series({first}, {last - 1}) n;"
+    ]
+    for table, key, changes in _COPIES:
+        pairs = {name: texts[mark] for name, mark in changes.items() if (table, name) in columns}
+        if table in _ORDERED and (table, _ORDERED[table]) in columns:
+            pairs[_ORDERED[table]] = "place"
+        if table == "event_json":
+            pairs["json"] = f"replace(m.json, '{model}', {texts['@']})"
+        built = ", ".join(f"'{name}', {text}" for name, text in pairs.items())
+        which = f"'{model}'" if key != "event_id" else f"(SELECT event_id FROM local_current_membership WHERE {joined})"
+        sql.append(
+            f"INSERT INTO {table} SELECT c.* FROM {table} m CROSS JOIN fresh"
+            f" CROSS JOIN LATERAL jsonb_populate_record(m, jsonb_build_object({built})) c WHERE m.{key} = {which};"
+        )
+    sql.append(  # in the state of the newest event too, which that of the next one is made from
+        "INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id)"
+        f" SELECT g.state_group, '{room}', 'm.room.member', {texts['@']}, {texts['$']}"
+        " FROM fresh CROSS JOIN (SELECT s.state_group FROM event_forward_extremities f JOIN event_to_state_groups s"
+        f" USING (event_id) WHERE f.room_id = '{room}') g;"
+        f"UPDATE room_stats_current SET joined_members = joined_members + {last - first},"
+        f" local_users_in_room = local_users_in_room + {last - first} WHERE room_id = '{room}'; COMMIT; ANALYZE;"
     )
-    try:
-        stage.start()
-        stage.process("synapse").stop()
-        stage.populate(options.users)
-    finally:
-        stage.stop()
+    return "".join(sql)
+
+
+def _populate(stage: Stage, users: int) -> None:
+    """Make the room and the members that are missing: the first through the client API, the rest in the tables."""
+    stage.populate(0)
+    postgres, synapse = stage.deployment.postgres, stage.deployment.synapse
+    found = postgres.psql(
+        "SELECT count(*) FROM local_current_membership WHERE membership = 'join' AND user_id LIKE '@listener%'"
+        f" AND room_id = '{stage.room}'"
+    )
+    if int(found) >= users:
+        return
+    say(f"making {users - int(found)} members")
+    servers = [synapse.worker, synapse.main]
+    for process in servers:
+        process.stop()
+    rows = postgres.psql(
+        "SELECT table_name || ' ' || column_name FROM information_schema.columns WHERE table_schema = 'public'"
+    )
+    columns = {(line.split()[0], line.split()[1]) for line in rows.splitlines() if line}
+    postgres.psql(_copies(stage.room, columns, int(found), users))
+    for process in reversed(servers):
+        process.start()
+        process.wait_ready()
 
 
 def _stage(options: argparse.Namespace) -> Stage:
@@ -469,12 +538,11 @@ def main() -> int:
     try:
         if not options.no_install:
             install_packages(["bench"])
-        _fill(options)
         stage = _stage(options)
         make_certificate(options.state.resolve() / "gateway")
         gateway = options.gateway_binary.resolve() if options.gateway_binary else _build_gateway(stage.settings.logs)
         stage.start()
-        stage.populate(options.users)
+        _populate(stage, options.users)
         pushing = Pushing(stage, gateway, options.state.resolve() / "gateway", options)
         if options.rows:
             _write(options, pushing.rows_cost(options))
@@ -484,7 +552,8 @@ def main() -> int:
             loads.append(f"{part.target[0]}{os.getloadavg()[0]:.1f}")
             samples += pushing.part(part)
         head = [*stage.describe(), "load      average before each part: " + " ".join(loads), ""]
-        _write(options, [*head, table(samples, options.phones), "", *pushing.said, *("WRONG: " + x for x in pushing.wrong)])
+        found = [table(samples, options.phones), "", *ratios(samples), ""]
+        _write(options, [*head, *found, *pushing.said, *("WRONG: " + x for x in pushing.wrong)])
         return 1 if pushing.wrong else 0
     except KeyboardInterrupt:
         return 130
