@@ -29,7 +29,8 @@ static inline struct str blob_str(const struct blob *b)
 struct rope_slice {
     struct blob *blob; /* counted */
     const char *p;
-    size_t n;
+    uint32_t n;
+    bool own; /* bytes of this response alone: what rope_put copied */
 };
 struct rope {
     struct rope_slice *v; /* heap, or inline_v */
@@ -48,6 +49,9 @@ void rope_put_i64(struct rope *r, int64_t v);
 void rope_blob(struct rope *r, struct blob *b); /* shares all of b; takes its own count */
 void rope_blob_range(struct rope *r, struct blob *b, size_t off, size_t n); /* shares a part of b */
 void rope_rope(struct rope *r, const struct rope *from);                    /* shares every slice of from */
+/* The same for one that is kept: r, which is initialised and empty, has its own bytes in one exact copy and
+ * no room for more. Answers how many bytes of memory that took, beside the struct. */
+size_t rope_keep(struct rope *r, const struct rope *from);
 /* Fills at most max iovecs with what follows the first skip bytes; returns how many. */
 int rope_iov(const struct rope *r, size_t skip, struct iovec *iov, int max);
 /* The whole as one copy; for tests and small bodies. */

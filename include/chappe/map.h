@@ -5,16 +5,20 @@
 /*
  * Hash tables: smap from byte strings, imap from 64-bit integers, to pointers (never NULL). Key bytes are
  * borrowed: they live in the value, or at least as long as the entry. Open addressing, grows only, no order.
- * Deleting during iteration is allowed for the entry just returned; inserting is not.
+ * An empty table has no memory of its own. Deleting during iteration is allowed for the entry just returned;
+ * inserting is not.
  */
-#include "chappe/str.h"
+#include "chappe/mem.h"
 
 struct smap {
     struct smap_slot *slots;
-    size_t n, cap;
+    uint32_t n;
+    uint8_t cap_log2; /* of slots, when there are any */
+    uint8_t kind;     /* enum mem_kind of the slots */
 };
 void smap_init(struct smap *m);
-void smap_fini(struct smap *m); /* the table only, not the values */
+void smap_init_of(struct smap *m, enum mem_kind k); /* its table is counted as this kind */
+void smap_fini(struct smap *m);                     /* the table only, not the values */
 void *smap_get(const struct smap *m, struct str key);
 void *smap_put(struct smap *m, struct str key,
                void *value);                    /* returns the value it replaced (its key too), or NULL */
@@ -29,9 +33,11 @@ size_t smap_bytes(const struct smap *m);
 
 struct imap {
     struct imap_slot *slots;
-    size_t n, cap;
+    uint32_t n;
+    uint8_t cap_log2, kind;
 };
 void imap_init(struct imap *m);
+void imap_init_of(struct imap *m, enum mem_kind k);
 void imap_fini(struct imap *m);
 void *imap_get(const struct imap *m, int64_t key);
 void *imap_put(struct imap *m, int64_t key, void *value);

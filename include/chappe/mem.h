@@ -4,7 +4,8 @@
 #define CHAPPE_MEM_H
 /*
  * Memory in three lifetimes: heap (x* abort on exhaustion), request arenas, growable buffers born with a
- * maximum.
+ * maximum. What there is much of is allocated by kind, so that the process can say what its memory is used
+ * for.
  */
 #include "chappe/err.h"
 #include "chappe/str.h"
@@ -19,6 +20,36 @@ struct str str_dup(struct str s);
 /* Overwrites before freeing; for secrets. Accepts NULL. */
 void secret_free(char **p);
 
+/* ---- by kind ---- */
+
+/* What the heap is used for: tbl/memory.def. Allocations of a kind are counted with the bytes that the
+ * allocator gives them; an allocation is freed as the kind that it was made as. MEM_uncounted is no kind. Any
+ * thread. */
+enum mem_kind {
+    MEM_uncounted,
+#define MEM_KIND(id, name) MEM_##id,
+#include "chappe/tbl/memory.def"
+#undef MEM_KIND
+    MEM_KIND_COUNT
+};
+void *mem_new(enum mem_kind k, size_t n);            /* zeroed */
+void *mem_renew(enum mem_kind k, void *p, size_t n); /* realloc */
+void mem_free(enum mem_kind k, void *p);             /* accepts NULL */
+struct str mem_str(enum mem_kind k, struct str s);   /* as str_dup */
+void mem_str_free(enum mem_kind k, struct str s);
+void mem_count(enum mem_kind k, int64_t bytes); /* of what others allocate */
+void mem_set(enum mem_kind k, int64_t bytes);   /* of what others count */
+int64_t mem_bytes(enum mem_kind k);
+/* Zeroed, for an object with its texts behind it. */
+#define MEM_NEW(k, type) ((type *)mem_new((k), sizeof(type)))
+
+/* Sets the gauges of chappe_memory_bytes and process_resident_memory_bytes, which together tell what the
+ * process holds: the kinds, what libraries and the rest have allocated, the allocator's own and unused
+ * memory, the program's file mappings. Reads /proc: not for a hot path. */
+void mem_report(void);
+/* Called by mem_report first, on its thread, to mem_set what others count. NULL: no more. */
+void mem_source_set(void (*fn)(void *arg), void *arg);
+
 /* Arena: bump allocation, freed all at once. bytes_max bounds it; past it arena_alloc aborts, arena_try_alloc
  * returns NULL: use the latter for peer-chosen sizes. CHAPPE_ARENA_SEPARATE makes each allocation separate.
  */
@@ -26,6 +57,7 @@ struct arena;
 struct arena *arena_new(size_t bytes_max);
 /* The first block is made of first bytes (which arena_reset keeps) instead of about 4 KiB. */
 struct arena *arena_new_sized(size_t bytes_max, size_t first);
+void arena_count(struct arena *a, enum mem_kind k); /* what its blocks are counted as; while it has none */
 void arena_free(struct arena **a);
 void arena_reset(struct arena *a);                                             /* keeps its first block */
 void *arena_alloc(struct arena *a, size_t n) __attribute__((returns_nonnull)); /* zeroed, 16-byte aligned */
@@ -57,23 +89,26 @@ static inline struct str buf_str(const struct buf *b)
     return str_n(b->p, b->n);
 }
 
-/* Growable array of T: struct { T *v; size_t n, cap; }. */
-#define VEC(T)         \
-    struct {           \
-        T *v;          \
-        size_t n, cap; \
+/* Growable array of T: struct { T *v; uint32_t n, cap; }. Begins with about 64 bytes. One that lives long and
+ * often is counted: vec_push_of and vec_free_of with its kind, always the same. */
+#define VEC(T)           \
+    struct {             \
+        T *v;            \
+        uint32_t n, cap; \
     }
-void vec_grow_(void **v, size_t *cap, size_t need, size_t size);
-#define vec_push(vec, item)                                                             \
-    do {                                                                                \
-        if ((vec)->n == (vec)->cap)                                                     \
-            vec_grow_((void **)&(vec)->v, &(vec)->cap, (vec)->n + 1, sizeof *(vec)->v); \
-        (vec)->v[(vec)->n++] = (item);                                                  \
+void *vec_grown_(enum mem_kind k, void *v, uint32_t *cap, size_t need, size_t size) NODISCARD;
+#define vec_push_of(kind, vec, item)                                                                      \
+    do {                                                                                                  \
+        if ((vec)->n == (vec)->cap)                                                                       \
+            (vec)->v = vec_grown_((kind), (vec)->v, &(vec)->cap, (size_t)(vec)->n + 1, sizeof *(vec)->v); \
+        (vec)->v[(vec)->n++] = (item);                                                                    \
     } while (0)
-#define vec_free(vec)              \
-    do {                           \
-        free((vec)->v);            \
-        (vec)->v = NULL;           \
-        (vec)->n = (vec)->cap = 0; \
+#define vec_free_of(kind, vec)      \
+    do {                            \
+        mem_free((kind), (vec)->v); \
+        (vec)->v = NULL;            \
+        (vec)->n = (vec)->cap = 0;  \
     } while (0)
+#define vec_push(vec, item) vec_push_of(MEM_uncounted, vec, item)
+#define vec_free(vec)       vec_free_of(MEM_uncounted, vec)
 #endif

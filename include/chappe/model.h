@@ -233,14 +233,12 @@ struct account_datum {
     struct str room_id, type;
     struct str content; /* JSON text */
     int64_t stream;
-    char *mem;
 };
 struct room_tags {
     struct str room_id;
     struct str content; /* {"tags":{…}} as JSON text */
     bool any;           /* at least one tag */
     int64_t revision;
-    char *mem;
 };
 struct unread_thread {
     struct str thread_id; /* "main" or a root */
@@ -267,6 +265,13 @@ struct to_device_msg {
     int64_t stream;
     struct blob *json; /* NULL: not an object; it counts, and is deleted with the others, but is not shown */
 };
+/* A member event that a lazily loading device has. The user is known by a keyed hash: two that share one
+ * could only be sent once too often, since the event tells them apart. */
+struct ll_sent {
+    uint64_t user;
+    struct evrec *rec;    /* pinned */
+    struct mpos_kept *at; /* where the answer ended that had it; kept by the model */
+};
 struct device {
     struct str device_id;
     struct user *user;
@@ -285,9 +290,8 @@ struct device {
     bool keys_stale;
     struct blob *otk_json;      /* {"signed_curve25519":50} */
     struct blob *fallback_json; /* ["signed_curve25519"] */
-    /* lazy-loaded members sent: user_id -> event id (sync-v3 4.2) */
-    struct smap ll;
-    struct list ll_lru;
+    /* lazy-loaded members sent: user -> event (sync-v3 4.2) */
+    VEC(struct ll_sent) ll;             /* least recently used first */
     int64_t ll_expires_ms, ll_newest;   /* the latter: no entry was sent beyond it */
     int64_t ll_given_min, ll_given_max; /* no next_batch was beyond this: min, and the farthest writer */
     bool hidden_unused;
@@ -307,7 +311,7 @@ struct news_item {
 struct user {
     struct str user_id;
     bool local;
-    struct mpos since_events; /* own membership events absorbed from here on */
+    struct mpos_kept *since_events; /* own membership events absorbed from here on */
     uint8_t rooms_load;
     uint32_t rooms_gen;
     bool rooms_stale;
@@ -525,6 +529,11 @@ void model_user_activate(struct model *m, struct user *u);
 /* Is u->news complete above these: has nothing happened, in rooms that are not listed there, since then? Of
  * events, receipts and typing only. */
 bool model_user_news(const struct user *u, int64_t events, int64_t receipts, int64_t typing);
+
+/* Lazily loaded members (sync/ll.c). */
+void model_ll_add(struct model *m, struct device *d, uint64_t user, struct str event_id,
+                  const struct mpos *at);
+void model_ll_del(struct model *m, struct device *d, size_t i);
 
 void model_user_pin(struct model *m, struct user *u); /* while a request of u is answered or parked */
 void model_user_unpin(struct model *m, struct user *u);

@@ -19,13 +19,14 @@ typedef int32_t writer_id;
 /* Position in a stream that may have several writers: everything up to min, and for each listed writer up to
  * pos. Entries have pos > min and are sorted by writer. More than MPOS_WRITERS_MAX ahead of min: the rest is
  * dropped (which only makes the position older). */
+struct mpos_writer {
+    writer_id writer;
+    int64_t pos;
+};
 struct mpos {
     int64_t min;
     int32_t n;
-    struct {
-        writer_id writer;
-        int64_t pos;
-    } w[MPOS_WRITERS_MAX];
+    struct mpos_writer w[MPOS_WRITERS_MAX];
 };
 static inline struct mpos mpos_of(int64_t min)
 {
@@ -38,6 +39,18 @@ bool mpos_le(const struct mpos *a, const struct mpos *b);        /* for min and 
 bool mpos_equal(const struct mpos *a, const struct mpos *b);
 struct mpos mpos_join(const struct mpos *a, const struct mpos *b);
 struct mpos mpos_bound(const struct mpos *p, int64_t max); /* clamps to max */
+/* A position that is kept for long, of which there are many: counted, so that who keeps the same one shares
+ * it, and without room for writers that are not ahead. */
+struct mpos_kept {
+    uint32_t refs;
+    int32_t n;
+    int64_t min;
+    struct mpos_writer w[];
+};
+/* last: the caller's most recent one (NULL at first), which counts too. */
+struct mpos_kept *mpos_keep(enum mem_kind k, struct mpos_kept **last, const struct mpos *p);
+void mpos_unref(enum mem_kind k, struct mpos_kept **p); /* accepts an empty one, leaves NULL */
+struct mpos mpos_of_kept(const struct mpos_kept *p);
 static inline bool mpos_in_range(const struct mpos *lo, const struct mpos *hi, writer_id w, int64_t id)
 {
     return !mpos_covers(lo, w, id) && mpos_covers(hi, w, id);

@@ -133,8 +133,8 @@ int auth_start(struct auth **out, struct uv_loop_s *loop, const struct config *c
     a->md = EVP_MD_fetch(NULL, "SHA256", NULL);
     a->md_ctx = EVP_MD_CTX_new();
     ASSERT(a->md && a->md_ctx);
-    imap_init(&a->requesters_by_user);
-    imap_init(&a->requesters_by_token);
+    imap_init_of(&a->requesters_by_user, MEM_tokens);
+    imap_init_of(&a->requesters_by_token, MEM_tokens);
     cache_init(&a->tokens, a, &cache_tokens);
     cache_init(&a->users, a, &cache_users);
     cache_init(&a->devices, a, &cache_devices);

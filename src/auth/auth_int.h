@@ -251,7 +251,7 @@ struct checks {
     size_t calls, watches;
     struct list by_age;       /* watches, least recently checked first */
     struct auth_watch **heap; /* by expires_ms */
-    size_t heap_n, heap_cap;
+    uint32_t heap_n, heap_cap;
 };
 void checks_init(struct checks *c);
 void checks_fini(struct auth *a);
@@ -282,10 +282,7 @@ struct auth {
     struct list ops; /* oldest first: all have the same patience */
     size_t ops_n;
 
-    struct {
-        int64_t *v;
-        size_t n, cap;
-    } used; /* ids to be marked */
+    VEC(int64_t) used; /* ids to be marked */
     bool used_call;
 
     void (*suspect)(void *arg, const struct requester *r);

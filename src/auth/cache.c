@@ -54,8 +54,8 @@ void cache_init(struct cache *c, struct auth *a, const struct cache_class *class
     memset(c, 0, sizeof *c);
     c->class = class;
     c->a = a;
-    smap_init(&c->by_key);
-    imap_init(&c->by_user);
+    smap_init_of(&c->by_key, MEM_tokens);
+    imap_init_of(&c->by_user, MEM_tokens);
     list_init(&c->found);
     list_init(&c->missing);
     list_init(&c->queue);

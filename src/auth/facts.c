@@ -22,7 +22,7 @@ struct str device_key(struct buf *b, struct str user, struct str device)
 
 static struct centry *fact_make(struct cache *c, struct str key)
 {
-    struct fact_entry *f = xcalloc(1, sizeof *f + key.n + 1);
+    struct fact_entry *f = mem_new(MEM_tokens, sizeof *f + key.n + 1);
 
     if (key.n)
         memcpy(f->key, key.p, key.n);
@@ -41,7 +41,7 @@ static void fact_free(struct cache *c, struct centry *e)
 
     if (c->class == &cache_devices)
         ring_del(&c->by_user, ring_key_user(str_n(f->key, f->user_n)), &f->by_user);
-    free(f);
+    mem_free(MEM_tokens, f);
 }
 
 static void fact_forget(struct cache *c, struct centry *e)

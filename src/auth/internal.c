@@ -117,9 +117,7 @@ void used_mark(struct auth *a, struct requester *r)
     if (r->used || !r->refreshable || r->token_id == 0)
         return;
     r->used = true; /* the cached requester remembers it; a new row is asked for after the entry's life */
-    if (a->used.n == a->used.cap)
-        vec_grow_((void **)&a->used.v, &a->used.cap, a->used.n + 1, sizeof *a->used.v);
-    a->used.v[a->used.n++] = r->token_id;
+    vec_push(&a->used, r->token_id);
     auth_arm_flush(a);
 }
 
@@ -171,11 +169,8 @@ static void used_answered(void *arg, int err, const struct pg_result *res)
         if (err != -ERR_SHUTDOWN) {
             log_warning(LOGGER, "Could not mark %zu access tokens as used: %s; trying again", call->n,
                         err_text(err));
-            for (size_t i = 0; i < call->n; i++) { /* the next tick sends them */
-                if (a->used.n == a->used.cap)
-                    vec_grow_((void **)&a->used.v, &a->used.cap, a->used.n + 1, sizeof *a->used.v);
-                a->used.v[a->used.n++] = call->ids[i];
-            }
+            for (size_t i = 0; i < call->n; i++) /* the next tick sends them */
+                vec_push(&a->used, call->ids[i]);
         }
     } else {
         int rows = res ? pg_rows(res) : 0;

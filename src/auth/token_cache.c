@@ -20,17 +20,29 @@ static int64_t ring_key_token(const uint64_t key[4])
     return (int64_t)key[0];
 }
 
+static struct str put(char **to, struct str s)
+{
+    char *p = *to;
+    if (s.n)
+        memcpy(p, s.p, s.n);
+    *to += s.n;
+    return str_n(p, s.n);
+}
+
+/* One allocation: the texts lie behind it. */
 struct requester *requester_new(struct auth *a, enum requester_kind kind, struct str user_id,
                                 struct str device_id, struct str owner_id, const uint64_t key[4])
 {
-    struct requester *r = xcalloc(1, sizeof *r);
+    size_t owner_n = str_eq(owner_id, user_id) ? 0 : owner_id.n;
+    struct requester *r = mem_new(MEM_tokens, sizeof *r + user_id.n + device_id.n + owner_n + 1);
+    char *text = (char *)(r + 1);
 
     r->refs = 1;
     r->auth = a;
     r->kind = kind;
-    r->user_id = str_dup(user_id);
-    r->device_id = str_dup(device_id);
-    r->owner_id = str_eq(owner_id, user_id) ? r->user_id : str_dup(owner_id);
+    r->user_id = put(&text, user_id);
+    r->device_id = str_absent(device_id) ? STR_ABSENT : put(&text, device_id);
+    r->owner_id = str_eq(owner_id, user_id) ? r->user_id : put(&text, owner_id);
     memcpy(r->token_key, key, sizeof r->token_key);
     list_init(&r->watches);
     ring_add(&a->requesters_by_user, ring_key_user(r->user_id), &r->by_user);
@@ -61,11 +73,7 @@ void requester_unref(struct requester **rp)
         ring_del(&r->auth->requesters_by_token, ring_key_token(r->token_key), &r->by_token);
         r->auth->requesters_n--;
     }
-    if (r->owner_id.p != r->user_id.p)
-        free((void *)r->owner_id.p);
-    free((void *)r->device_id.p);
-    free((void *)r->user_id.p);
-    free(r);
+    mem_free(MEM_tokens, r);
 }
 
 const char *requester_log_name(const struct requester *r, struct arena *a)
@@ -104,7 +112,7 @@ struct requester *requester_from_row(struct auth *a, const uint64_t key[4], cons
 
 static struct centry *tok_make(struct cache *c, struct str key)
 {
-    struct tok_entry *t = xcalloc(1, sizeof *t);
+    struct tok_entry *t = MEM_NEW(MEM_tokens, struct tok_entry);
 
     (void)c;
     ASSERT(key.n == sizeof t->hash);
@@ -119,7 +127,7 @@ static void tok_free(struct cache *c, struct centry *e)
 
     (void)c;
     secret_free(&t->token);
-    free(t);
+    mem_free(MEM_tokens, t);
 }
 
 static struct pg_args *tok_args(struct centry **v, size_t n)

@@ -92,7 +92,7 @@ static void heap_add(struct checks *c, struct auth_watch *w, const struct reques
     if (!w->expires_ms)
         return;
     if (c->heap_n == c->heap_cap)
-        vec_grow_((void **)&c->heap, &c->heap_cap, c->heap_n + 1, sizeof *c->heap);
+        c->heap = vec_grown_(MEM_tokens, c->heap, &c->heap_cap, c->heap_n + 1, sizeof *c->heap);
     heap_up(c, c->heap_n++, w);
 }
 
@@ -443,7 +443,7 @@ void checks_fini(struct auth *a)
     while (!list_empty(&a->checks.by_age))
         auth_watch_del(container_of(a->checks.by_age.next, struct auth_watch, by_age));
     ASSERT(list_empty(&a->checks.queue) && list_empty(&a->checks.later) && a->checks.heap_n == 0);
-    free(a->checks.heap);
+    mem_free(MEM_tokens, a->checks.heap);
     a->checks.heap = NULL;
     a->checks.heap_cap = 0;
 }

@@ -13,7 +13,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { CHUNK_FIRST = 512, CHUNK_LAST = 65536 };
+/* Less the head of a blob, so that chunks fill size classes. */
+enum { CHUNK_FIRST = 512 - sizeof(struct blob), CHUNK_LAST = 65536 - sizeof(struct blob) };
 
 static struct blob *blob_alloc(size_t n)
 {
@@ -90,7 +91,7 @@ void rope_move(struct rope *to, struct rope *from)
 }
 
 /* Takes over one count of blob. */
-static void rope_push(struct rope *r, struct blob *blob, const char *p, size_t n)
+static void rope_push(struct rope *r, struct blob *blob, const char *p, size_t n, bool own)
 {
     if (r->n == r->cap) {
         size_t cap = r->cap * 2;
@@ -102,7 +103,7 @@ static void rope_push(struct rope *r, struct blob *blob, const char *p, size_t n
         }
         r->cap = cap;
     }
-    r->v[r->n++] = (struct rope_slice){blob, p, n};
+    r->v[r->n++] = (struct rope_slice){blob, p, (uint32_t)n, own};
     r->bytes += n;
 }
 
@@ -110,7 +111,7 @@ void rope_put(struct rope *r, struct str s)
 {
     while (s.n) {
         if (r->own_used == r->own_cap) {
-            size_t cap = r->own_cap ? r->own_cap * 2 : CHUNK_FIRST;
+            size_t cap = r->own_cap ? r->own_cap * 2 + sizeof(struct blob) : CHUNK_FIRST;
             if (cap > CHUNK_LAST)
                 cap = CHUNK_LAST;
             if (cap < s.n)
@@ -126,10 +127,10 @@ void rope_put(struct rope *r, struct str s)
         r->own_used += n;
         struct rope_slice *last = r->n ? &r->v[r->n - 1] : NULL;
         if (last && last->blob == r->own && last->p + last->n == to) {
-            last->n += n;
+            last->n += (uint32_t)n;
             r->bytes += n;
         } else {
-            rope_push(r, blob_ref(r->own), to, n);
+            rope_push(r, blob_ref(r->own), to, n, true);
         }
         s = str_n(s.p + n, s.n - n);
     }
@@ -151,14 +152,39 @@ void rope_blob_range(struct rope *r, struct blob *b, size_t off, size_t n)
 {
     ASSERT(off <= b->n && n <= b->n - off);
     if (n)
-        rope_push(r, blob_ref(b), b->p + off, n);
+        rope_push(r, blob_ref(b), b->p + off, n, false);
 }
 
 void rope_rope(struct rope *r, const struct rope *from)
 {
     ASSERT(r != from);
     for (size_t i = 0; i < from->n; i++)
-        rope_push(r, blob_ref(from->v[i].blob), from->v[i].p, from->v[i].n);
+        rope_push(r, blob_ref(from->v[i].blob), from->v[i].p, from->v[i].n, from->v[i].own);
+}
+
+size_t rope_keep(struct rope *r, const struct rope *from)
+{
+    ASSERT(r != from && r->n == 0);
+    size_t own = 0, used = 0;
+    for (size_t i = 0; i < from->n; i++)
+        own += from->v[i].own ? from->v[i].n : 0;
+    struct blob *b = own ? blob_alloc(own) : NULL;
+    if (from->n > r->cap) {
+        r->v = xmalloc(from->n * sizeof *r->v);
+        r->cap = from->n;
+    }
+    for (size_t i = 0; i < from->n; i++) {
+        struct rope_slice s = from->v[i];
+        if (s.own) {
+            memcpy(b->p + used, s.p, s.n);
+            s.blob = b;
+            s.p = b->p + used;
+            used += s.n;
+        }
+        rope_push(r, blob_ref(s.blob), s.p, s.n, s.own);
+    }
+    blob_unref(&b); /* its slices hold it */
+    return (own ? sizeof *b + own : 0) + (r->v == r->inline_v ? 0 : r->cap * sizeof *r->v);
 }
 
 int rope_iov(const struct rope *r, size_t skip, struct iovec *iov, int max)

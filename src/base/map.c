@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Hash tables with open addressing and linear probing, a power of two of slots, at most three quarters full.
+ * Hash tables with open addressing and linear probing, a power of two of slots, at most three quarters full;
+ * the smallest has two slots, for one entry: of the tables that users and devices have, most hold one or
+ * none.
  *
  * A deletion closes the gap by moving later entries of the same run back (no tombstones: a table that lives
  * for months with a constant number of entries stays as fast as on its first day). The run ends at an empty
@@ -15,10 +17,8 @@
  */
 #include "chappe/map.h"
 #include "chappe/clock.h"
-#include "chappe/mem.h"
-#include <stdlib.h>
 
-enum { CAP_FIRST = 8 };
+enum { CAP_FIRST_LOG2 = 1, CAP_LAST_LOG2 = 30 };
 
 struct smap_slot {
     const char *p;
@@ -39,15 +39,10 @@ static __attribute__((constructor)) void imap_secret_draw(void)
     imap_secret = rng_u64();
 }
 
+/* One slot at least stays empty: it ends a search. */
 static bool is_full(size_t n, size_t cap)
 {
-    return n + 1 > cap - cap / 4;
-}
-
-static size_t cap_next(size_t cap)
-{
-    ASSERT(cap <= UINT32_MAX / 4);
-    return cap ? cap * 2 : CAP_FIRST;
+    return n + 1 > cap - (cap < 4 ? 1 : cap / 4);
 }
 
 /* True when an entry whose home is `home`, found at `at`, may move back to the gap. */
@@ -58,15 +53,25 @@ static bool may_move(size_t home, size_t at, size_t gap, size_t mask)
 
 /* ---- strings ---- */
 
+static size_t smap_cap(const struct smap *m)
+{
+    return m->slots ? (size_t)1 << m->cap_log2 : 0;
+}
+
 void smap_init(struct smap *m)
 {
-    *m = (struct smap){0};
+    smap_init_of(m, MEM_uncounted);
+}
+
+void smap_init_of(struct smap *m, enum mem_kind k)
+{
+    *m = (struct smap){.kind = (uint8_t)k};
 }
 
 void smap_fini(struct smap *m)
 {
-    free(m->slots);
-    smap_init(m);
+    mem_free(m->kind, m->slots);
+    smap_init_of(m, m->kind);
 }
 
 static bool smap_slot_is(const struct smap_slot *s, uint32_t hash, struct str key)
@@ -77,7 +82,7 @@ static bool smap_slot_is(const struct smap_slot *s, uint32_t hash, struct str ke
 /* The slot of key, or the empty slot where it would go. */
 static struct smap_slot *smap_find(const struct smap *m, struct str key, uint32_t hash)
 {
-    size_t mask = m->cap - 1, i = hash & mask;
+    size_t mask = smap_cap(m) - 1, i = hash & mask;
     while (m->slots[i].value && !smap_slot_is(&m->slots[i], hash, key))
         i = (i + 1) & mask;
     return &m->slots[i];
@@ -86,10 +91,11 @@ static struct smap_slot *smap_find(const struct smap *m, struct str key, uint32_
 static void smap_grow(struct smap *m)
 {
     struct smap_slot *old = m->slots;
-    size_t old_cap = m->cap;
-    m->cap = cap_next(old_cap);
-    m->slots = xcalloc(m->cap, sizeof *m->slots);
-    size_t mask = m->cap - 1;
+    size_t old_cap = smap_cap(m);
+    ASSERT(m->cap_log2 < CAP_LAST_LOG2);
+    m->cap_log2 = (uint8_t)(old ? m->cap_log2 + 1 : CAP_FIRST_LOG2);
+    m->slots = mem_new(m->kind, sizeof *m->slots << m->cap_log2);
+    size_t mask = smap_cap(m) - 1;
     for (size_t k = 0; k < old_cap; k++) {
         if (!old[k].value)
             continue;
@@ -98,7 +104,7 @@ static void smap_grow(struct smap *m)
             i = (i + 1) & mask;
         m->slots[i] = old[k];
     }
-    free(old);
+    mem_free(m->kind, old);
 }
 
 void *smap_get(const struct smap *m, struct str key)
@@ -110,10 +116,10 @@ void *smap_put(struct smap *m, struct str key, void *value)
 {
     ASSERT(value != NULL && key.n <= UINT32_MAX);
     uint32_t hash = (uint32_t)str_hash(key);
-    struct smap_slot *s = m->cap ? smap_find(m, key, hash) : NULL;
+    struct smap_slot *s = m->slots ? smap_find(m, key, hash) : NULL;
     void *before = s ? s->value : NULL;
     if (!before) {
-        if (!s || is_full(m->n, m->cap)) {
+        if (!s || is_full(m->n, smap_cap(m))) {
             smap_grow(m);
             s = smap_find(m, key, hash);
         }
@@ -129,7 +135,7 @@ void *smap_del(struct smap *m, struct str key)
     void *value = s ? s->value : NULL;
     if (!value)
         return NULL;
-    size_t mask = m->cap - 1, gap = (size_t)(s - m->slots);
+    size_t mask = smap_cap(m) - 1, gap = (size_t)(s - m->slots);
     for (size_t i = (gap + 1) & mask; m->slots[i].value; i = (i + 1) & mask) {
         if (may_move(m->slots[i].hash & mask, i, gap, mask)) {
             m->slots[gap] = m->slots[i];
@@ -143,7 +149,7 @@ void *smap_del(struct smap *m, struct str key)
 
 void *smap_next(const struct smap *m, size_t *it)
 {
-    size_t mask = m->cap - 1;
+    size_t cap = smap_cap(m), mask = cap - 1;
     if (*it == 0) {
         if (!m->n)
             return NULL;
@@ -153,20 +159,20 @@ void *smap_next(const struct smap *m, size_t *it)
         *it = (empty + 1) << 32;
     }
     size_t empty = (*it >> 32) - 1;
-    for (size_t step = (*it & UINT32_MAX) + 1; step < m->cap; step++) {
+    for (size_t step = (*it & UINT32_MAX) + 1; step < cap; step++) {
         const struct smap_slot *s = &m->slots[(empty - step) & mask];
         if (s->value) {
             *it = (empty + 1) << 32 | step;
             return s->value;
         }
     }
-    *it = (empty + 1) << 32 | m->cap;
+    *it = (empty + 1) << 32 | cap;
     return NULL;
 }
 
 size_t smap_bytes(const struct smap *m)
 {
-    return m->cap * sizeof *m->slots;
+    return smap_cap(m) * sizeof *m->slots;
 }
 
 /* ---- integers ---- */
@@ -179,20 +185,30 @@ static size_t imap_home(int64_t key)
     return (size_t)(h ^ h >> 32);
 }
 
+static size_t imap_cap(const struct imap *m)
+{
+    return m->slots ? (size_t)1 << m->cap_log2 : 0;
+}
+
 void imap_init(struct imap *m)
 {
-    *m = (struct imap){0};
+    imap_init_of(m, MEM_uncounted);
+}
+
+void imap_init_of(struct imap *m, enum mem_kind k)
+{
+    *m = (struct imap){.kind = (uint8_t)k};
 }
 
 void imap_fini(struct imap *m)
 {
-    free(m->slots);
-    imap_init(m);
+    mem_free(m->kind, m->slots);
+    imap_init_of(m, m->kind);
 }
 
 static struct imap_slot *imap_find(const struct imap *m, int64_t key)
 {
-    size_t mask = m->cap - 1, i = imap_home(key) & mask;
+    size_t mask = imap_cap(m) - 1, i = imap_home(key) & mask;
     while (m->slots[i].value && m->slots[i].key != key)
         i = (i + 1) & mask;
     return &m->slots[i];
@@ -201,13 +217,14 @@ static struct imap_slot *imap_find(const struct imap *m, int64_t key)
 static void imap_grow(struct imap *m)
 {
     struct imap_slot *old = m->slots;
-    size_t old_cap = m->cap;
-    m->cap = cap_next(old_cap);
-    m->slots = xcalloc(m->cap, sizeof *m->slots);
+    size_t old_cap = imap_cap(m);
+    ASSERT(m->cap_log2 < CAP_LAST_LOG2);
+    m->cap_log2 = (uint8_t)(old ? m->cap_log2 + 1 : CAP_FIRST_LOG2);
+    m->slots = mem_new(m->kind, sizeof *m->slots << m->cap_log2);
     for (size_t k = 0; k < old_cap; k++)
         if (old[k].value)
             *imap_find(m, old[k].key) = old[k];
-    free(old);
+    mem_free(m->kind, old);
 }
 
 void *imap_get(const struct imap *m, int64_t key)
@@ -218,10 +235,10 @@ void *imap_get(const struct imap *m, int64_t key)
 void *imap_put(struct imap *m, int64_t key, void *value)
 {
     ASSERT(value != NULL);
-    struct imap_slot *s = m->cap ? imap_find(m, key) : NULL;
+    struct imap_slot *s = m->slots ? imap_find(m, key) : NULL;
     void *before = s ? s->value : NULL;
     if (!before) {
-        if (!s || is_full(m->n, m->cap)) {
+        if (!s || is_full(m->n, imap_cap(m))) {
             imap_grow(m);
             s = imap_find(m, key);
         }
@@ -237,7 +254,7 @@ void *imap_del(struct imap *m, int64_t key)
     void *value = s ? s->value : NULL;
     if (!value)
         return NULL;
-    size_t mask = m->cap - 1, gap = (size_t)(s - m->slots);
+    size_t mask = imap_cap(m) - 1, gap = (size_t)(s - m->slots);
     for (size_t i = (gap + 1) & mask; m->slots[i].value; i = (i + 1) & mask) {
         if (may_move(imap_home(m->slots[i].key) & mask, i, gap, mask)) {
             m->slots[gap] = m->slots[i];
@@ -251,7 +268,7 @@ void *imap_del(struct imap *m, int64_t key)
 
 void *imap_next(const struct imap *m, size_t *it)
 {
-    size_t mask = m->cap - 1;
+    size_t cap = imap_cap(m), mask = cap - 1;
     if (*it == 0) {
         if (!m->n)
             return NULL;
@@ -261,18 +278,18 @@ void *imap_next(const struct imap *m, size_t *it)
         *it = (empty + 1) << 32;
     }
     size_t empty = (*it >> 32) - 1;
-    for (size_t step = (*it & UINT32_MAX) + 1; step < m->cap; step++) {
+    for (size_t step = (*it & UINT32_MAX) + 1; step < cap; step++) {
         const struct imap_slot *s = &m->slots[(empty - step) & mask];
         if (s->value) {
             *it = (empty + 1) << 32 | step;
             return s->value;
         }
     }
-    *it = (empty + 1) << 32 | m->cap;
+    *it = (empty + 1) << 32 | cap;
     return NULL;
 }
 
 size_t imap_bytes(const struct imap *m)
 {
-    return m->cap * sizeof *m->slots;
+    return imap_cap(m) * sizeof *m->slots;
 }

@@ -74,6 +74,7 @@ struct arena {
     size_t bytes, bytes_max;
     size_t block_next; /* size of the next regular block */
     size_t block_first;
+    enum mem_kind kind; /* of its blocks */
 };
 
 struct arena *arena_new(size_t bytes_max)
@@ -90,19 +91,25 @@ struct arena *arena_new_sized(size_t bytes_max, size_t first)
     return a;
 }
 
-static struct arena_block *block_new(size_t cap)
+void arena_count(struct arena *a, enum mem_kind k)
 {
-    struct arena_block *b = xmalloc(sizeof *b + cap);
+    ASSERT(!a->newest);
+    a->kind = k;
+}
+
+static struct arena_block *block_new(const struct arena *a, size_t cap)
+{
+    struct arena_block *b = mem_renew(a->kind, NULL, sizeof *b + cap);
     b->cap = cap;
     b->used = 0;
     return b;
 }
 
-static void blocks_free(struct arena_block *b)
+static void blocks_free(const struct arena *a, struct arena_block *b)
 {
     while (b) {
         struct arena_block *next = b->next;
-        free(b);
+        mem_free(a->kind, b);
         b = next;
     }
 }
@@ -111,7 +118,7 @@ void arena_free(struct arena **a)
 {
     if (!*a)
         return;
-    blocks_free((*a)->newest);
+    blocks_free(*a, (*a)->newest);
     free(*a);
     *a = NULL;
 }
@@ -120,7 +127,7 @@ void arena_reset(struct arena *a)
 {
     a->bytes = 0;
 #ifdef CHAPPE_ARENA_SEPARATE
-    blocks_free(a->newest);
+    blocks_free(a, a->newest);
     a->newest = NULL;
 #else
     /* The first regular block is the one kept: it is the oldest of its size in the chain. */
@@ -130,7 +137,7 @@ void arena_reset(struct arena *a)
         if (b->cap == a->block_first && !keep)
             keep = b;
         else
-            free(b);
+            mem_free(a->kind, b);
     }
     a->newest = keep;
     a->block_next = a->block_first;
@@ -150,21 +157,21 @@ static struct arena_block *arena_room(struct arena *a, size_t n)
     if (b && b->cap - b->used >= n)
         return b;
     if (n <= a->block_next / 4) {
-        b = block_new(a->block_next);
+        b = block_new(a, a->block_next);
         if (a->block_next < ARENA_BLOCK_LAST)
             a->block_next *= 2;
         b->next = a->newest;
         a->newest = b;
         return b;
     }
-    b = block_new(n);
+    b = block_new(a, n);
     if (a->newest) {
         b->next = a->newest->next;
         a->newest->next = b;
         return b;
     }
 #else
-    b = block_new(n);
+    b = block_new(a, n);
 #endif
     b->next = a->newest;
     a->newest = b;
@@ -320,13 +327,13 @@ void buf_consume(struct buf *b, size_t n)
         memmove(b->p, b->p + n, b->n);
 }
 
-void vec_grow_(void **v, size_t *cap, size_t need, size_t size)
+void *vec_grown_(enum mem_kind k, void *v, uint32_t *cap, size_t need, size_t size)
 {
-    size_t wish = *cap ? *cap * 2 : 8;
+    enum { FIRST_BYTES = 64 };
+    size_t first = size < FIRST_BYTES ? FIRST_BYTES / size : 1, wish = *cap ? (size_t)*cap * 2 : first, bytes;
     if (wish < need)
         wish = need;
-    size_t bytes;
-    ASSERT(!__builtin_mul_overflow(wish, size, &bytes));
-    *v = xrealloc(*v, bytes);
-    *cap = wish;
+    ASSERT(wish <= UINT32_MAX && !__builtin_mul_overflow(wish, size, &bytes));
+    *cap = (uint32_t)wish;
+    return mem_renew(k, v, bytes);
 }

@@ -225,6 +225,7 @@ static void put_labelled(struct buf *b, enum metric m)
 void metrics_write(struct buf *b)
 {
     static const char *const kinds[] = {"counter", "gauge", "histogram"};
+    mem_report();
     for (int m = 0; m < METRIC_COUNT; m++) {
         buf_printf(b, "# HELP %s ", rows[m].name);
         put_escaped(b, str_of(rows[m].help), false);

@@ -152,7 +152,7 @@ static void encode(struct event *ev, const struct json *root, const struct event
     ASSERT(!w.b.failed);
     ev->enc.blob = blob_from_buf(&w.b);
     buf_fini(&w.b);
-    ev->bytes += sizeof *ev->enc.blob + ev->enc.blob->n;
+    event_bytes_add(ev, (int64_t)(sizeof *ev->enc.blob + ev->enc.blob->n));
 }
 
 const struct event_enc *event_encode(struct event *ev)
@@ -186,7 +186,7 @@ struct str event_content(struct event *ev)
     ASSERT(!b.failed);
     ev->content_json = str_dup(buf_str(&b));
     ev->content_owned = true;
-    ev->bytes += ev->content_json.n + 1;
+    event_bytes_add(ev, (int64_t)ev->content_json.n + 1);
     buf_fini(&b);
     arena_free(&a);
     return ev->content_json;
@@ -195,13 +195,13 @@ struct str event_content(struct event *ev)
 void event_enc_drop(struct event *ev)
 {
     if (ev->content_owned) {
-        ev->bytes -= ev->content_json.n + 1;
+        event_bytes_add(ev, -(int64_t)ev->content_json.n - 1);
         free((void *)(uintptr_t)ev->content_json.p);
     }
     ev->content_json = STR_ABSENT;
     ev->content_owned = false;
     if (ev->enc.blob) {
-        ev->bytes -= sizeof *ev->enc.blob + ev->enc.blob->n;
+        event_bytes_add(ev, -(int64_t)(sizeof *ev->enc.blob + ev->enc.blob->n));
         blob_unref(&ev->enc.blob);
     }
     ev->enc = (struct event_enc){0};

@@ -39,6 +39,12 @@ void event_locate(const struct event *ev, struct str *s);
 struct json *event_tree(const struct event *ev, struct arena *a, bool federation, struct event_unsigned *u,
                         const struct json **content);
 void event_enc_drop(struct event *ev);
+/* Memory that ev holds besides its block has grown, or shrunk. */
+static inline void event_bytes_add(struct event *ev, int64_t bytes)
+{
+    ev->bytes = (size_t)((int64_t)ev->bytes + bytes);
+    mem_count(MEM_events, bytes);
+}
 bool event_is_create(const struct event *ev);
 struct filter;
 void filter_share_end(struct filter *f); /* filter_share.c: its last holder lets go */

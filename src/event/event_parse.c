@@ -415,7 +415,7 @@ static struct event *event_pack(struct event *e, const struct event_row *row)
     size_t extra = find_all(e, row), ids = e->prev_events_count + e->auth_events_count;
     size_t block = sizeof *e + ids * sizeof(struct str) + row->json.n + row->internal_metadata.n + extra;
     ASSERT(block <= UINT32_MAX);
-    struct event *ev = xmalloc(block);
+    struct event *ev = mem_renew(MEM_events, NULL, block);
     *ev = *e;
     struct str *arrays = (struct str *)(ev + 1);
     struct mover m = {.row = row, .ev = ev, .to = (char *)(arrays + ids)};
@@ -497,7 +497,9 @@ void event_free(struct event **ev)
     if (!*ev)
         return;
     event_enc_drop(*ev);
+    if (!str_absent((*ev)->redacted_by))
+        event_bytes_add(*ev, -(int64_t)(*ev)->redacted_by.n - 1);
     free((void *)(uintptr_t)(*ev)->redacted_by.p);
-    free(*ev);
+    mem_free(MEM_events, *ev);
     *ev = NULL;
 }

@@ -137,12 +137,12 @@ void event_redacted_set(struct event *ev, bool redacted, struct str redaction_id
         return;
     event_enc_drop(ev);
     if (!str_absent(ev->redacted_by)) {
-        ev->bytes -= ev->redacted_by.n + 1;
+        event_bytes_add(ev, -(int64_t)ev->redacted_by.n - 1);
         free((void *)(uintptr_t)ev->redacted_by.p);
     }
     ev->redacted_by = str_dup(redaction_id);
     if (!str_absent(ev->redacted_by))
-        ev->bytes += ev->redacted_by.n + 1;
+        event_bytes_add(ev, (int64_t)ev->redacted_by.n + 1);
     if (ev->redacted == redacted)
         return;
     ev->redacted = redacted;

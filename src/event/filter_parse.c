@@ -378,7 +378,8 @@ int filter_parse_with(struct str text, unsigned features, struct filter **out, s
         rc = validate(root, e);
     if (!rc) {
         /* Held in one arena, which the filter itself lies in. */
-        struct arena *a = arena_new(event_arena_max(text.n));
+        struct arena *a = arena_new_sized(event_arena_max(text.n), sizeof(struct filter));
+        arena_count(a, MEM_filters);
         struct filter *f = ARENA_NEW(a, struct filter);
         f->refs = 1;
         f->arena = a;

@@ -22,13 +22,13 @@ void ring_close(struct ring *r)
         io_uring_queue_exit(&r->uring);
     if (r->bufs)
         munmap(r->bufs, r->bufs_bytes);
-    free(r->buf_mem);
+    mem_count(MEM_buffers, -(int64_t)r->bufs_used * BUF_BYTES);
     *r = (struct ring){0};
 }
 
 size_t ring_memory(const struct ring *r)
 {
-    return sizeof *r + r->bufs_bytes + (size_t)BUF_COUNT * BUF_BYTES;
+    return sizeof *r; /* its buffers are counted as they are used */
 }
 
 void ring_buf_give(struct ring *r, unsigned id, int offset)
@@ -39,7 +39,7 @@ void ring_buf_give(struct ring *r, unsigned id, int offset)
 
 static int open_buffers(struct ring *r)
 {
-    r->bufs_bytes = BUF_COUNT * sizeof(struct io_uring_buf);
+    r->bufs_bytes = BUF_COUNT * (sizeof(struct io_uring_buf) + BUF_BYTES);
     void *m = mmap(NULL, r->bufs_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (m == MAP_FAILED)
         return -errno;
@@ -48,7 +48,7 @@ static int open_buffers(struct ring *r)
     int rc = io_uring_register_buf_ring(&r->uring, &reg, 0);
     if (rc < 0)
         return rc;
-    r->buf_mem = xmalloc((size_t)BUF_COUNT * BUF_BYTES);
+    r->buf_mem = (char *)m + BUF_COUNT * sizeof(struct io_uring_buf);
     io_uring_buf_ring_init(r->bufs);
     for (unsigned i = 0; i < BUF_COUNT; i++)
         ring_buf_give(r, i, (int)i);

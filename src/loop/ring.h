@@ -8,7 +8,7 @@
  * takes no descriptor of the process, but a table may not have more places than RLIMIT_NOFILE: whoever wants
  * more sockets opens another ring.
  */
-#include "chappe/str.h"
+#include "chappe/mem.h"
 #include <liburing.h>
 
 struct err;
@@ -21,8 +21,9 @@ enum {
 struct ring {
     struct io_uring uring;
     struct io_uring_buf_ring *bufs;
-    char *buf_mem;
+    char *buf_mem; /* in one mapping with the ring: a page is resident once a buffer in it has been used */
     size_t bufs_bytes;
+    unsigned bufs_used;
     uint32_t places; /* of the table; 0: none, sockets have descriptors */
     uint32_t taken;  /* places in use, or promised to an accept */
     size_t ops;      /* operations in flight, all kinds but cancels */
@@ -36,8 +37,13 @@ void ring_close(struct ring *r);
 size_t ring_memory(const struct ring *r);
 /* The kernel may use this buffer again, once the transport has advanced the buffer ring past offset. */
 void ring_buf_give(struct ring *r, unsigned id, int offset);
-static inline struct str ring_buf(const struct ring *r, uint32_t cqe_flags, int n)
+static inline struct str ring_buf(struct ring *r, uint32_t cqe_flags, int n)
 {
-    return str_n(r->buf_mem + (size_t)(cqe_flags >> IORING_CQE_BUFFER_SHIFT) * BUF_BYTES, (size_t)n);
+    unsigned id = cqe_flags >> IORING_CQE_BUFFER_SHIFT;
+    if (id >= r->bufs_used) {
+        mem_count(MEM_buffers, (int64_t)(id + 1 - r->bufs_used) * BUF_BYTES);
+        r->bufs_used = id + 1;
+    }
+    return str_n(r->buf_mem + (size_t)id * BUF_BYTES, (size_t)n);
 }
 #endif

@@ -98,17 +98,14 @@ enum have model_account_data(struct model *m, struct user *u)
 
 static void datum_free(struct account_datum *d)
 {
-    if (d) {
-        free(d->mem);
-        free(d);
-    }
+    mem_free(MEM_users, d);
 }
 
 static void datum_put(struct smap *map, struct str room_id, struct str type, struct str content,
                       int64_t stream)
 {
-    struct account_datum *d = xcalloc(1, sizeof *d);
-    char *p = d->mem = xmalloc(room_id.n + 1 + type.n + 1 + content.n + 1);
+    struct account_datum *d = mem_new(MEM_users, sizeof *d + room_id.n + 1 + type.n + 1 + content.n + 1);
+    char *p = (char *)(d + 1);
     size_t n = 0;
     if (!str_absent(room_id)) {
         memcpy(p, room_id.p, room_id.n);
@@ -194,19 +191,17 @@ static void tags_clear(struct user *u)
 {
     size_t it = 0;
     for (struct room_tags *t; (t = smap_next(&u->tags, &it));) {
-        free(t->mem);
-        free(t);
+        mem_free(MEM_users, t);
     }
     smap_fini(&u->tags);
-    smap_init(&u->tags);
     u->tags_newest = 0;
 }
 
 static void tags_put(struct user *u, struct str room_id, int64_t revision, struct buf *content, bool any)
 {
     buf_put(content, STR("}}"));
-    struct room_tags *t = xcalloc(1, sizeof *t);
-    char *p = t->mem = xmalloc(room_id.n + content->n + 1);
+    struct room_tags *t = mem_new(MEM_users, sizeof *t + room_id.n + content->n + 1);
+    char *p = (char *)(t + 1);
     memcpy(p, room_id.p, room_id.n);
     memcpy(p + room_id.n, content->p, content->n);
     t->room_id = str_n(p, room_id.n);
@@ -214,11 +209,7 @@ static void tags_put(struct user *u, struct str room_id, int64_t revision, struc
     t->revision = revision;
     u->tags_newest = revision > u->tags_newest ? revision : u->tags_newest;
     t->any = any;
-    struct room_tags *old = smap_put(&u->tags, t->room_id, t);
-    if (old) {
-        free(old->mem);
-        free(old);
-    }
+    mem_free(MEM_users, smap_put(&u->tags, t->room_id, t));
 }
 
 static void on_tags(struct load_op *op, const struct pg_result *r)
@@ -349,9 +340,8 @@ static void ignored_clear(struct user *u)
 {
     size_t it = 0;
     for (struct str *s; (s = smap_next(&u->ignored, &it));)
-        free(s);
+        mem_free(MEM_users, s);
     smap_fini(&u->ignored);
-    smap_init(&u->ignored);
 }
 
 static void on_ignored(struct load_op *op, const struct pg_result *r)
@@ -366,10 +356,10 @@ static void on_ignored(struct load_op *op, const struct pg_result *r)
         struct str id = pg_str(r, i, 1);
         if (!u)
             continue;
-        struct str *s = xmalloc(sizeof *s + id.n + 1);
+        struct str *s = mem_new(MEM_users, sizeof *s + id.n + 1);
         memcpy(s + 1, id.p, id.n);
         *s = str_n((char *)(s + 1), id.n);
-        free(smap_put(&u->ignored, *s, s));
+        mem_free(MEM_users, smap_put(&u->ignored, *s, s));
     }
     for (size_t i = 0; i < op->targets.n; i++)
         part_loaded(part_ignored(op->targets.v[i]), r != NULL, op->gens.v[i]);
@@ -435,10 +425,9 @@ void filters_fini(struct model *m)
     size_t it = 0;
     for (struct filter_slot *s; (s = smap_next(&m->filters, &it));) {
         filter_unref(&s->filter);
-        free(s);
+        mem_free(MEM_filters, s);
     }
     smap_fini(&m->filters);
-    smap_init(&m->filters);
 }
 
 /* Filters are append-only per user, so a found one never changes; a missing one may appear, so it is not
@@ -456,11 +445,11 @@ enum have model_stored_filter(struct model *m, struct user *u, int64_t filter_id
         if (s->filter)
             return HAVE;
         smap_del(&m->filters, s->key);
-        free(s);
+        mem_free(MEM_filters, s);
         return ABSENT;
     }
     if (!s) {
-        s = xcalloc(1, sizeof *s + (size_t)n + 1);
+        s = mem_new(MEM_filters, sizeof *s + (size_t)n + 1);
         memcpy(s + 1, key, (size_t)n);
         s->key = str_n((char *)(s + 1), (size_t)n);
         s->id = filter_id;
@@ -557,7 +546,7 @@ void account_free(struct model *m, struct user *u)
         if (s->user == u) {
             smap_del(&m->filters, s->key);
             filter_unref(&s->filter);
-            free(s);
+            mem_free(MEM_filters, s);
         }
     }
 }

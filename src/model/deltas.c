@@ -21,14 +21,14 @@ static void delta_free(struct model *m, struct state_delta *d)
 {
     if (d->rec)
         evrec_unpin(m, d->rec);
-    free(d->mem);
+    mem_free(MEM_rooms, d->mem);
 }
 
 void room_deltas_drop(struct model *m, struct room *r)
 {
     for (size_t i = 0; i < r->deltas.n; i++)
         delta_free(m, &r->deltas.v[i]);
-    vec_free(&r->deltas);
+    vec_free_of(MEM_rooms, &r->deltas);
     r->deltas_kept = r->deltas_known = false;
     r->deltas_gen++;
 }
@@ -36,7 +36,7 @@ void room_deltas_drop(struct model *m, struct room *r)
 static void delta_push(struct model *m, struct room *r, const struct state_delta *src, struct str event_id)
 {
     struct state_delta d = *src;
-    char *p = d.mem = xmalloc(src->type.n + src->state_key.n + 1);
+    char *p = d.mem = mem_new(MEM_rooms, src->type.n + src->state_key.n + 1);
     memcpy(p, src->type.p, src->type.n);
     d.type = str_n(p, src->type.n);
     if (src->state_key.n)
@@ -45,7 +45,7 @@ static void delta_push(struct model *m, struct room *r, const struct state_delta
     d.rec = str_absent(event_id) ? NULL : model_rec(m, event_id);
     if (d.rec)
         evrec_pin(d.rec);
-    vec_push(&r->deltas, d);
+    vec_push_of(MEM_rooms, &r->deltas, d);
 }
 
 static int by_stream_and_key(const void *a, const void *b)

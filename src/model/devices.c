@@ -12,29 +12,57 @@
 
 enum { TD_PAGE = 100, DL_RING_MAX = 200000 };
 
-/* ---- to-device ---- */
+static int64_t blob_bytes(const struct blob *b)
+{
+    return b ? (int64_t)(sizeof *b + b->n) : 0;
+}
+
+static void message_free(struct to_device_msg *msg)
+{
+    mem_count(MEM_devices, -blob_bytes(msg->json));
+    blob_unref(&msg->json);
+}
 
 static void td_clear(struct device *d)
 {
     for (size_t i = 0; i < d->td.n; i++)
-        blob_unref(&d->td.v[i].json);
+        message_free(&d->td.v[i]);
     d->td.n = 0;
 }
 
 void device_free(struct model *m, struct device *d)
 {
-    (void)m;
     td_clear(d);
-    vec_free(&d->td);
+    vec_free_of(MEM_devices, &d->td);
     blob_unref(&d->otk_json);
     blob_unref(&d->fallback_json);
-    size_t it = 0;
-    for (struct str *e; (e = smap_next(&d->ll, &it));)
-        free(e);
-    smap_fini(&d->ll);
-    free((void *)d->device_id.p);
-    free(d);
+    while (d->ll.n)
+        model_ll_del(m, d, d->ll.n - 1);
+    mem_free(MEM_devices, d);
 }
+
+/* ---- lazily loaded members ---- */
+
+void model_ll_add(struct model *m, struct device *d, uint64_t user, struct str event_id,
+                  const struct mpos *at)
+{
+    struct ll_sent e = {user, model_rec(m, event_id), mpos_keep(MEM_lazy_members, &m->kept_ll, at)};
+    evrec_pin(e.rec);
+    vec_push_of(MEM_lazy_members, &d->ll, e);
+}
+
+void model_ll_del(struct model *m, struct device *d, size_t i)
+{
+    struct ll_sent *e = &d->ll.v[i];
+    evrec_unpin(m, e->rec);
+    mpos_unref(MEM_lazy_members, &e->at);
+    d->ll.n--;
+    memmove(e, e + 1, (d->ll.n - i) * sizeof *e);
+    if (d->ll.n == 0)
+        vec_free_of(MEM_lazy_members, &d->ll);
+}
+
+/* ---- to-device ---- */
 
 enum have model_to_device(struct model *m, struct device *d, int64_t lo)
 {
@@ -81,6 +109,12 @@ static struct blob *message_read(struct arena *a, struct str text)
     return made;
 }
 
+static void td_add(struct device *d, int64_t stream, struct blob *json)
+{
+    vec_push_of(MEM_devices, &d->td, ((struct to_device_msg){stream, json}));
+    mem_count(MEM_devices, blob_bytes(json));
+}
+
 static void on_to_device(struct load_op *op, const struct pg_result *r)
 {
     struct model *m = op->m;
@@ -104,7 +138,7 @@ static void on_to_device(struct load_op *op, const struct pg_result *r)
         int64_t stream = pg_i64(r, i, 2);
         d->pages++;
         if (stream <= op->at_i64)
-            vec_push(&d->td, ((struct to_device_msg){stream, message_read(a, pg_str(r, i, 3))}));
+            td_add(d, stream, message_read(a, pg_str(r, i, 3)));
         if (d->pages == TD_PAGE && stream < d->td_hi)
             d->td_hi = stream; /* a full page: complete up to its last row only */
         if (stream > d->td_seen_upto)
@@ -117,7 +151,7 @@ void model_to_device_ack(struct model *m, struct device *d, int64_t upto)
 {
     size_t gone = 0;
     while (gone < d->td.n && d->td.v[gone].stream <= upto) {
-        blob_unref(&d->td.v[gone].json);
+        message_free(&d->td.v[gone]);
         gone++;
     }
     if (gone) {
@@ -255,7 +289,7 @@ static void on_keys(struct load_op *op, const struct pg_result *r)
 static void dl_add(struct model *m, const struct device_list_row *src)
 {
     struct device_list_row row = *src;
-    char *p = row.mem = xmalloc(src->user_id.n + src->room_id.n + 1);
+    char *p = row.mem = mem_new(MEM_device_lists, src->user_id.n + src->room_id.n + 1);
     memcpy(p, src->user_id.p, src->user_id.n);
     row.user_id = str_n(p, src->user_id.n);
     if (!str_absent(src->room_id)) {
@@ -265,7 +299,7 @@ static void dl_add(struct model *m, const struct device_list_row *src)
     size_t at = m->dl_ring.n; /* ascending; rows come nearly in order */
     while (at > 0 && m->dl_ring.v[at - 1].stream > row.stream)
         at--;
-    vec_push(&m->dl_ring, row);
+    vec_push_of(MEM_device_lists, &m->dl_ring, row);
     memmove(&m->dl_ring.v[at + 1], &m->dl_ring.v[at], (m->dl_ring.n - 1 - at) * sizeof row);
     m->dl_ring.v[at] = row;
     if (m->dl_ring.n > DL_RING_MAX) { /* forget the older half; the floor rises */
@@ -273,7 +307,7 @@ static void dl_add(struct model *m, const struct device_list_row *src)
         int64_t floor = 0;
         for (size_t i = 0; i < drop; i++) {
             floor = m->dl_ring.v[i].stream > floor ? m->dl_ring.v[i].stream : floor;
-            free(m->dl_ring.v[i].mem);
+            mem_free(MEM_device_lists, m->dl_ring.v[i].mem);
         }
         memmove(m->dl_ring.v, m->dl_ring.v + drop, (m->dl_ring.n - drop) * sizeof row);
         m->dl_ring.n -= drop;
@@ -417,7 +451,7 @@ static void on_dl_user(struct load_op *op, const struct pg_result *r)
         struct user *u = op->targets.v[i];
         u->dl_load = r ? LOAD_DONE : LOAD_NONE;
         for (size_t k = 0; k < u->dl.n; k++)
-            free(u->dl.v[k].mem);
+            mem_free(MEM_users, u->dl.v[k].mem);
         u->dl.n = 0;
         u->dl_lo = u->dl_want_lo;
         u->dl_floor = op->at_i64;
@@ -430,14 +464,14 @@ static void on_dl_user(struct load_op *op, const struct pg_result *r)
         struct device_list_row row = {.stream = pg_i64(r, i, 4),
                                       .writer = str_absent(writer) ? WRITER_NONE : model_writer(m, writer),
                                       .is_signature = pg_i64(r, i, 0) == 2};
-        char *p = row.mem = xmalloc(who.n + room.n + 1);
+        char *p = row.mem = mem_new(MEM_users, who.n + room.n + 1);
         memcpy(p, who.p, who.n);
         row.user_id = str_n(p, who.n);
         if (!str_absent(room)) {
             memcpy(p + who.n, room.p, room.n);
             row.room_id = str_n(p + who.n, room.n);
         }
-        vec_push(&u->dl, row);
+        vec_push_of(MEM_users, &u->dl, row);
     }
 }
 
@@ -457,8 +491,8 @@ void devices_init(struct model *m)
 void devices_fini(struct model *m)
 {
     for (size_t i = 0; i < m->dl_ring.n; i++)
-        free(m->dl_ring.v[i].mem);
-    vec_free(&m->dl_ring);
+        mem_free(MEM_device_lists, m->dl_ring.v[i].mem);
+    vec_free_of(MEM_device_lists, &m->dl_ring);
 }
 
 /* ---- loads ---- */

@@ -19,8 +19,9 @@ struct evrec *model_rec(struct model *m, struct str event_id)
     struct evrec *rec = smap_get(&m->recs, event_id);
     if (rec)
         return rec;
-    rec = xcalloc(1, sizeof *rec);
-    rec->id = str_dup(event_id);
+    rec = mem_new(MEM_event_records, sizeof *rec + event_id.n + 1);
+    memcpy(rec + 1, event_id.p, event_id.n);
+    rec->id = str_n((char *)(rec + 1), event_id.n);
     list_init(&rec->lru);
     smap_put(&m->recs, rec->id, rec);
     return rec;
@@ -45,9 +46,8 @@ static void evrec_free(struct model *m, struct evrec *rec)
 {
     evrec_drop_event(m, rec);
     smap_del(&m->recs, rec->id);
-    vec_free(&rec->redactions);
-    free((void *)rec->id.p);
-    free(rec);
+    vec_free_of(MEM_event_records, &rec->redactions);
+    mem_free(MEM_event_records, rec);
 }
 
 /* Drops the event; the record goes with the next sweep if nothing holds it. */
@@ -121,7 +121,8 @@ static void take_redactions(struct model *m, struct evrec *rec, struct str list)
         if (str_cut(item, '\x1f', &id, &flag)) {
             struct evrec *by = model_rec(m, id);
             evrec_pin(by);
-            vec_push(&rec->redactions, ((struct redaction_ref){by, str_eq(flag, STR("1"))}));
+            vec_push_of(MEM_event_records, &rec->redactions,
+                        ((struct redaction_ref){by, str_eq(flag, STR("1"))}));
         }
         list = rest;
     }
@@ -167,7 +168,7 @@ void evrec_take_row(struct model *m, struct evrec *rec, const struct pg_result *
     if (!pg_null(r, row, 13)) { /* MSC4293 */
         struct evrec *by = model_rec(m, pg_str(r, row, 13));
         evrec_pin(by);
-        vec_push(&rec->redactions, ((struct redaction_ref){by, true}));
+        vec_push_of(MEM_event_records, &rec->redactions, ((struct redaction_ref){by, true}));
     }
 }
 

@@ -39,13 +39,13 @@ struct room *model_room(struct model *m, struct str room_id)
     struct room *r = smap_get(&m->rooms, room_id);
     if (r)
         return r;
-    r = xcalloc(1, sizeof *r);
-    r->room_id = str_dup(room_id);
+    r = MEM_NEW(MEM_rooms, struct room);
+    r->room_id = mem_str(MEM_rooms, room_id);
     r->since_events = positions_mpos(m->pos[STREAM_EVENTS]);
     r->since_receipts = positions_mpos(m->pos[STREAM_RECEIPTS]);
-    smap_init(&r->state);
-    smap_init(&r->members);
-    imap_init(&r->groups);
+    smap_init_of(&r->state, MEM_rooms);
+    smap_init_of(&r->members, MEM_rooms);
+    imap_init_of(&r->groups, MEM_state_groups);
     list_init(&r->relations);
     list_push(&m->room_lru, &r->lru);
     smap_put(&m->rooms, r->room_id, r);
@@ -68,11 +68,11 @@ void model_room_free(struct model *m, struct room *r)
     room_receipts_free(r);
     relations_room_free(m, r);
     for (size_t i = 0; i < r->typing.n; i++)
-        free((void *)r->typing.v[i].p);
-    vec_free(&r->typing);
-    vec_free(&r->active);
-    free((void *)r->room_id.p);
-    free(r);
+        mem_str_free(MEM_rooms, r->typing.v[i]);
+    vec_free_of(MEM_rooms, &r->typing);
+    vec_free_of(MEM_rooms, &r->active);
+    mem_str_free(MEM_rooms, r->room_id);
+    mem_free(MEM_rooms, r);
 }
 
 struct user *model_user_find(struct model *m, struct str user_id)
@@ -91,19 +91,20 @@ struct user *model_user(struct model *m, struct str user_id)
     struct user *u = smap_get(&m->users, user_id);
     if (u)
         return u;
-    u = xcalloc(1, sizeof *u);
-    u->user_id = str_dup(user_id);
+    u = MEM_NEW(MEM_users, struct user);
+    u->user_id = mem_str(MEM_users, user_id);
     u->local = is_local(m, user_id);
-    u->since_events = positions_mpos(m->pos[STREAM_EVENTS]);
+    struct mpos since = positions_mpos(m->pos[STREAM_EVENTS]);
+    u->since_events = mpos_keep(MEM_users, &m->kept_user, &since);
     u->td_last = positions_persisted_upto(m->pos[STREAM_TO_DEVICE]);
     u->full_presence_stream = -1;
-    smap_init(&u->rooms);
-    smap_init(&u->account_data);
-    smap_init(&u->room_account_data);
-    smap_init(&u->tags);
-    smap_init(&u->ignored);
-    smap_init(&u->unread);
-    smap_init(&u->devices);
+    smap_init_of(&u->rooms, MEM_users);
+    smap_init_of(&u->account_data, MEM_users);
+    smap_init_of(&u->room_account_data, MEM_users);
+    smap_init_of(&u->tags, MEM_users);
+    smap_init_of(&u->ignored, MEM_users);
+    smap_init_of(&u->unread, MEM_users);
+    smap_init_of(&u->devices, MEM_users);
     list_init(&u->waiters);
     list_init(&u->running);
     list_init(&u->woken_list);
@@ -120,8 +121,9 @@ void model_user_free(struct model *m, struct user *u)
     list_del(&u->lru);
     list_del(&u->woken_list);
     user_data_free(m, u);
-    free((void *)u->user_id.p);
-    free(u);
+    mpos_unref(MEM_users, &u->since_events);
+    mem_str_free(MEM_users, u->user_id);
+    mem_free(MEM_users, u);
 }
 
 void model_user_pin(struct model *m, struct user *u)
@@ -145,13 +147,12 @@ struct device *model_device(struct model *m, struct user *u, struct str device_i
     struct device *d = smap_get(&u->devices, device_id);
     if (d)
         return d;
-    d = xcalloc(1, sizeof *d);
-    d->device_id = str_dup(device_id);
+    d = mem_new(MEM_devices, sizeof *d + device_id.n + 1);
+    memcpy(d + 1, device_id.p, device_id.n);
+    d->device_id = str_n((char *)(d + 1), device_id.n);
     d->user = u;
     d->td_deleted_upto = -1;
     d->td_seen_upto = positions_persisted_upto(m->pos[STREAM_TO_DEVICE]);
-    smap_init(&d->ll);
-    list_init(&d->ll_lru);
     smap_put(&u->devices, d->device_id, d);
     return d;
 }
@@ -407,11 +408,7 @@ static void on_tick(uv_timer_t *t)
             model_trim(m);
         return;
     }
-    metric_set_l(M_model_memory_bytes, "events", (int64_t)m->event_bytes);
-    metric_set_l(M_model_memory_bytes, "event_records",
-                 (int64_t)(smap_count(&m->recs) * (sizeof(struct evrec) + 64) + smap_bytes(&m->recs)));
     sticky_expire(m);
-    metric_set_l(M_model_memory_bytes, "relations", (int64_t)m->relation_bytes);
     model_trim(m);
 }
 
@@ -426,12 +423,12 @@ int model_start(struct model **out, struct uv_loop_s *loop, const struct config 
     m->loop = loop;
     m->pg = pg;
     m->hooks = *hooks;
-    smap_init(&m->rooms);
-    smap_init(&m->users);
-    smap_init(&m->recs);
-    smap_init(&m->presence);
+    smap_init_of(&m->rooms, MEM_rooms);
+    smap_init_of(&m->users, MEM_users);
+    smap_init_of(&m->recs, MEM_event_records);
+    smap_init_of(&m->presence, MEM_presence);
     smap_init(&m->erased);
-    smap_init(&m->filters);
+    smap_init_of(&m->filters, MEM_filters);
     smap_init(&m->partial);
     list_init(&m->room_lru);
     list_init(&m->user_lru);
@@ -493,6 +490,8 @@ void model_stop(struct model **mp)
         model_room_free(m, r);
         it = 0;
     }
+    mpos_unref(MEM_users, &m->kept_user);
+    mpos_unref(MEM_lazy_members, &m->kept_ll);
     relations_fini(m);
     sticky_fini(m);
     evrecs_fini(m);

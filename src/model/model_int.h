@@ -108,6 +108,7 @@ struct model {
         retry_partial; /* which of them were refused: sent again with the next tick */
 
     struct smap rooms, users, recs;
+    struct mpos_kept *kept_user, *kept_ll; /* the newest of each kind */
     struct list room_lru, user_lru, event_lru;
     size_t event_bytes, event_count;
     struct smap presence;                     /* user_id -> struct presence */

@@ -34,7 +34,7 @@ void news_begin(struct model *m, struct user *u)
 
 void news_end(struct user *u)
 {
-    vec_free(&u->news);
+    vec_free_of(MEM_users, &u->news);
 }
 
 static void note(struct user *u, struct room *r, const struct news_at *at)
@@ -46,7 +46,7 @@ static void note(struct user *u, struct room *r, const struct news_at *at)
         i--;
     } else if (u->news.n < NEWS_MAX) {
         i = u->news.n;
-        vec_push(&u->news, ((struct news_item){.room = r}));
+        vec_push_of(MEM_users, &u->news, ((struct news_item){.room = r}));
     } else {
         const struct news_at *old = &u->news.v[0].at;
         u->news_floor.events = greater(u->news_floor.events, old->events);

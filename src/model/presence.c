@@ -11,10 +11,10 @@ enum { PRESENCE_LOG_MAX = 100000 };
 static void presence_free(struct presence *p)
 {
     if (p) {
-        free((void *)p->user_id.p);
-        free((void *)p->state.p);
-        free((void *)p->status_msg.p);
-        free(p);
+        mem_str_free(MEM_presence, p->user_id);
+        mem_str_free(MEM_presence, p->state);
+        mem_str_free(MEM_presence, p->status_msg);
+        mem_free(MEM_presence, p);
     }
 }
 
@@ -29,17 +29,17 @@ static struct presence *presence_put(struct model *m, struct str user_id, struct
 {
     struct presence *p = smap_get(&m->presence, user_id);
     if (!p) {
-        p = xcalloc(1, sizeof *p);
-        p->user_id = str_dup(user_id);
+        p = MEM_NEW(MEM_presence, struct presence);
+        p->user_id = mem_str(MEM_presence, user_id);
         smap_put(&m->presence, p->user_id, p);
     }
     if (!str_eq(p->state, state)) {
-        free((void *)p->state.p);
-        p->state = str_dup(state);
+        mem_str_free(MEM_presence, p->state);
+        p->state = mem_str(MEM_presence, state);
     }
     if (str_absent(p->status_msg) != str_absent(status_msg) || !str_eq(p->status_msg, status_msg)) {
-        free((void *)p->status_msg.p);
-        p->status_msg = str_dup(status_msg);
+        mem_str_free(MEM_presence, p->status_msg);
+        p->status_msg = mem_str(MEM_presence, status_msg);
     }
     p->last_active_ts = last_active_ts;
     p->currently_active = currently_active;
@@ -132,7 +132,7 @@ void presence_row(struct model *m, int64_t token, const struct feed_row *row)
     bool wake = !old || notifiable(m, old, row);
     struct presence *p = presence_put(m, row->presence.user_id, row->presence.state, row->presence.status_msg,
                                       row->presence.last_active_ts, row->presence.currently_active, token);
-    vec_push(&m->presence_log, ((struct presence_change){token, p}));
+    vec_push_of(MEM_presence, &m->presence_log, ((struct presence_change){token, p}));
     log_trim(m);
     tell_sharing(m, row->presence.user_id, token, wake);
 }
@@ -241,7 +241,7 @@ void presence_fini(struct model *m)
     for (struct presence *p; (p = smap_next(&m->presence, &it));)
         presence_free(p);
     smap_fini(&m->presence);
-    vec_free(&m->presence_log);
+    vec_free_of(MEM_presence, &m->presence_log);
     erased_clear(m);
     smap_fini(&m->erased);
 }

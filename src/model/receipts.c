@@ -41,14 +41,14 @@ void room_receipt_add(struct model *m, struct room *r, const struct receipt *src
             continue;
         if (old->stream >= src->stream)
             return;
-        free(old->mem);
+        mem_free(MEM_rooms, old->mem);
         memmove(old, old + 1, (r->receipts.n - 1 - i) * sizeof *old);
         r->receipts.n--;
         break;
     }
     struct receipt rc = *src;
-    char *p = rc.mem =
-        xmalloc(src->type.n + src->user_id.n + src->event_id.n + src->thread_id.n + src->data.n + 1);
+    char *p = rc.mem = mem_new(MEM_rooms, src->type.n + src->user_id.n + src->event_id.n + src->thread_id.n +
+                                              src->data.n + 1);
     p = pack(p, &rc.type, src->type);
     p = pack(p, &rc.user_id, src->user_id);
     p = pack(p, &rc.event_id, src->event_id);
@@ -57,7 +57,7 @@ void room_receipt_add(struct model *m, struct room *r, const struct receipt *src
     size_t i = r->receipts.n;
     while (i > 0 && r->receipts.v[i - 1].stream > rc.stream)
         i--;
-    vec_push(&r->receipts, rc);
+    vec_push_of(MEM_rooms, &r->receipts, rc);
     memmove(&r->receipts.v[i + 1], &r->receipts.v[i], (r->receipts.n - 1 - i) * sizeof rc);
     r->receipts.v[i] = rc;
     if (rc.stream > r->last_receipt)
@@ -67,8 +67,8 @@ void room_receipt_add(struct model *m, struct room *r, const struct receipt *src
 void room_receipts_free(struct room *r)
 {
     for (size_t i = 0; i < r->receipts.n; i++)
-        free(r->receipts.v[i].mem);
-    vec_free(&r->receipts);
+        mem_free(MEM_rooms, r->receipts.v[i].mem);
+    vec_free_of(MEM_rooms, &r->receipts);
 }
 
 enum have model_receipts(struct model *m, struct room *r, const struct mpos *lo)

@@ -161,10 +161,10 @@ static void typing_row(struct model *m, int64_t token, const struct feed_row *ro
 {
     struct room *r = model_room(m, row->typing.room_id);
     for (size_t i = 0; i < r->typing.n; i++)
-        free((void *)r->typing.v[i].p);
+        mem_str_free(MEM_rooms, r->typing.v[i]);
     r->typing.n = 0;
     for (size_t i = 0; i < row->typing.user_ids_count; i++)
-        vec_push(&r->typing, str_dup(row->typing.user_ids[i]));
+        vec_push_of(MEM_rooms, &r->typing, mem_str(MEM_rooms, row->typing.user_ids[i]));
     r->typing_serial = token;
     model_wake_news(m, r);
 }
@@ -336,7 +336,7 @@ static void sink_reset(void *arg, enum stream s, writer_id w)
     size_t it = 0;
     for (struct room *r; (r = smap_next(&m->rooms, &it));) {
         for (size_t i = 0; i < r->typing.n; i++)
-            free((void *)r->typing.v[i].p);
+            mem_str_free(MEM_rooms, r->typing.v[i]);
         r->typing.n = 0;
         r->typing_serial = 0;
     }

@@ -48,10 +48,10 @@ struct sg *model_sg(struct model *m, struct room *r, int64_t id)
     (void)m;
     struct sg *g = imap_get(&r->groups, id);
     if (!g) {
-        g = xcalloc(1, sizeof *g);
+        g = MEM_NEW(MEM_state_groups, struct sg);
         g->id = id;
         g->room = r;
-        smap_init(&g->map);
+        smap_init_of(&g->map, MEM_state_groups);
         imap_put(&r->groups, id, g);
     }
     return g;
@@ -63,7 +63,7 @@ static void sg_put(struct model *m, struct sg *g, struct str type, struct str st
     struct str key = make_key(&kb, type, state_key);
     struct sg_entry *e = smap_get(&g->map, key);
     if (!e) {
-        e = xcalloc(1, sizeof *e + key.n + 1);
+        e = mem_new(MEM_state_groups, sizeof *e + key.n + 1);
         char *p = (char *)(e + 1);
         memcpy(p, key.p, key.n);
         e->key = str_n(p, key.n);
@@ -89,13 +89,12 @@ void room_groups_free(struct model *m, struct room *r)
         for (struct sg_entry *e; (e = smap_next(&g->map, &jt));) {
             if (e->rec)
                 evrec_unpin(m, e->rec);
-            free(e);
+            mem_free(MEM_state_groups, e);
         }
         smap_fini(&g->map);
-        free(g);
+        mem_free(MEM_state_groups, g);
     }
     imap_fini(&r->groups);
-    imap_init(&r->groups);
 }
 
 static void want_delta(struct model *m, struct sg *g)
@@ -376,7 +375,7 @@ static void member_put(struct model *m, struct room *r, struct str user_id, stru
 {
     struct member *mb = smap_get(&r->members, user_id);
     if (!mb) {
-        mb = xcalloc(1, sizeof *mb + user_id.n + 1);
+        mb = mem_new(MEM_rooms, sizeof *mb + user_id.n + 1);
         memcpy(mb + 1, user_id.p, user_id.n);
         mb->user_id = str_n((char *)(mb + 1), user_id.n);
         smap_put(&r->members, mb->user_id, mb);
@@ -399,7 +398,7 @@ static void member_del(struct model *m, struct room *r, struct str user_id)
         return;
     count_member(r, mb->membership, -1);
     evrec_unpin(m, mb->rec);
-    free(mb);
+    mem_free(MEM_rooms, mb);
     r->summary_valid = false;
 }
 
@@ -408,7 +407,7 @@ static void state_put(struct model *m, struct room *r, struct str type, struct s
 {
     struct state_entry *e = room_state_get(r, type, state_key);
     if (!e) {
-        e = xcalloc(1, sizeof *e + type.n + state_key.n + 2);
+        e = mem_new(MEM_rooms, sizeof *e + type.n + state_key.n + 2);
         char *p = (char *)(e + 1);
         memcpy(p, type.p, type.n);
         memcpy(p + type.n + 1, state_key.p ? state_key.p : "", state_key.n);
@@ -428,17 +427,15 @@ static void state_clear(struct model *m, struct room *r)
     size_t it = 0;
     for (struct state_entry *e; (e = smap_next(&r->state, &it));) {
         evrec_unpin(m, e->rec);
-        free(e);
+        mem_free(MEM_rooms, e);
     }
     smap_fini(&r->state);
-    smap_init(&r->state);
     it = 0;
     for (struct member *mb; (mb = smap_next(&r->members, &it));) {
         evrec_unpin(m, mb->rec);
-        free(mb);
+        mem_free(MEM_rooms, mb);
     }
     smap_fini(&r->members);
-    smap_init(&r->members);
     r->joined_count = r->invited_count = 0;
     r->summary_valid = false;
 }
@@ -479,7 +476,7 @@ void room_state_apply(struct model *m, struct room *r, struct str type, struct s
         free(kb.big);
         if (e) {
             evrec_unpin(m, e->rec);
-            free(e);
+            mem_free(MEM_rooms, e);
         }
         return;
     }

@@ -34,7 +34,7 @@ void room_tl_insert(struct model *m, struct room *r, struct evrec *rec, int64_t 
         return;
     struct tl_entry e = {stream, topological, w, rec};
     evrec_pin(rec);
-    vec_push(&r->tl, e);
+    vec_push_of(MEM_rooms, &r->tl, e);
     memmove(&r->tl.v[i + 1], &r->tl.v[i], (r->tl.n - 1 - i) * sizeof e);
     r->tl.v[i] = e;
     if (stream > r->last_event)
@@ -75,12 +75,13 @@ void room_tl_free(struct model *m, struct room *r)
 {
     for (size_t i = 0; i < r->tl.n; i++)
         evrec_unpin(m, r->tl.v[i].rec);
-    vec_free(&r->tl);
+    vec_free_of(MEM_rooms, &r->tl);
     room_last_at_clear(m, r);
     for (size_t i = 0; i < r->last_at.n; i++)
-        free(r->last_at.v[i]); /* only at the end of everything: a room that loads is not freed */
-    vec_free(&r->last_at);
-    vec_free(&r->gaps);
+        mem_free(MEM_rooms,
+                 r->last_at.v[i]); /* only at the end of everything: a room that loads is not freed */
+    vec_free_of(MEM_rooms, &r->last_at);
+    vec_free_of(MEM_rooms, &r->gaps);
 }
 
 bool model_room_changed(const struct room *r, const struct mpos *pos)
@@ -237,7 +238,7 @@ void room_last_at_clear(struct model *m, struct room *r)
         }
         if (l->found)
             evrec_unpin(m, l->e.rec);
-        free(l);
+        mem_free(MEM_rooms, l);
     }
     r->last_at.n = k;
 }
@@ -261,10 +262,10 @@ static enum have last_at_exactly(struct model *m, struct room *r, const struct m
     if (!l) {
         if (r->last_at.n >= LAST_AT_MAX)
             room_last_at_clear(m, r);
-        l = xcalloc(1, sizeof *l);
+        l = MEM_NEW(MEM_rooms, struct last_at);
         l->room = r;
         l->at = *at;
-        vec_push(&r->last_at, l);
+        vec_push_of(MEM_rooms, &r->last_at, l);
     }
     if (l->load == LOAD_NONE) {
         l->load = LOAD_QUEUED;
@@ -391,7 +392,7 @@ void room_gap_add(struct room *r, int64_t stream)
             return;
         i--;
     }
-    vec_push(&r->gaps, stream);
+    vec_push_of(MEM_rooms, &r->gaps, stream);
     memmove(&r->gaps.v[i + 1], &r->gaps.v[i], (r->gaps.n - 1 - i) * sizeof stream);
     r->gaps.v[i] = stream;
 }

@@ -19,17 +19,17 @@
 void unread_free(struct unread *un)
 {
     for (size_t i = 0; i < un->threads.n; i++)
-        free((void *)un->threads.v[i].thread_id.p);
-    vec_free(&un->threads);
-    vec_free(&un->included);
+        mem_str_free(MEM_users, un->threads.v[i].thread_id);
+    vec_free_of(MEM_users, &un->threads);
+    vec_free_of(MEM_users, &un->included);
     un->room->refs--;
-    free(un);
+    mem_free(MEM_users, un);
 }
 
 static void unread_clear(struct unread *un)
 {
     for (size_t i = 0; i < un->threads.n; i++)
-        free((void *)un->threads.v[i].thread_id.p);
+        mem_str_free(MEM_users, un->threads.v[i].thread_id);
     un->threads.n = 0;
     un->included.n = 0;
     un->base = 0;
@@ -42,7 +42,8 @@ static struct unread_thread *thread_of(struct unread *un, struct str id)
         if (str_eq(un->threads.v[i].thread_id, id))
             return &un->threads.v[i];
     }
-    vec_push(&un->threads, ((struct unread_thread){.thread_id = str_dup(id), .receipt = un->base}));
+    vec_push_of(MEM_users, &un->threads,
+                ((struct unread_thread){.thread_id = mem_str(MEM_users, id), .receipt = un->base}));
     return &un->threads.v[un->threads.n - 1];
 }
 
@@ -50,7 +51,7 @@ enum have model_unread(struct model *m, struct user *u, struct room *r, struct u
 {
     struct unread *un = smap_get(&u->unread, r->room_id);
     if (!un) {
-        un = xcalloc(1, sizeof *un);
+        un = MEM_NEW(MEM_users, struct unread);
         un->user = u;
         un->room = r;
         un->room_id = r->room_id;
@@ -143,7 +144,7 @@ static void take_row(struct unread *un, const struct pg_result *r, int i)
         int64_t s;
         str_cut(list, ',', &item, &rest);
         if (!str_to_i64(item, &s))
-            vec_push(&un->included, s);
+            vec_push_of(MEM_users, &un->included, s);
     }
 }
 

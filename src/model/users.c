@@ -10,7 +10,7 @@ static void membership_free(struct model *m, struct membership_row *row)
 {
     evrec_unpin(m, row->rec);
     row->room->refs--;
-    free(row);
+    mem_free(MEM_users, row);
 }
 
 static void rooms_clear(struct model *m, struct user *u)
@@ -22,7 +22,6 @@ static void rooms_clear(struct model *m, struct user *u)
         membership_free(m, row);
     }
     smap_fini(&u->rooms);
-    smap_init(&u->rooms);
     u->rooms_newest = 0;
 }
 
@@ -47,7 +46,7 @@ void user_own_add(struct model *m, struct user *u, struct evrec *rec, struct roo
     evrec_pin(rec);
     r->refs++;
     struct own_event e = {rec, r, stream, w};
-    vec_push(&u->own, e);
+    vec_push_of(MEM_users, &u->own, e);
     memmove(&u->own.v[i + 1], &u->own.v[i], (u->own.n - 1 - i) * sizeof e);
     u->own.v[i] = e;
 }
@@ -66,7 +65,8 @@ enum have model_user_rooms(struct model *m, struct user *u)
 
 enum have model_user_own_events(struct model *m, struct user *u, const struct mpos *lo)
 {
-    if (u->own_horizon_known ? u->own_horizon <= lo->min : mpos_le(&u->since_events, lo))
+    struct mpos since = mpos_of_kept(u->since_events);
+    if (u->own_horizon_known ? u->own_horizon <= lo->min : mpos_le(&since, lo))
         return HAVE;
     if (u->own_load == LOAD_NONE) {
         u->own_load = LOAD_QUEUED;
@@ -98,7 +98,7 @@ void model_user_activate(struct model *m, struct user *u)
     size_t it = 0;
     for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
         if (row->membership == MEMBERSHIP_JOIN)
-            vec_push(&row->room->active, u);
+            vec_push_of(MEM_rooms, &row->room->active, u);
     }
 }
 
@@ -122,10 +122,10 @@ void user_data_free(struct model *m, struct user *u)
         evrec_unpin(m, u->own.v[i].rec);
         u->own.v[i].room->refs--;
     }
-    vec_free(&u->own);
+    vec_free_of(MEM_users, &u->own);
     for (size_t i = 0; i < u->dl.n; i++)
-        free(u->dl.v[i].mem);
-    vec_free(&u->dl);
+        mem_free(MEM_users, u->dl.v[i].mem);
+    vec_free_of(MEM_users, &u->dl);
     account_free(m, u);
     size_t it = 0;
     for (struct unread *un; (un = smap_next(&u->unread, &it));)
@@ -157,7 +157,7 @@ static void on_rooms(struct load_op *op, const struct pg_result *r)
         if (!u)
             continue;
         struct str room_id = pg_str(r, i, 1), sender = pg_str(r, i, 2);
-        struct membership_row *row = xcalloc(1, sizeof *row + sender.n + 1);
+        struct membership_row *row = mem_new(MEM_users, sizeof *row + sender.n + 1);
         memcpy(row + 1, sender.p ? sender.p : "", sender.n);
         row->room = model_room(m, room_id);
         row->room_id = row->room->room_id;

@@ -81,6 +81,16 @@ static void on_wake(void *arg, struct user *u)
         sync_wake(s->sync, u);
 }
 
+/* On the thread that writes the metrics. */
+static void on_memory(void *arg)
+{
+    const struct server *s = arg;
+    struct httpd_memory h;
+    httpd_memory(s->httpd, &h);
+    mem_set(MEM_connections, (int64_t)(h.connections + h.reading));
+    mem_set(MEM_http, (int64_t)h.requests);
+}
+
 static void on_cache_row(void *arg, struct str func, const struct str *keys, size_t n, bool all)
 {
     struct server *s = arg;
@@ -289,6 +299,7 @@ static int server_start(struct server *s, struct err *e)
     struct httpd_routes routes = {sync_route, sync_handle, s->sync};
     if ((err = httpd_start(&s->httpd, &s->loop, cfg, &routes, e)))
         return err;
+    mem_source_set(on_memory, s);
     httpd_health_set(s->httpd, false);
     return write_pid_file(cfg, e);
 }
@@ -322,6 +333,7 @@ static void server_stop(struct server *s)
         model_stop(&s->model);
     if (s->httpd)
         httpd_stop(&s->httpd);
+    mem_source_set(NULL, NULL);
 }
 
 int server_run(const struct config *cfg)

@@ -114,7 +114,7 @@ const char *const *pg_args_values(const struct pg_args *a)
 {
     static _Thread_local struct {
         const char **v;
-        size_t n, cap;
+        uint32_t n, cap;
     } values;
     if (!a)
         return NULL;

@@ -43,7 +43,7 @@ extern const struct pg_stmt_def pg_stmts[];
 /* ---- conditional statements (shape.c) ---- */
 struct pg_needs {
     struct str *v;
-    size_t n, cap;
+    uint32_t n, cap;
 };
 void pg_needs_collect(const struct pg_stmt_def *s, struct pg_needs *out); /* slices of the text */
 char *pg_text_finish(const char *text, const struct pg_needs *present);   /* owned by the caller */

@@ -5,9 +5,10 @@
  * again gets the same one, and an initial sync that its client gave up on is found when it comes back.
  *
  * What is kept is the rope that went out: slices of events that are in memory anyway, and a few hundred
- * private bytes; no copy is made. An answer belongs to one access token and one user, so that no token ever
- * reads what was said to another, and it goes when Synapse says that anything about the token or the user has
- * changed. (Who asks has been authenticated in any case; a revoked token does not get this far.)
+ * private bytes, which are copied to where they take no more room than they need. An answer belongs to one
+ * access token and one user, so that no token ever reads what was said to another, and it goes when Synapse
+ * says that anything about the token or the user has changed. (Who asks has been authenticated in any case; a
+ * revoked token does not get this far.)
  *
  * All answers live equally long: the list by age is in order of expiry, and what exceeds the budget goes from
  * its front. Shared bytes are counted in full, for an answer may outlive what it shares them with. The
@@ -29,7 +30,7 @@ struct answers_of { /* of one token, for one user */
 void answers_init(struct answers *a, int64_t life_ms, size_t bytes_max)
 {
     *a = (struct answers){.life_ms = life_ms, .bytes_max = bytes_max};
-    smap_init(&a->of);
+    smap_init_of(&a->of, MEM_answers);
     list_init(&a->by_age);
 }
 
@@ -43,7 +44,7 @@ static void of_free(struct answers *a, struct answers_of *of)
 {
     smap_del(&a->of, of->key);
     requester_unref(&of->rq);
-    free(of);
+    mem_free(MEM_answers, of);
 }
 
 void answers_drop(struct answers *a, struct answer *x, const char *reason)
@@ -54,7 +55,8 @@ void answers_drop(struct answers *a, struct answer *x, const char *reason)
     a->n--;
     a->bytes -= x->bytes;
     rope_fini(&x->body);
-    free(x);
+    mem_count(MEM_answers, -(int64_t)x->own);
+    mem_free(MEM_answers, x);
     if (--of->n == 0)
         of_free(a, of);
     metric_add_l(M_sync_answers_dropped, reason, 1);
@@ -103,7 +105,7 @@ static struct answers_of *of_make(struct answers *a, struct requester *rq)
     struct answers_of *of = smap_get(&a->of, str_n(name.bytes, name.n));
     if (of)
         return of;
-    of = xcalloc(1, sizeof *of + name.n);
+    of = mem_new(MEM_answers, sizeof *of + name.n);
     memcpy(of->bytes, name.bytes, name.n);
     of->key = str_n(of->bytes, name.n);
     of->rq = requester_ref(rq);
@@ -147,13 +149,14 @@ void answers_keep(struct answers *a, struct requester *rq, uint64_t key, int64_t
     }
     if (of->n > PER_TOKEN_MAX)
         answers_drop(a, container_of(of->ring.next, struct answer, by_token), "token");
-    x = xcalloc(1, sizeof *x);
+    x = MEM_NEW(MEM_answers, struct answer);
     x->of = of;
     x->key = key;
     x->ignore_pos = ignore_pos;
     x->expires_ms = clock_mono_ms() + a->life_ms;
     rope_init(&x->body);
-    rope_rope(&x->body, body);
+    x->own = rope_keep(&x->body, body);
+    mem_count(MEM_answers, (int64_t)x->own);
     x->bytes = bytes_of(&x->body);
     list_push(&of->ring, &x->by_token);
     list_push(&a->by_age, &x->by_age);

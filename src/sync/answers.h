@@ -12,7 +12,8 @@ struct answer {
     uint64_t key;       /* of the request */
     int64_t ignore_pos; /* an initial sync's: where the ignore list stood */
     int64_t expires_ms;
-    size_t bytes;
+    size_t bytes; /* for the budget: what it shares is part of it */
+    size_t own;   /* of its body, alone */
     struct rope body;
 };
 struct answers {

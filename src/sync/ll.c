@@ -9,7 +9,10 @@
  *
  * An answer may be lost, and its members with it. From Synapse 1.163 on (RELEASE_LAZY_BY_POSITION) each entry
  * has the room position of the next_batch of the answer that carried it: who asks from before that has not
- * seen it, and it is forgotten. Most positions are one number; the writers ahead of it follow the entry.
+ * seen it, and it is forgotten. Devices that were answered at the same position share it.
+ *
+ * There are at most a hundred entries, 24 bytes each, in the order of their use, and they are looked through:
+ * a table would cost more than it saves, of memory above all, for every parked device has some.
  *
  * Nor is it known what a client has seen that has been to another server: our last answer may have been the
  * one that was lost, or its store emptied meanwhile. Its token is beyond every one we gave it, which shows;
@@ -19,20 +22,19 @@
 
 enum { EXPIRY_MS = 30 * 60 * 1000 };
 
-struct ll_entry {
-    struct str user_id; /* the key; first, so that the table's values can be freed as they are */
-    struct str event_id;
-    struct list lru;
-    int64_t sent_min; /* where the answer ended that had it */
-    int32_t sent_n;   /* so many writers of an mpos behind this, then the texts */
-};
-
-static struct mpos sent_at(const struct ll_entry *e)
+/* Who is told apart by this; the id itself would be most of what an entry costs. */
+static uint64_t user_key(struct str user_id)
 {
-    struct mpos p = mpos_of(e->sent_min);
-    p.n = e->sent_n;
-    memcpy(p.w, e + 1, (size_t)e->sent_n * sizeof *p.w);
-    return p;
+    return str_hash(user_id);
+}
+
+static struct ll_sent *find(const struct device *d, uint64_t user)
+{
+    for (size_t i = d->ll.n; i-- > 0;) {
+        if (d->ll.v[i].user == user)
+            return &d->ll.v[i];
+    }
+    return NULL;
 }
 
 struct str ll_get(struct sync_run *run, struct str user_id)
@@ -45,11 +47,11 @@ struct str ll_get(struct sync_run *run, struct str user_id)
     }
     if (clock_mono_ms() >= run->d->ll_expires_ms)
         return STR_ABSENT;
-    struct ll_entry *e = smap_get(&run->d->ll, user_id);
+    struct ll_sent *e = find(run->d, user_key(user_id));
     if (!e)
         return STR_ABSENT;
-    vec_push(&run->ll_used, ((struct ll_pair){e->user_id, e->event_id}));
-    return e->event_id;
+    vec_push(&run->ll_used, ((struct ll_pair){user_id, e->rec->id}));
+    return e->rec->id;
 }
 
 void ll_clear(struct sync_run *run)
@@ -62,14 +64,10 @@ void ll_set(struct sync_run *run, struct str user_id, struct str event_id)
     vec_push(&run->ll, ((struct ll_update){.d = run->d, .user_id = user_id, .event_id = event_id}));
 }
 
-static void forget_all(struct device *d)
+static void forget_all(struct model *m, struct device *d)
 {
-    size_t it = 0;
-    for (struct ll_entry *e; (e = smap_next(&d->ll, &it));)
-        free(e);
-    smap_fini(&d->ll);
-    smap_init(&d->ll);
-    list_init(&d->ll_lru);
+    while (d->ll.n)
+        model_ll_del(m, d, d->ll.n - 1);
     d->ll_newest = 0;
     d->ll_expires_ms = clock_mono_ms() + EXPIRY_MS;
 }
@@ -82,58 +80,50 @@ void ll_begin(struct sync_run *run)
         return;
     if (run->has_since &&
         (run->since.room.min > d->ll_given_min || mpos_max(&run->since.room) > d->ll_given_max))
-        forget_all(d);
+        forget_all(run->m, d);
     if (!release_has(RELEASE_LAZY_BY_POSITION))
         return;
     if (!run->has_since) {
-        forget_all(d);
+        forget_all(run->m, d);
         return;
     }
     if (d->ll_newest <= run->since.room.min)
         return;
     int64_t newest = 0;
-    for (struct list *l = d->ll_lru.next, *next; l != &d->ll_lru; l = next) {
-        struct ll_entry *e = container_of(l, struct ll_entry, lru);
-        struct mpos at = sent_at(e);
-        next = l->next;
+    for (size_t i = 0; i < d->ll.n;) {
+        struct mpos at = mpos_of_kept(d->ll.v[i].at);
         if (mpos_le(&at, &run->since.room)) {
             newest = mpos_max(&at) > newest ? mpos_max(&at) : newest;
-            continue;
+            i++;
+        } else {
+            model_ll_del(run->m, d, i);
         }
-        list_del(&e->lru);
-        smap_del(&d->ll, e->user_id);
-        free(e);
     }
     d->ll_newest = newest;
 }
 
-static void store(struct device *d, struct str user_id, struct str event_id, const struct mpos *at,
-                  size_t max)
+static void store(struct model *m, struct device *d, struct str user_id, struct str event_id,
+                  const struct mpos *at, size_t max)
 {
-    size_t writers = (size_t)at->n * sizeof *at->w;
-    struct ll_entry *e = xmalloc(sizeof *e + writers + user_id.n + event_id.n + 1);
-    char *p = (char *)(e + 1) + writers;
-    memcpy(e + 1, at->w, writers);
-    e->sent_min = at->min;
-    e->sent_n = at->n;
+    struct ll_sent *old = find(d, user_key(user_id));
     if (mpos_max(at) > d->ll_newest)
         d->ll_newest = mpos_max(at);
-    memcpy(p, user_id.p, user_id.n);
-    e->user_id = str_n(p, user_id.n);
-    memcpy(p + user_id.n, event_id.p, event_id.n);
-    e->event_id = str_n(p + user_id.n, event_id.n);
-    struct ll_entry *old = smap_put(&d->ll, e->user_id, e);
-    if (old) {
-        list_del(&old->lru);
-        free(old);
-    }
-    list_push(&d->ll_lru, &e->lru);
-    while (smap_count(&d->ll) > max && !list_empty(&d->ll_lru)) {
-        struct ll_entry *first = container_of(d->ll_lru.next, struct ll_entry, lru);
-        list_del(&first->lru);
-        smap_del(&d->ll, first->user_id);
-        free(first);
-    }
+    if (old)
+        model_ll_del(m, d, (size_t)(old - d->ll.v));
+    model_ll_add(m, d, user_key(user_id), event_id, at);
+    while (d->ll.n > max)
+        model_ll_del(m, d, 0);
+}
+
+/* Goes last: the others move up. */
+static void used(struct device *d, struct str user_id)
+{
+    struct ll_sent *e = find(d, user_key(user_id));
+    if (!e)
+        return;
+    struct ll_sent moved = *e, *last = &d->ll.v[d->ll.n - 1];
+    memmove(e, e + 1, (size_t)(last - e) * sizeof *e);
+    *last = moved;
 }
 
 void ll_commit(struct sync_run *run)
@@ -147,19 +137,14 @@ void ll_commit(struct sync_run *run)
     if (run->ll.n + run->ll_used.n == 0)
         return;
     if (clock_mono_ms() >= run->d->ll_expires_ms)
-        forget_all(run->d);
-    for (size_t i = 0; i < run->ll_used.n; i++) {
-        struct ll_entry *e = smap_get(&run->d->ll, run->ll_used.v[i].user_id);
-        if (e) {
-            list_del(&e->lru);
-            list_push(&run->d->ll_lru, &e->lru);
-        }
-    }
+        forget_all(run->m, run->d);
+    for (size_t i = 0; i < run->ll_used.n; i++)
+        used(run->d, run->ll_used.v[i].user_id);
     size_t max = release_has(RELEASE_LAZY_BY_POSITION) ? 100 : (size_t)(100 * run->cfg->cache_global_factor);
     for (size_t i = 0; i < run->ll.n; i++) {
         if (run->ll.v[i].clear)
-            forget_all(run->d);
+            forget_all(run->m, run->d);
         else
-            store(run->d, run->ll.v[i].user_id, run->ll.v[i].event_id, &run->now.room, max ? max : 1);
+            store(run->m, run->d, run->ll.v[i].user_id, run->ll.v[i].event_id, &run->now.room, max ? max : 1);
     }
 }

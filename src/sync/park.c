@@ -352,8 +352,10 @@ void req_compute(struct sync_req *r)
         req_admit(r);
         return;
     }
-    if (!s->scratch)
+    if (!s->scratch) {
         s->scratch = arena_new_sized((size_t)4 << 30, SCRATCH_FIRST_BYTES);
+        arena_count(s->scratch, MEM_scratch);
+    }
     struct arena *a = s->scratch;
     s->scratch = NULL; /* a run may not start another one; if it ever does, it gets its own */
     struct sync_run run;

@@ -90,7 +90,7 @@ static void req_release(struct sync_req *r)
     requester_unref(&r->rq);
     legacy_free(&r->legacy);
     free(r->own_text);
-    free(r);
+    mem_free(MEM_requests, r);
 }
 
 bool req_returned(struct sync_req *r)
@@ -480,7 +480,7 @@ void req_begin(struct sync *s, struct http_req *http)
                          "'from' is not a valid query parameter. Did you mean 'since'?");
         return;
     }
-    struct sync_req *r = xcalloc(1, sizeof *r);
+    struct sync_req *r = MEM_NEW(MEM_requests, struct sync_req);
     r->s = s;
     r->http = http;
     r->legacy = legacy ? legacy_new(kind, room_id) : NULL;

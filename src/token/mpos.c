@@ -114,3 +114,40 @@ struct mpos mpos_bound(const struct mpos *p, int64_t max)
     }
     return r;
 }
+
+/* ---- kept ones ---- */
+
+struct mpos mpos_of_kept(const struct mpos_kept *p)
+{
+    struct mpos all = {.min = p->min, .n = p->n};
+    memcpy(all.w, p->w, (size_t)p->n * sizeof *p->w);
+    return all;
+}
+
+struct mpos_kept *mpos_keep(enum mem_kind k, struct mpos_kept **last, const struct mpos *p)
+{
+    size_t writers = (size_t)p->n * sizeof *p->w;
+    struct mpos_kept *same = *last;
+    if (!same || same->min != p->min || same->n != p->n || memcmp(same->w, p->w, writers) != 0) {
+        same = mem_new(k, sizeof *same + writers);
+        same->refs = 1; /* last's */
+        same->n = p->n;
+        same->min = p->min;
+        memcpy(same->w, p->w, writers);
+        mpos_unref(k, last);
+        *last = same;
+    }
+    same->refs++;
+    return same;
+}
+
+void mpos_unref(enum mem_kind k, struct mpos_kept **p)
+{
+    struct mpos_kept *dropped = *p;
+    *p = NULL;
+    if (!dropped)
+        return;
+    ASSERT(dropped->refs > 0);
+    if (--dropped->refs == 0)
+        mem_free(k, dropped);
+}

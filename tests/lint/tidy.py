@@ -208,7 +208,7 @@ def check_tables(sources):
                 breach(path, number, "table", f"{name} is not documented")
             if prefix + name not in words and not (prefix and (prefix + name).startswith(pasted)):
                 breach(path, number, "table", f"{prefix}{name} is used nowhere in src/")
-            if table == "metrics" and not re.fullmatch(r"(chappe|synapse)_[a-z0-9_]+", strings[0]):
+            if table == "metrics" and not re.fullmatch(r"(chappe|synapse|process)_[a-z0-9_]+", strings[0]):
                 breach(path, number, "table", f"{strings[0]} is no name for a metric")
 
 

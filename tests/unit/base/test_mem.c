@@ -2,6 +2,8 @@
 /* Copyright the Chappe contributors */
 /* Arenas at their limits, bounded buffers, vectors. */
 #include "chappe/mem.h"
+#include "chappe/metrics.h"
+#include "chappe/map.h"
 #include "chappe/clock.h"
 #include "test_base.h"
 #include <stdio.h>
@@ -168,12 +170,98 @@ static void test_vec_and_copies(void **state)
     secret_free(&z);
 }
 
+/* What is made as a kind and freed as it leaves nothing behind: blocks, texts, vectors, tables, arenas. */
+static void test_kinds(void **state)
+{
+    (void)state;
+    enum mem_kind k = MEM_rooms;
+    int64_t before = mem_bytes(k), made;
+    char *p = mem_new(k, 100);
+    made = mem_bytes(k) - before;
+    assert_true(made >= 100 && made < 200);
+    assert_int_equal(p[99], 0);
+    p = mem_renew(k, p, 5000);
+    made = mem_bytes(k) - before;
+    assert_true(made >= 5000 && made < 9000);
+    mem_free(k, p);
+    assert_int_equal(mem_bytes(k), before);
+    mem_free(k, NULL);
+
+    struct str s = mem_str(k, STR("text"));
+    assert_string_equal(s.p, "text");
+    assert_true(mem_bytes(k) > before);
+    mem_str_free(k, s);
+    assert_true(str_absent(mem_str(k, STR_ABSENT)));
+
+    VEC(int64_t) v = {0};
+    for (int i = 0; i < 1000; i++)
+        vec_push_of(k, &v, i);
+    assert_true(mem_bytes(k) - before >= 8000);
+    vec_free_of(k, &v);
+
+    struct smap sm;
+    struct imap im;
+    smap_init_of(&sm, k);
+    imap_init_of(&im, k);
+    assert_int_equal(mem_bytes(k), before); /* nothing in them, nothing of theirs */
+    smap_put(&sm, STR("key"), &sm);
+    for (int i = 0; i < 100; i++)
+        imap_put(&im, i, &im);
+    made = mem_bytes(k) - before - (int64_t)(smap_bytes(&sm) + imap_bytes(&im));
+    assert_true(made >= 0 && made <= 64); /* the allocator's rounding */
+    assert_true(smap_bytes(&sm) <= 64 && imap_bytes(&im) >= 1600);
+    smap_fini(&sm);
+    imap_fini(&im);
+    smap_put(&sm, STR("again"), &sm); /* a table that was emptied is of its kind still */
+    assert_true(mem_bytes(k) > before);
+    smap_fini(&sm);
+
+    struct arena *a = arena_new(1 << 20);
+    arena_count(a, k);
+    for (int i = 0; i < 100; i++)
+        arena_alloc(a, 1000);
+    assert_true(mem_bytes(k) - before >= 100000);
+    arena_reset(a);
+    assert_true(mem_bytes(k) - before < 8192);
+    arena_free(&a);
+    assert_int_equal(mem_bytes(k), before);
+}
+
+static void set_connections(void *arg)
+{
+    mem_set(MEM_connections, *(int64_t *)arg);
+}
+
+/* The gauges: the kinds as counted, and a sum that is about what the kernel says. */
+static void test_report(void **state)
+{
+    (void)state;
+    enum { MIB = 1 << 20, LOAD = 64 * MIB };
+    int64_t connections = 12345;
+    char *p = mem_new(MEM_events, LOAD);
+    for (size_t i = 0; i < LOAD; i += 512)
+        p[i] = 1;
+    mem_source_set(set_connections, &connections);
+    mem_report();
+    mem_source_set(NULL, NULL);
+    assert_int_equal(metric_get_l(M_memory_bytes, "connections"), connections);
+    assert_true(metric_get_l(M_memory_bytes, "events") >= LOAD);
+    assert_true(metric_get_l(M_memory_bytes, "events") < LOAD + MIB);
+    assert_true(metric_get_l(M_memory_bytes, "program") > 0);
+    assert_true(metric_get(M_process_resident) >= LOAD);
+    mem_free(MEM_events, p);
+    mem_set(MEM_connections, 0);
+    mem_report();
+    assert_true(metric_get_l(M_memory_bytes, "events") < LOAD);
+}
+
 int run_mem_tests(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_arena_limits), cmocka_unit_test(test_arena_random),
         cmocka_unit_test(test_arena_text),   cmocka_unit_test(test_buf_maximum),
         cmocka_unit_test(test_buf_content),  cmocka_unit_test(test_vec_and_copies),
+        cmocka_unit_test(test_kinds),        cmocka_unit_test(test_report),
     };
     return cmocka_run_group_tests_name("mem", tests, NULL, NULL);
 }

@@ -58,9 +58,9 @@ static void test_labels_bounded(void **state)
         sum += metric_get_l(M_feed_bad, text[i]);
     assert_true(sum > 100);
     assert_int_equal(sum + metric_get_l(M_feed_bad, "other"), 500);
-    metric_set_l(M_model_memory_bytes, "rooms", 1234);
-    metric_set_l(M_model_memory_bytes, "rooms", 1235);
-    assert_int_equal(metric_get_l(M_model_memory_bytes, "rooms"), 1235);
+    metric_set_l(M_memory_bytes, "rooms", 1234);
+    metric_set_l(M_memory_bytes, "rooms", 1235);
+    assert_int_equal(metric_get_l(M_memory_bytes, "rooms"), 1235);
 }
 
 static void assert_has(struct str text, const char *line)
@@ -101,7 +101,8 @@ static void test_exposition(void **state)
     for (struct str line, rest = s; rest.n;) {
         str_cut(rest, '\n', &line, &rest);
         assert_true(str_starts(line, STR("# ")) || str_starts(line, STR("chappe_")) ||
-                    str_starts(line, STR("synapse_"))); /* what dashboards know by Synapse's names */
+                    str_starts(line, STR("synapse_")) ||
+                    str_starts(line, STR("process_"))); /* what dashboards know by Synapse's names */
         assert_true(line.p[0] == '#' || (line.p[line.n - 1] >= '0' && line.p[line.n - 1] <= '9'));
     }
     buf_fini(&b);

@@ -27,7 +27,7 @@ struct http_call { /* what the fake HTTP client was asked */
 };
 struct http_call_list {
     struct http_call *v;
-    size_t n, cap;
+    uint32_t n, cap;
 };
 extern struct http_call_list http_calls;
 void http_answer(size_t i, int err, int status, const char *body);

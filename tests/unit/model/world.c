@@ -878,6 +878,8 @@ void world_free(struct world **wp)
     if (w->m)
         model_stop(&w->m);
     world_stop_pg(w);
+    for (int k = MEM_rooms; k <= MEM_presence; k++)
+        assert_int_equal(mem_bytes((enum mem_kind)k), 0);
     uv_close((uv_handle_t *)&w->alive, NULL);
     for (int i = 0; i < 20 && uv_run(&w->loop, UV_RUN_NOWAIT); i++)
         ;

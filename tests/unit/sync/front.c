@@ -284,6 +284,8 @@ void front_free(struct front **fp)
     vec_free(&f->clients);
     vec_free(&f->watches);
     world_free(&f->w);
+    for (int k = MEM_filters; k <= MEM_scratch; k++)
+        assert_int_equal(mem_bytes((enum mem_kind)k), 0);
     clock_fake_set(1000000); /* as it was: groups of tests share the clock */
     free(f);
     *fp = NULL;

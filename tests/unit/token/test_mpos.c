@@ -169,16 +169,41 @@ static void test_random_against_reference(void **state)
     }
 }
 
+/* Kept positions come back as they were; the same one is kept once. */
+static void test_kept(void **state)
+{
+    (void)state;
+    struct mpos a = mpos_of(7), b = mpos_of(7);
+    struct mpos_kept *last = NULL, *of_a, *again, *of_b;
+    mpos_put(&b, 3, 11);
+    mpos_put(&b, 5, 12);
+    int64_t before = mem_bytes(MEM_users);
+    of_a = mpos_keep(MEM_users, &last, &a);
+    again = mpos_keep(MEM_users, &last, &a);
+    assert_ptr_equal(of_a, again);
+    of_b = mpos_keep(MEM_users, &last, &b);
+    assert_ptr_not_equal(of_a, of_b);
+    struct mpos back = mpos_of_kept(of_a);
+    assert_true(mpos_equal(&back, &a));
+    back = mpos_of_kept(of_b);
+    assert_true(mpos_equal(&back, &b));
+    mpos_put(&b, 5, 13);
+    again = mpos_keep(MEM_users, &last, &b);
+    assert_ptr_not_equal(of_b, again);
+    struct mpos_kept *all[] = {of_a, of_a, of_b, again, last};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        mpos_unref(MEM_users, &all[i]);
+    assert_null(all[0]);
+    assert_int_equal(mem_bytes(MEM_users), before);
+}
+
 int run_mpos(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_get_max_covers),
-        cmocka_unit_test(test_compare),
-        cmocka_unit_test(test_join),
-        cmocka_unit_test(test_bound),
-        cmocka_unit_test(test_in_range),
-        cmocka_unit_test(test_full),
-        cmocka_unit_test(test_random_against_reference),
+        cmocka_unit_test(test_get_max_covers), cmocka_unit_test(test_compare),
+        cmocka_unit_test(test_join),           cmocka_unit_test(test_bound),
+        cmocka_unit_test(test_in_range),       cmocka_unit_test(test_full),
+        cmocka_unit_test(test_kept),           cmocka_unit_test(test_random_against_reference),
     };
 
     return cmocka_run_group_tests_name("mpos", tests, NULL, NULL);
