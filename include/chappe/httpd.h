@@ -19,18 +19,17 @@ struct httpd;
 
 enum http_method { HTTP_M_GET, HTTP_M_HEAD, HTTP_M_POST, HTTP_M_PUT, HTTP_M_DELETE, HTTP_M_OTHER };
 
-/* A complete request. Its slices live until http_reply(). */
+/* A complete request. Its slices live until http_reply(), but for the secret one. */
 struct http_req {
     enum http_method method;
-    struct str path;          /* raw, not percent-decoded */
-    struct str query;         /* raw, without '?'; absent when there is none */
-    struct str authorization; /* value of the Authorization header; absent if none */
-    int authorization_count;  /* how many such header lines */
-    struct str user_agent;    /* last User-Agent; empty if none; non-ASCII bytes as U+FFFD */
-    struct str client_ip;     /* after x_forwarded rules; empty when unknown */
-    struct str content_type;
+    int authorization_count; /* how many such header lines */
+    struct str path;         /* raw, not percent-decoded */
+    struct str query;        /* raw, without '?'; absent when there is none */
+    struct str
+        authorization; /* value of the Authorization header, absent if none; gone after the handler's call */
+    struct str user_agent; /* last User-Agent; empty if none; non-ASCII bytes as U+FFFD */
+    struct str client_ip;  /* after x_forwarded rules; empty when unknown */
     struct str body;
-    struct str request_id; /* "GET-17" */
     int64_t received_ms;   /* monotonic */
     struct arena *arena;   /* free for the handler's use until http_reply() */
     const char *requester; /* handler may set (in arena): user id for the access log */
@@ -63,8 +62,8 @@ void http_drop(struct http_req **req);
 /* Shorthand: error reply. */
 void http_reply_error(struct http_req **req, int status, const char *errcode, const char *error);
 
-/* First value of a query parameter, percent-decoded ('+' is a space) into req->arena; absent if there is
- * none. Splits at '&'. */
+/* First value of a query parameter, percent-decoded ('+' is a space): a part of the query, or in req->arena
+ * if there was something to decode; absent if there is none. Splits at '&'. */
 struct str http_query(struct http_req *req, struct str name);
 bool http_query_has(const struct http_req *req, struct str name);
 /* All values of a repeated parameter, decoded, in their order; *it begins as 0. */

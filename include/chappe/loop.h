@@ -77,6 +77,8 @@ void transport_unlisten(struct transport *t, int tag);
 void *transport_user(struct transport *t, uint64_t id);
 /* Moves body in; sent in order, after what the loop is doing now. */
 void transport_send(struct transport *t, uint64_t id, struct rope *body);
+/* The same, with head (copied) before it. Little is sent as one copy, much as slices. */
+void transport_send_after(struct transport *t, uint64_t id, struct str head, struct rope *body);
 /* Bytes the kernel took since the connection began: a reader that takes nothing leaves it unchanged. */
 uint64_t transport_sent_bytes(struct transport *t, uint64_t id);
 /* Bounds read-ahead. A little may still arrive after a pause. */

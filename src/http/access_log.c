@@ -79,25 +79,27 @@ void access_format(struct buf *b, const struct access_entry *e)
 
 void access_log(const struct httpd *h, const struct req *r, bool cut)
 {
+    if (log_level > LOG_INFO)
+        return;
     const struct http_listener *l = &h->listeners[r->listener];
     enum log_level level = r->options || str_eq(r->pub.path, STR("/health")) ? LOG_DEBUG : LOG_INFO;
     if (log_level > level)
         return;
     int64_t now = clock_mono_ms();
-    int64_t replied = r->replied_ms ? r->replied_ms : now;
+    int64_t replied = r->replied ? r->replied_ms : now;
     struct access_entry e = {
         .ip = r->pub.client_ip.n         ? r->pub.client_ip
               : str_absent(l->cfg->path) ? STR("-")
                                          : l->cfg->path,
         .tag = str_of(l->logger + strlen("synapse.access.http.")),
         .requester = r->pub.requester ? str_of(r->pub.requester) : STR("None"),
-        .method = r->method_name,
-        .target = r->target,
+        .method = req_method(r),
+        .target = req_target(r),
         .user_agent = r->pub.user_agent,
-        .request_id = r->pub.request_id,
+        .request_id = req_id(r),
         .handler_ms = replied - r->pub.received_ms,
         .send_ms = now - replied,
-        .bytes = r->body_sent,
+        .bytes = r->replied ? r->body_sent : 0,
         .status = r->status ? r->status : 499,
         .minor = r->minor,
         .cut = cut,

@@ -96,7 +96,7 @@ static void conn_set_state(struct conn *c, enum conn_state to)
         break;
     case CONN_WRITING:
         ms = cfg->write_timeout_ms;
-        c->sent_mark = transport_sent_bytes(c->f->transport, c->id);
+        c->sent_mark = (uint32_t)transport_sent_bytes(c->f->transport, c->id);
         break;
     case CONN_CLOSING:
         ms = LINGER_MS;
@@ -183,19 +183,17 @@ void conn_respond(struct conn *c, struct req *r, struct http_res *res)
     struct front *f = c->f;
     bool head_only = r && r->pub.method == HTTP_M_HEAD;
     c->close_after = res->close || !r || r->close || f->draining;
-    struct rope body, out;
-    rope_move(&body, &res->body);
-    size_t bytes = body.bytes;
-    response_build(f, res, &body, head_only, c->close_after, &out);
+    struct str head = response_head(f, res, c->close_after);
+    if (head_only)
+        rope_fini(&res->body);
     metric_add_l(M_http_responses, http_status_label(res->status), 1);
-    metric_add(M_http_bytes_sent, (int64_t)out.bytes);
+    metric_add(M_http_bytes_sent, (int64_t)(head.n + res->body.bytes));
     if (r) {
         r->status = (uint16_t)res->status;
-        r->body_sent = head_only ? 0 : bytes;
-        r->replied_ms = clock_mono_ms();
+        req_replied(r, res->body.bytes);
     }
     conn_set_state(c, CONN_WRITING);
-    transport_send(f->transport, c->id, &out);
+    transport_send_after(f->transport, c->id, head, &res->body);
 }
 
 /* Ends the connection because of what the client sent, with the response that the reason's row tells. */
@@ -268,6 +266,21 @@ void conn_accepted(struct front *f, uint64_t id, struct conn *c, int tag, const 
 
 /* ---- requests ---- */
 
+static struct str ipv4_text(const uint8_t ip[4], char *out)
+{
+    char *p = out;
+    for (int i = 0; i < 4; i++) {
+        if (i > 0)
+            *p++ = '.';
+        if (ip[i] >= 100)
+            *p++ = (char)('0' + ip[i] / 100);
+        if (ip[i] >= 10)
+            *p++ = (char)('0' + ip[i] / 10 % 10);
+        *p++ = (char)('0' + ip[i] % 10);
+    }
+    return str_n(out, (size_t)(p - out));
+}
+
 static struct str client_ip(const struct conn *c, const struct http_listener *l, struct str forwarded,
                             char out[46])
 {
@@ -283,7 +296,9 @@ static struct str client_ip(const struct conn *c, const struct http_listener *l,
                 return str_n(out, first.n);
         }
     }
-    if (c->family == 0 || !inet_ntop(c->family == 4 ? AF_INET : AF_INET6, c->ip, out, 46))
+    if (c->family == 4)
+        return ipv4_text(c->ip, out);
+    if (c->family == 0 || !inet_ntop(AF_INET6, c->ip, out, 46))
         return STR("");
     return str_of(out);
 }
@@ -295,7 +310,6 @@ static void request_complete(struct conn *c)
     if (c->in) {
         struct buf *b = &c->in->body_buf;
         if (b->n > 0) {
-            r->body = b->p;
             r->pub.body = str_n(b->p, b->n);
             b->p = NULL;
             b->n = b->cap = 0;
@@ -314,24 +328,18 @@ static bool is_multipart(const struct http_head *h)
            strncasecmp(h->content_type.p, "multipart/form-data", 19) == 0;
 }
 
-/* bytes: a complete head. Its slices are copied here. more: something follows it already. */
-static void request_head(struct conn *c, struct str bytes, bool more)
+/* Its slices are copied here. more: something follows it already. */
+static void request_head(struct conn *c, const struct http_head *head, bool more)
 {
     struct httpd *h = c->f->h;
     const struct http_listener *l = &h->listeners[c->listener];
-    struct http_head head;
-    enum close_reason why = CLOSE_bad_header;
-    if (http_head_parse(bytes, l->cfg->request_id_header, h->cfg->server_name, &head, &why) != 0) {
-        conn_refuse(c, why);
-        return;
-    }
-    if (head.content_length > h->cfg->body_bytes_max || is_multipart(&head)) {
-        conn_refuse(c, is_multipart(&head) ? CLOSE_multipart : CLOSE_body_too_large);
+    if (head->content_length > h->cfg->body_bytes_max || is_multipart(head)) {
+        conn_refuse(c, is_multipart(head) ? CLOSE_multipart : CLOSE_body_too_large);
         return;
     }
     char ip[46];
-    struct req *r =
-        req_new(&head, client_ip(c, l, head.forwarded_for, ip), atomic_fetch_add(&h->requests, 1));
+    struct req *r = req_new(head, client_ip(c, l, head->forwarded_for, ip), atomic_fetch_add(&h->requests, 1),
+                            &c->f->agents);
     r->front = c->f;
     r->conn = c;
     atomic_fetch_add_explicit(&h->request_bytes, r->memory, memory_order_relaxed);
@@ -339,7 +347,7 @@ static void request_head(struct conn *c, struct str bytes, bool more)
     r->pub.received_ms = clock_mono_ms();
     c->req = r;
     struct http_body body;
-    http_body_init(&body, &head);
+    http_body_init(&body, head);
     if (c->in) { /* the head was collected there; what follows it is still with the caller */
         buf_reset(&c->in->buf);
         c->in->scan = (struct http_head_scan){0};
@@ -351,7 +359,7 @@ static void request_head(struct conn *c, struct str bytes, bool more)
     }
     in_need(c)->body = body;
     conn_set_state(c, CONN_BODY);
-    if (head.expect_continue && !more) {
+    if (head->expect_continue && !more) {
         struct rope interim;
         rope_init(&interim);
         rope_put(&interim, STR("HTTP/1.1 100 Continue\r\n\r\n"));
@@ -367,7 +375,13 @@ static void feed_head(struct conn *c, struct str *in)
     enum close_reason why = CLOSE_bad_header;
     struct http_head_scan fresh = {0};
     struct http_head_scan *scan = &fresh;
-    struct str bytes = *in;
+    struct str bytes = *in, request_id_header = c->f->h->listeners[c->listener].cfg->request_id_header;
+    struct http_head head;
+    if ((!c->in || c->in->buf.n == 0) && http_head_quick(bytes, max, request_id_header, &head, &end)) {
+        *in = str_n(in->p + end, in->n - end);
+        request_head(c, &head, in->n > 0);
+        return;
+    }
     if (c->in && c->in->buf.n > 0) {
         had = c->in->buf.n;
         scan = &c->in->scan;
@@ -381,7 +395,11 @@ static void feed_head(struct conn *c, struct str *in)
     }
     if (rc == 1) {
         *in = str_n(in->p + (end - had), in->n - (end - had));
-        request_head(c, str_n(bytes.p, end), in->n > 0);
+        if (http_head_parse(str_n(bytes.p, end), request_id_header, c->f->h->cfg->server_name, &head, &why) !=
+            0)
+            conn_refuse(c, why);
+        else
+            request_head(c, &head, in->n > 0);
         return;
     }
     if (had == 0) {
@@ -550,7 +568,7 @@ void conn_timeout(struct conn *c)
         conn_refuse(c, CLOSE_body_timeout);
         break;
     case CONN_WRITING: {
-        uint64_t sent = transport_sent_bytes(c->f->transport, c->id);
+        uint32_t sent = (uint32_t)transport_sent_bytes(c->f->transport, c->id);
         if (sent == c->sent_mark) {
             conn_close(c, CLOSE_write_timeout);
             break;

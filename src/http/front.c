@@ -102,7 +102,7 @@ void front_timer_set(struct front *f, struct wheel_timer *t, int64_t due_ms)
 
 void front_release(struct front *f, struct req *r)
 {
-    if (r->gone_posted && !r->gone_acked) {
+    if (r->gone && !r->gone_acked) {
         r->release_pending = true;
         return;
     }
@@ -122,10 +122,11 @@ void front_gone(struct front *f, struct req *r)
         r->pub.gone = true;
         if (r->pub.on_gone)
             r->pub.on_gone(&r->pub);
-    } else if (!r->gone_posted) {
-        r->gone_posted = true;
-        r->gone_mail.kind = MAIL_GONE;
-        mailbox_post(f->h->mail, &r->gone_mail);
+    } else if (!r->gone) {
+        r->gone = xcalloc(1, sizeof *r->gone);
+        r->gone->req = r;
+        r->gone->mail.kind = MAIL_GONE;
+        mailbox_post(f->h->mail, &r->gone->mail);
     }
 }
 
@@ -134,7 +135,7 @@ void front_reply(struct front *f, struct req *r, struct http_res *res, bool drop
     struct conn *c = r->conn;
     if (!c) { /* closed meanwhile */
         r->status = drop ? 0 : (uint16_t)res->status;
-        r->replied_ms = clock_mono_ms();
+        req_replied(r, 0);
         access_log(f->h, r, true);
         if (!drop)
             rope_fini(&res->body);
@@ -238,7 +239,7 @@ void front_mail(void *arg, struct mail *m)
         break;
     }
     case MAIL_GONE_ACK: {
-        struct req *r = container_of(m, struct req, gone_mail);
+        struct req *r = ((struct gone *)(void *)m)->req;
         r->gone_acked = true;
         if (r->release_pending)
             front_release(f, r);
@@ -277,6 +278,7 @@ int front_open(struct front *f, struct err *e)
     f->timer->data = f;
     f->timer_due_ms = -1;
     f->date_s = -1;
+    buf_init(&f->head, 4096);
     for (size_t i = 0; i < h->set.fds.n; i++) {
         struct listen_fd *lf = &h->set.fds.v[i];
         if (lf->front == f->index) {
@@ -330,6 +332,7 @@ void front_close(struct front *f)
         uv_close((uv_handle_t *)f->timer, free_handle);
         f->timer = NULL;
     }
-    blob_unref(&f->prefix);
+    buf_fini(&f->head);
+    agents_fini(&f->agents);
     mailbox_free(&f->mail);
 }

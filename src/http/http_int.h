@@ -62,6 +62,12 @@ struct http_head {
 int http_head_parse(struct str bytes, struct str request_id_header, struct str server_name,
                     struct http_head *h, enum close_reason *why) NODISCARD;
 
+/* ---- head_quick.c ---- */
+
+/* Both of the above at once, for complete and ordinary heads. False: they must look. */
+bool http_head_quick(struct str bytes, size_t bytes_max, struct str request_id_header, struct http_head *h,
+                     size_t *length) NODISCARD;
+
 /* ---- body.c ---- */
 
 struct http_body {
@@ -93,27 +99,56 @@ int http_body_feed(struct http_body *b, struct str *in, struct str *out, enum cl
 
 enum mail_kind { MAIL_REQUEST, MAIL_GONE, MAIL_GONE_ACK, MAIL_REPLY, MAIL_DRAIN, MAIL_STOP };
 
-/* One allocation: this, then the copied slices. */
+/* MAIL_GONE and MAIL_GONE_ACK. */
+struct gone {
+    struct mail mail; /* first */
+    struct req *req;
+};
+/* One allocation: this, then the copied bytes: method, target, request id, client address. Tens of thousands
+ * wait here, so that every field counts. */
 struct req {
     struct http_req pub;
     struct front *front;
-    struct conn *conn;     /* NULL once the connection is closed */
-    struct mail mail;      /* MAIL_REQUEST */
-    struct mail gone_mail; /* MAIL_GONE, MAIL_GONE_ACK */
-    char *body;
-    struct str target; /* for the access log */
-    struct str method_name;
-    int64_t replied_ms;
-    size_t body_sent;
-    uint32_t memory; /* what it takes of the heap */
+    struct conn *conn; /* NULL once the connection is closed */
+    struct blob *agent;
+    struct gone *gone; /* front's; NULL: not posted */
+    union {
+        struct mail mail; /* MAIL_REQUEST, until the hub has it */
+        struct {          /* since the answer */
+            int64_t replied_ms;
+            size_t body_sent;
+        };
+    };
+    uint32_t memory; /* what it takes of the heap, shared bytes not included */
+    uint32_t target_bytes, method_bytes;
     uint16_t status, listener;
-    uint8_t minor;
-    bool options, close;                           /* close: the connection ends with this response */
-    bool handed;                                   /* counted in in_flight */
-    bool hub_replied;                              /* hub's */
-    bool gone_posted, gone_acked, release_pending; /* front's */
-    _Alignas(8) char bytes[];
+    uint8_t id_bytes, minor;
+    bool options, close;              /* close: the connection ends with this response */
+    bool handed;                      /* counted in in_flight */
+    bool hub_replied;                 /* hub's */
+    bool gone_acked, release_pending; /* front's */
+    bool replied;                     /* front's */
+    bool secret_taken;                /* hub's */
+    char bytes[];
 };
+static inline struct str req_method(const struct req *r)
+{
+    return str_n(r->bytes, r->method_bytes);
+}
+static inline struct str req_target(const struct req *r)
+{
+    return str_n(r->bytes + r->method_bytes, r->target_bytes);
+}
+static inline struct str req_id(const struct req *r) /* "GET-17", or what the proxy gave */
+{
+    return str_n(r->bytes + r->method_bytes + r->target_bytes, r->id_bytes);
+}
+/* User agents are few and long: requests of one front share them. A cache, by a cheap hash. */
+enum { AGENTS = 256, AGENT_BYTES_MAX = 512 };
+struct agents {
+    struct blob *v[AGENTS];
+};
+void agents_fini(struct agents *a);
 struct reply {
     struct mail mail; /* first */
     struct req *req;
@@ -124,8 +159,12 @@ static inline struct req *req_of(struct http_req *p)
 {
     return (struct req *)(void *)p;
 }
-struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number);
+/* agents may be NULL. */
+struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number, struct agents *agents);
+/* The Authorization header's bytes; the caller forgets them (secret_free) when the handler has seen them. */
+char *req_take_secret(struct req *r);
 void req_free(struct req **r);
+void req_replied(struct req *r, size_t body_sent); /* now */
 
 /* ---- conn.c ---- */
 
@@ -155,7 +194,7 @@ struct conn {
     struct wheel_timer timer;
     struct conn_in *in; /* usually NULL */
     struct req *req;
-    uint64_t sent_mark; /* bytes sent when the write timer was set */
+    uint32_t sent_mark; /* low bits of the bytes sent when the write timer was set */
     uint16_t listener;
     uint8_t state;
     uint8_t family;   /* 4, 6 or 0 */
@@ -180,6 +219,7 @@ void conn_respond(struct conn *c, struct req *r, struct http_res *res);
 struct front {
     struct httpd *h;
     size_t index;
+    struct agents agents;
     uv_loop_t *loop;
     uv_loop_t own_loop; /* with a thread of its own */
     uv_thread_t thread;
@@ -190,8 +230,10 @@ struct front {
     int64_t timer_due_ms; /* -1 when not running */
     int64_t date_s;       /* second for which date and prefix hold */
     char date[48];
-    struct blob *prefix;     /* head of a 200 JSON keep-alive response up to Content-Length */
-    int64_t full_said_ms;    /* when the log last told that connections are refused; 0: never */
+    struct buf head;      /* of the response being built */
+    size_t usual_bytes;   /* its first bytes are those of a 200 JSON keep-alive response, up to the length; 0:
+                             not */
+    int64_t full_said_ms; /* when the log last told that connections are refused; 0: never */
     int64_t full_since_said; /* how many since */
     bool draining;
     struct mail drain_mail, stop_mail;
@@ -265,9 +307,8 @@ void httpd_hand_over(struct httpd *h, struct req *r);
 
 const char *http_status_text(int status);
 const char *http_status_label(int status); /* static digits, for metrics */
-/* Builds what is written for res: moves its body. */
-void response_build(struct front *f, const struct http_res *res, struct rope *body, bool head_only,
-                    bool close, struct rope *out);
+/* What is written before res' body; good until the next. */
+struct str response_head(struct front *f, const struct http_res *res, bool close);
 
 /* ---- access_log.c ---- */
 

@@ -2,52 +2,86 @@
 /* Copyright the Chappe contributors */
 /*
  * The request object. A long poll may stand here for half a minute and there are tens of thousands of them,
- * so a request is one allocation: the struct and copies of the slices that somebody reads later, nothing else
- * of the head. The arena that handlers use takes no memory before its first allocation.
+ * so a request is one allocation: the struct and copies of what somebody reads later, nothing else of the
+ * head. The user agent is shared with other requests. The value of Authorization has an allocation of its
+ * own, which goes when the handler has seen it. The arena that handlers use takes no memory before its first
+ * allocation.
  */
 #include "http_int.h"
-#include <stdio.h>
+#include "chappe/clock.h"
 #include <stdlib.h>
 
-enum { REQUEST_ID_MAX = 64, ARENA_BYTES_MAX = 64 << 20, ARENA_FIRST_BYTES = 480 };
+enum { REQUEST_ID_MAX = 64, METHOD_IN_ID_MAX = 24, ARENA_BYTES_MAX = 64 << 20, ARENA_FIRST_BYTES = 128 };
 
-struct copier {
-    char *p;
-};
-
-static struct str copy(struct copier *c, struct str s)
+static char *put(char *to, struct str s)
 {
-    if (str_absent(s))
-        return s;
-    char *at = c->p;
     if (s.n)
-        memcpy(at, s.p, s.n);
-    c->p += s.n;
-    return str_n(at, s.n);
+        memcpy(to, s.p, s.n);
+    return to + s.n;
 }
+
+/* ---- user agents ---- */
 
 /* Header bytes outside ASCII become U+FFFD each. */
-static struct str copy_ascii(struct copier *c, struct str s)
+static struct blob *agent_converted(struct str s)
 {
-    char *at = c->p;
+    struct buf b;
+    buf_init(&b, SIZE_MAX / 2);
     for (size_t i = 0; i < s.n; i++) {
-        if ((unsigned char)s.p[i] < 0x80) {
-            *c->p++ = s.p[i];
-        } else {
-            memcpy(c->p, "\xef\xbf\xbd", 3);
-            c->p += 3;
-        }
+        if ((unsigned char)s.p[i] < 0x80)
+            buf_putc(&b, s.p[i]);
+        else
+            buf_put(&b, STR("\xef\xbf\xbd"));
     }
-    return str_n(at, (size_t)(c->p - at));
+    struct blob *made = blob_from_buf(&b);
+    buf_fini(&b);
+    return made;
 }
 
-static size_t ascii_bytes(struct str s)
+static bool is_ascii(struct str s)
 {
-    size_t n = s.n;
+    unsigned char any = 0;
     for (size_t i = 0; i < s.n; i++)
-        n += (unsigned char)s.p[i] < 0x80 ? 0 : 2;
-    return n;
+        any |= (unsigned char)s.p[i];
+    return any < 0x80;
 }
+
+/* Where s would stand: three samples tell common agents apart; those that meet drive each other out, and
+ * merely cost memory. */
+static struct blob **agent_place(struct agents *a, struct str s)
+{
+    uint64_t h = s.n, x;
+    for (size_t i = 0; i < 3 && s.n >= sizeof x; i++) {
+        memcpy(&x, s.p + (s.n - sizeof x) * i / 2, sizeof x);
+        h = (h ^ x) * 0x9e3779b97f4a7c15u;
+        h ^= h >> 29;
+    }
+    return &a->v[h % AGENTS];
+}
+
+static struct blob *agent_of(struct agents *a, struct str s)
+{
+    if (s.n == 0)
+        return NULL;
+    if (!a || s.n > AGENT_BYTES_MAX)
+        return is_ascii(s) ? blob_new(s) : agent_converted(s);
+    struct blob **at = agent_place(a, s);
+    if (*at && str_eq(blob_str(*at), s))
+        return blob_ref(*at);
+    if (!is_ascii(s))
+        return agent_converted(s);
+    blob_unref(at);
+    *at = blob_new(s);
+    return blob_ref(*at);
+}
+
+void agents_fini(struct agents *a)
+{
+    for (size_t i = 0; i < AGENTS; i++)
+        blob_unref(&a->v[i]);
+}
+
+/* ---- requests ---- */
 
 /* A request id given by a proxy goes into logs: printable, and short. */
 static bool usable_id(struct str s)
@@ -61,6 +95,19 @@ static bool usable_id(struct str s)
     return true;
 }
 
+/* "GET-17" */
+static struct str make_id(struct str method, uint64_t number, char out[METHOD_IN_ID_MAX + 24])
+{
+    char digits[20], *p = digits + sizeof digits;
+    do
+        *--p = (char)('0' + number % 10);
+    while (number /= 10);
+    char *to = put(out, str_n(method.p, method.n < METHOD_IN_ID_MAX ? method.n : METHOD_IN_ID_MAX));
+    *to++ = '-';
+    to = put(to, str_n(p, (size_t)(digits + sizeof digits - p)));
+    return str_n(out, (size_t)(to - out));
+}
+
 /* What the allocator makes of n bytes: four sizes between each power of two and the next. */
 static size_t rounded(size_t n)
 {
@@ -70,42 +117,52 @@ static size_t rounded(size_t n)
     return (n + step - 1) / step * step;
 }
 
-struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number)
+struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number, struct agents *agents)
 {
-    char made[64];
-    struct str id = h->request_id;
-    if (!usable_id(id)) {
-        size_t method = h->method_name.n < 24 ? h->method_name.n : 24;
-        int n = snprintf(made, sizeof made, "%.*s-%llu", (int)method, h->method_name.p,
-                         (unsigned long long)number);
-        id = str_n(made, (size_t)n);
-    }
-    size_t bytes = h->method_name.n + h->target.n + 1 + h->authorization.n + ascii_bytes(h->user_agent) +
-                   client_ip.n + h->content_type.n + id.n;
-    struct req *r = xmalloc(sizeof *r + bytes);
-    memset(r, 0, sizeof *r);
-    struct copier c = {r->bytes};
-    r->method_name = copy(&c, h->method_name);
-    r->target = copy(&c, h->target);
+    char made[METHOD_IN_ID_MAX + 24];
+    struct str id = usable_id(h->request_id) ? h->request_id : make_id(h->method_name, number, made);
     /* path and query are inside the target, but for "/" of an absolute target without path */
     bool inside = h->path.p >= h->target.p && h->path.p <= h->target.p + h->target.n;
-    r->pub.path = inside ? str_n(r->target.p + (h->path.p - h->target.p), h->path.n) : copy(&c, STR("/"));
+    size_t bytes = sizeof(struct req) + h->method_name.n + h->target.n + id.n + client_ip.n + !inside;
+    struct req *r = xmalloc(bytes);
+    memset(r, 0, sizeof *r);
+    r->method_bytes = (uint32_t)h->method_name.n;
+    r->target_bytes = (uint32_t)h->target.n;
+    r->id_bytes = (uint8_t)id.n;
+    char *target = put(r->bytes, h->method_name);
+    char *ip = put(put(target, h->target), id);
+    char *slash = put(ip, client_ip);
+    r->pub.client_ip = str_n(ip, client_ip.n);
+    if (!inside)
+        *slash = '/';
+    r->pub.path = str_n(inside ? target + (h->path.p - h->target.p) : slash, h->path.n);
     if (!str_absent(h->query))
-        r->pub.query = str_n(r->target.p + (h->query.p - h->target.p), h->query.n);
-    r->pub.authorization = copy(&c, h->authorization);
-    r->pub.user_agent = copy_ascii(&c, h->user_agent);
-    r->pub.client_ip = copy(&c, client_ip);
-    r->pub.content_type = copy(&c, h->content_type);
-    r->pub.request_id = copy(&c, id);
+        r->pub.query = str_n(target + (h->query.p - h->target.p), h->query.n);
+    r->pub.authorization = str_dup(h->authorization);
+    r->agent = agent_of(agents, h->user_agent);
+    r->pub.user_agent = r->agent ? blob_str(r->agent) : STR("");
     r->pub.method = h->method;
     r->pub.authorization_count = h->authorization_count;
     r->pub.body = STR("");
     r->options = h->options;
     r->minor = (uint8_t)h->minor;
     r->close = !h->keep_alive;
-    r->memory = (uint32_t)rounded(sizeof *r + bytes);
     r->pub.arena = arena_new_sized(ARENA_BYTES_MAX, ARENA_FIRST_BYTES);
+    r->memory = (uint32_t)rounded(bytes);
     return r;
+}
+
+char *req_take_secret(struct req *r)
+{
+    r->secret_taken = true;
+    return (char *)(uintptr_t)r->pub.authorization.p;
+}
+
+void req_replied(struct req *r, size_t body_sent)
+{
+    r->replied = true;
+    r->replied_ms = clock_mono_ms();
+    r->body_sent = body_sent;
 }
 
 void req_free(struct req **rp)
@@ -114,7 +171,14 @@ void req_free(struct req **rp)
     *rp = NULL;
     if (!r)
         return;
+    if (!r->secret_taken) {
+        char *secret = req_take_secret(r);
+        secret_free(&secret);
+    }
     arena_free(&r->pub.arena);
-    free(r->body);
+    blob_unref(&r->agent);
+    free(r->gone);
+    if (r->pub.body.n)
+        free((char *)(uintptr_t)r->pub.body.p);
     free(r);
 }

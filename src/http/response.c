@@ -4,8 +4,7 @@
  * Response heads and error bodies. Every response carries Server, Date, Cache-Control and the four CORS
  * headers, as Synapse's JSON responses do, and a Content-Length, because bodies are complete when they come
  * here. The head of the usual response (200, JSON, keep-alive) is the same for everybody within a second up
- * to its length, so it is one shared blob per front and second; a delta then costs the length digits and
- * slices.
+ * to its length, so it is made once per front and second; a delta then costs the digits of its length.
  */
 #include "http_int.h"
 #include "chappe/clock.h"
@@ -69,65 +68,47 @@ void front_date(struct front *f, int64_t wall_ms)
     snprintf(f->date, sizeof f->date, "%.3s, %02d %.3s %04d %02d:%02d:%02d GMT", days + 3 * (tm.tm_wday % 7),
              tm.tm_mday % 32, months + 3 * (tm.tm_mon % 12), (tm.tm_year + 1900) % 10000, tm.tm_hour % 24,
              tm.tm_min % 60, tm.tm_sec % 61);
-    blob_unref(&f->prefix);
+    f->usual_bytes = 0;
 }
 
-static void put_head(struct rope *out, struct front *f, const struct http_res *res, bool close, bool has_type)
+static void put_head(struct buf *b, const struct front *f, const struct http_res *res, bool close,
+                     bool has_type)
 {
-    char line[512];
-    int n = snprintf(line, sizeof line, "HTTP/1.1 %d %s\r\nServer: " CHAPPE_SERVER_HEADER "\r\nDate: %s\r\n",
-                     res->status, http_status_text(res->status), f->date);
-    rope_put(out, str_n(line, (size_t)n));
-    if (has_type) {
-        n = snprintf(line, sizeof line, "Content-Type: %s\r\n",
-                     res->content_type ? res->content_type : "application/json");
-        rope_put(out, str_n(line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1));
-    }
-    rope_put(out, STR("Cache-Control: no-cache, no-store, must-revalidate\r\n"
-                      "Access-Control-Allow-Origin: *\r\n"
-                      "Access-Control-Allow-Methods: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n"
-                      "Access-Control-Allow-Headers: X-Requested-With, Content-Type, Authorization, Date\r\n"
-                      "Access-Control-Expose-Headers: Synapse-Trace-Id, Server\r\n"));
-    if (res->retry_after_s > 0) {
-        n = snprintf(line, sizeof line, "Retry-After: %d\r\n", res->retry_after_s);
-        rope_put(out, str_n(line, (size_t)n));
-    }
+    buf_printf(b, "HTTP/1.1 %d %s\r\nServer: " CHAPPE_SERVER_HEADER "\r\nDate: %s\r\n", res->status,
+               http_status_text(res->status), f->date);
+    if (has_type)
+        buf_printf(b, "Content-Type: %s\r\n", res->content_type ? res->content_type : "application/json");
+    buf_put(b, STR("Cache-Control: no-cache, no-store, must-revalidate\r\n"
+                   "Access-Control-Allow-Origin: *\r\n"
+                   "Access-Control-Allow-Methods: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n"
+                   "Access-Control-Allow-Headers: X-Requested-With, Content-Type, Authorization, Date\r\n"
+                   "Access-Control-Expose-Headers: Synapse-Trace-Id, Server\r\n"));
+    if (res->retry_after_s > 0)
+        buf_printf(b, "Retry-After: %d\r\n", res->retry_after_s);
     if (close)
-        rope_put(out, STR("Connection: close\r\n"));
+        buf_put(b, STR("Connection: close\r\n"));
+    buf_put(b, STR("Content-Length: "));
 }
 
-static struct blob *common_prefix(struct front *f)
-{
-    if (!f->prefix) {
-        struct http_res usual;
-        struct rope head;
-        struct arena *a = arena_new(4096);
-        http_res_init(&usual, 200);
-        rope_init(&head);
-        put_head(&head, f, &usual, false, true);
-        f->prefix = blob_new(rope_flatten(&head, a));
-        rope_fini(&head);
-        rope_fini(&usual.body);
-        arena_free(&a);
-    }
-    return f->prefix;
-}
-
-void response_build(struct front *f, const struct http_res *res, struct rope *body, bool head_only,
-                    bool close, struct rope *out)
+struct str response_head(struct front *f, const struct http_res *res, bool close)
 {
     front_date(f, clock_wall_ms());
-    rope_init(out);
-    if (res->status == 200 && !res->content_type && !close && res->retry_after_s == 0)
-        rope_blob(out, common_prefix(f));
-    else
-        put_head(out, f, res, close, res->content_type || body->bytes > 0);
-    char length[48];
-    int n = snprintf(length, sizeof length, "Content-Length: %zu\r\n\r\n", body->bytes);
-    rope_put(out, str_n(length, (size_t)n));
-    if (!head_only)
-        rope_rope(out, body);
-    rope_fini(body);
+    struct buf *b = &f->head;
+    if (res->status == 200 && !res->content_type && !close && res->retry_after_s == 0) {
+        if (f->usual_bytes == 0) {
+            buf_reset(b);
+            put_head(b, f, res, false, true);
+            f->usual_bytes = b->n;
+        }
+        b->n = f->usual_bytes;
+    } else {
+        f->usual_bytes = 0;
+        buf_reset(b);
+        put_head(b, f, res, close, res->content_type || res->body.bytes > 0);
+    }
+    buf_i64(b, (int64_t)res->body.bytes);
+    buf_put(b, STR("\r\n\r\n"));
+    return buf_str(b);
 }
 
 void http_res_init(struct http_res *res, int status)

@@ -22,8 +22,10 @@
 
 static void hub_take(struct httpd *h, struct req *r)
 {
+    char *secret = req_take_secret(r); /* r may be gone after the call */
     h->with_handler++;
     h->routes.handler(h->routes.arg, &r->pub);
+    secret_free(&secret);
 }
 
 void httpd_hand_over(struct httpd *h, struct req *r)
@@ -43,8 +45,8 @@ static void hub_gone(struct req *r)
         if (r->pub.on_gone)
             r->pub.on_gone(&r->pub);
     }
-    r->gone_mail.kind = MAIL_GONE_ACK;
-    mailbox_post(r->front->mail, &r->gone_mail);
+    r->gone->mail.kind = MAIL_GONE_ACK;
+    mailbox_post(r->front->mail, &r->gone->mail);
 }
 
 static void hub_mail(void *arg, struct mail *m)
@@ -58,7 +60,7 @@ static void hub_mail(void *arg, struct mail *m)
             hub_take(h, r);
     } else {
         ASSERT(m->kind == MAIL_GONE);
-        struct req *r = container_of(m, struct req, gone_mail);
+        struct req *r = ((struct gone *)(void *)m)->req;
         if (h->stopping) {
             r->gone_acked = true;
             if (r->release_pending)
@@ -81,12 +83,15 @@ static void hub_reply(struct http_req **reqp, struct http_res *res)
         front_reply(f, r, res, !res);
         return;
     }
-    struct reply *reply = xcalloc(1, sizeof *reply);
+    struct reply *reply = xmalloc(sizeof *reply);
     reply->mail.kind = MAIL_REPLY;
     reply->req = r;
     reply->drop = !res;
     if (res) {
-        reply->res = *res;
+        reply->res.status = res->status;
+        reply->res.content_type = res->content_type;
+        reply->res.close = res->close;
+        reply->res.retry_after_s = res->retry_after_s;
         rope_move(&reply->res.body, &res->body);
     }
     mailbox_post(f->mail, &reply->mail);

@@ -88,12 +88,19 @@ static bool query_find(struct str *rest, struct str name, struct str *value)
     return false;
 }
 
+static struct str decoded(struct http_req *req, struct str value)
+{
+    if (str_find(value, '%') < 0 && str_find(value, '+') < 0)
+        return value;
+    return url_decode(req->arena, value, true);
+}
+
 struct str http_query(struct http_req *req, struct str name)
 {
     struct str rest = req->query, value;
     if (!query_find(&rest, name, &value))
         return STR_ABSENT;
-    return url_decode(req->arena, value, true);
+    return decoded(req, value);
 }
 
 bool http_query_has(const struct http_req *req, struct str name)
@@ -111,6 +118,6 @@ bool http_query_next(struct http_req *req, struct str name, size_t *it, struct s
     if (!query_find(&rest, name, value))
         return false;
     *it = str_absent(rest) ? query.n + 1 : (size_t)(rest.p - query.p);
-    *value = url_decode(req->arena, *value, true);
+    *value = decoded(req, *value);
     return true;
 }

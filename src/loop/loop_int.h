@@ -16,13 +16,28 @@ enum slot_state {
     SLOT_CLOSING, /* the owner has let go; waits for the kernel or the loop */
 };
 
-/* One transport_send(): the rope, how much of it is gone. io_uring adds its message header behind. */
+/* One transport_send(). Up to FLAT_BYTES are copied behind it: that costs less than counting and gathering
+ * slices, and the slices can go at once. Otherwise it is a struct tx_rope. */
+enum { FLAT_BYTES = 4096 };
 struct tx {
     struct tx *next;
-    struct rope rope;
-    size_t sent;
+    size_t bytes, sent;
     bool counted; /* its rest is part of waiting_bytes */
+    bool flat;
+    _Alignas(8) char data[];
 };
+/* io_uring adds its message header behind. */
+struct tx_rope {
+    struct tx *next;
+    size_t bytes, sent;
+    bool counted, flat;
+    struct rope rope;
+};
+_Static_assert(offsetof(struct tx, flat) == offsetof(struct tx_rope, flat), "one begins as the other");
+static inline struct tx_rope *tx_rope(struct tx *x)
+{
+    return (struct tx_rope *)(void *)x;
+}
 
 /* Followed in memory by backend_bytes of the implementation and user_bytes of the owner. */
 struct slot {
@@ -53,7 +68,7 @@ struct listener {
 
 struct transport_ops {
     size_t backend_bytes; /* per slot */
-    size_t tx_bytes;
+    size_t tx_rope_bytes;
     size_t listener_bytes;              /* struct listener included */
     void (*slot_open)(struct slot *s);  /* fd is set: start to receive */
     void (*slot_close)(struct slot *s); /* must lead to slot_release() */

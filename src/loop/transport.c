@@ -102,8 +102,9 @@ static void chunk_add(struct transport *t)
 static void tx_free(struct slot *s, struct tx *x)
 {
     if (x->counted)
-        atomic_fetch_sub(s->t->o.waiting_bytes, (int64_t)(x->rope.bytes - x->sent));
-    rope_fini(&x->rope);
+        atomic_fetch_sub(s->t->o.waiting_bytes, (int64_t)(x->bytes - x->sent));
+    if (!x->flat)
+        rope_fini(&tx_rope(x)->rope);
     free(x);
 }
 
@@ -255,16 +256,49 @@ void slot_ready(struct slot *s)
         list_push(&s->t->ready, &s->ready);
 }
 
+static struct tx *tx_new(struct transport *t, struct str head, struct rope *body)
+{
+    size_t bytes = head.n + body->bytes;
+    bool flat = bytes <= FLAT_BYTES;
+    struct tx *x = xmalloc(flat ? sizeof *x + bytes : t->ops->tx_rope_bytes);
+    x->next = NULL;
+    x->bytes = bytes;
+    x->sent = 0;
+    x->counted = false;
+    x->flat = flat;
+    if (flat) {
+        char *to = x->data;
+        if (head.n)
+            memcpy(to, head.p, head.n);
+        to += head.n;
+        for (size_t i = 0; i < body->n; to += body->v[i].n, i++)
+            memcpy(to, body->v[i].p, body->v[i].n);
+        rope_fini(body);
+    } else if (head.n == 0) {
+        rope_move(&tx_rope(x)->rope, body);
+    } else {
+        struct rope *r = &tx_rope(x)->rope;
+        rope_init(r);
+        rope_put(r, head);
+        rope_rope(r, body);
+        rope_fini(body);
+    }
+    return x;
+}
+
 void transport_send(struct transport *t, uint64_t id, struct rope *body)
+{
+    transport_send_after(t, id, STR(""), body);
+}
+
+void transport_send_after(struct transport *t, uint64_t id, struct str head, struct rope *body)
 {
     struct slot *s = slot_find(t, id);
     if (!s) {
         rope_fini(body);
-        rope_init(body);
         return;
     }
-    struct tx *x = xcalloc(1, t->ops->tx_bytes);
-    rope_move(&x->rope, body);
+    struct tx *x = tx_new(t, head, body);
     struct tx **last = &s->tx;
     while (*last)
         last = &(*last)->next;
@@ -277,7 +311,7 @@ bool tx_begin(struct slot *s, struct tx *x)
 {
     if (x->counted)
         return false;
-    int64_t rest = (int64_t)(x->rope.bytes - x->sent);
+    int64_t rest = (int64_t)(x->bytes - x->sent);
     x->counted = true;
     return atomic_fetch_add(s->t->o.waiting_bytes, rest) + rest > s->t->o.waiting_max;
 }

@@ -49,7 +49,7 @@ enum {
 enum op_kind { OP_ACCEPT = 1, OP_RECV, OP_SEND, OP_SHUTDOWN, OP_CLOSE, OP_UNHEARD };
 
 struct tx_uring {
-    struct tx tx; /* first */
+    struct tx_rope tx; /* first */
     struct msghdr msg;
     struct iovec iov[TX_IOV];
 };
@@ -230,15 +230,20 @@ static void slot_shutdown(struct slot *s)
 
 static void send_queue(struct slot *s)
 {
-    struct tx_uring *x = (struct tx_uring *)s->tx;
+    struct tx *x = s->tx;
     if (!x || s->send_busy)
         return;
     /* The first attempts take what fits and return: only a reader that keeps us waiting counts as one. */
-    int flags = MSG_NOSIGNAL | (x->tx.counted ? 0 : MSG_DONTWAIT);
-    x->msg.msg_iov = x->iov;
-    x->msg.msg_iovlen = (size_t)rope_iov(&x->tx.rope, x->tx.sent, x->iov, TX_IOV);
+    int flags = MSG_NOSIGNAL | (x->counted ? 0 : MSG_DONTWAIT);
     struct io_uring_sqe *sqe = sqe_get(ring_of(s));
-    io_uring_prep_sendmsg(sqe, s->fd, &x->msg, (unsigned)flags);
+    if (x->flat) {
+        io_uring_prep_send(sqe, s->fd, x->data + x->sent, x->bytes - x->sent, flags);
+    } else {
+        struct tx_uring *u = (struct tx_uring *)x;
+        u->msg = (struct msghdr){.msg_iov = u->iov};
+        u->msg.msg_iovlen = (size_t)rope_iov(&u->tx.rope, x->sent, u->iov, TX_IOV);
+        io_uring_prep_sendmsg(sqe, s->fd, &u->msg, (unsigned)flags);
+    }
     sqe_of_slot(sqe, s, OP_SEND);
     s->send_busy = true;
 }
@@ -280,7 +285,7 @@ static void done_send(struct slot *s, struct ring *r, int res)
         slot_sent(s, -ERR_CLOSED);
     else if (res == -EAGAIN && tx_begin(s, x))
         slot_sent(s, -ERR_LIMIT);
-    else if (x->sent < x->rope.bytes)
+    else if (x->sent < x->bytes)
         slot_ready(s);
     else
         slot_sent(s, 0);
@@ -552,7 +557,7 @@ static void stop(struct transport *base)
 
 static const struct transport_ops ops_uring = {
     .backend_bytes = 0,
-    .tx_bytes = sizeof(struct tx_uring),
+    .tx_rope_bytes = sizeof(struct tx_uring),
     .listener_bytes = sizeof(struct listener_uring),
     .slot_open = slot_open,
     .slot_close = slot_close,

@@ -76,13 +76,15 @@ static void send_some(struct slot *s)
         struct tx *x = s->tx;
         struct iovec iov[IOV_MAX_UV];
         struct msghdr m = {.msg_iov = iov};
-        m.msg_iovlen = (size_t)rope_iov(&x->rope, x->sent, iov, IOV_MAX_UV);
         ssize_t n = 0;
-        if (m.msg_iovlen > 0) {
-            do
+        do {
+            if (x->flat) {
+                n = send(s->fd, x->data + x->sent, x->bytes - x->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+            } else {
+                m.msg_iovlen = (size_t)rope_iov(&tx_rope(x)->rope, x->sent, iov, IOV_MAX_UV);
                 n = sendmsg(s->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
-            while (n < 0 && errno == EINTR);
-        }
+            }
+        } while (n < 0 && errno == EINTR);
         if (n < 0 && errno != EAGAIN && errno != ENOBUFS) {
             u->want_write = false;
             poll_update(s);
@@ -91,7 +93,7 @@ static void send_some(struct slot *s)
         }
         if (n > 0)
             tx_progress(s, x, (size_t)n);
-        if (x->sent < x->rope.bytes) {
+        if (x->sent < x->bytes) {
             if (n > 0)
                 continue; /* more slices than one call takes, or a short write: the next call tells */
             u->want_write = true;
@@ -218,7 +220,7 @@ static void stop(struct transport *t)
 
 static const struct transport_ops ops_uv = {
     .backend_bytes = sizeof(struct slot_uv),
-    .tx_bytes = sizeof(struct tx),
+    .tx_rope_bytes = sizeof(struct tx_rope),
     .listener_bytes = sizeof(struct listener),
     .slot_open = slot_open,
     .slot_close = slot_close,

@@ -260,7 +260,6 @@ static void request_make(struct device_client *c, enum poll_kind kind)
         .user_agent = STR("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
                           "Chrome/140.0.0.0 Safari/537.36"),
         .client_ip = STR("192.0.2.7"),
-        .request_id = STR("GET-17"),
         .received_ms = now_ms,
         .arena = arena_new(1 << 20),
     };

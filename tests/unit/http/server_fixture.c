@@ -68,8 +68,7 @@ static void echo(struct http_req *req)
                (int)req->method, STR_ARG(req->path), STR_ARG(req->query), str_absent(req->query),
                STR_ARG(http_query(req, STR("since"))), STR_ARG(req->authorization), req->authorization_count,
                STR_ARG(req->user_agent), STR_ARG(req->client_ip));
-    buf_printf(&b, "type %.*s\nid %.*s\nbody %zu ", STR_ARG(req->content_type), STR_ARG(req->request_id),
-               req->body.n);
+    buf_printf(&b, "id %.*s\nbody %zu ", STR_ARG(req_id(req_of(req))), req->body.n);
     buf_put(&b, req->body);
     reply_text(req, 200, buf_str(&b));
     buf_fini(&b);

@@ -262,25 +262,163 @@ static void test_request_copies(void **state)
     struct http_head h;
     enum close_reason why;
     assert_int_equal(http_head_parse(str_of(text), STR("x-id"), STR("x"), &h, &why), 0);
-    struct req *r = req_new(&h, STR("1.2.3.4"), 17);
+    struct req *r = req_new(&h, STR("1.2.3.4"), 17, NULL);
     memset(text, '!', sizeof text); /* nothing may point there */
     assert_true(str_eq(r->pub.query, STR("q=1")));
     assert_true(str_eq(r->pub.path, STR("/")));
     assert_true(str_eq(r->pub.user_agent, STR("caf\xef\xbf\xbd")));
-    assert_true(str_eq(r->pub.request_id, STR("GET-17"))); /* a header with a blank is no id */
+    assert_true(str_eq(req_id(r), STR("GET-17"))); /* a header with a blank is no id */
     assert_true(str_eq(r->pub.client_ip, STR("1.2.3.4")));
     assert_true(str_absent(r->pub.authorization));
     req_free(&r);
     assert_null(r);
 }
 
+/* ---- the quick reader against the strict ones ---- */
+
+static bool same(struct str a, struct str b)
+{
+    return str_absent(a) == str_absent(b) && str_eq(a, b);
+}
+
+/* 1: taken, and as the strict ones read it; 0: left to them. */
+static int quick_agrees(const char *text, size_t n)
+{
+    struct http_head q, s;
+    size_t quick_end = 0, end = 0;
+    struct http_head_scan scan = {0};
+    enum close_reason why = CLOSE_COUNT;
+    char *exact = malloc(n ? n : 1);
+    memcpy(exact, text, n);
+    int taken = http_head_quick(str_n(exact, n), MAX, STR("X-Request-ID"), &q, &quick_end);
+    if (taken) {
+        int rc = http_head_scan(&scan, str_n(exact, n), MAX, &end, &why);
+        if (rc == 1)
+            rc = http_head_parse(str_n(exact, end), STR("X-Request-ID"), STR("matrix.example"), &s, &why) ? -1
+                                                                                                          : 1;
+        if (rc != 1 || end != quick_end)
+            fail_msg("%.*s: taken, but %s", (int)n, text,
+                     why < CLOSE_COUNT ? close_reasons[why].id : "not whole");
+        bool same_slices = same(q.method_name, s.method_name) && same(q.target, s.target) &&
+                           same(q.path, s.path) && same(q.query, s.query) && same(q.host, s.host) &&
+                           same(q.authorization, s.authorization) && same(q.user_agent, s.user_agent) &&
+                           same(q.content_type, s.content_type) && same(q.forwarded_for, s.forwarded_for) &&
+                           same(q.request_id, s.request_id);
+        if (!same_slices || q.method != s.method || q.minor != s.minor || q.options != s.options ||
+            q.keep_alive != s.keep_alive || q.chunked != s.chunked ||
+            q.expect_continue != s.expect_continue || q.content_length != s.content_length ||
+            q.authorization_count != s.authorization_count || q.host_count != s.host_count ||
+            s.length_count + s.encoding_count != 0)
+            fail_msg("%.*s: read differently", (int)n, text);
+    }
+    free(exact);
+    return taken;
+}
+
+static const char *const ordinary[] = {
+    "GET /_matrix/client/v3/sync?timeout=30000&since=s1_2 HTTP/1.1\r\nHost: hs.example\r\nAuthorization: "
+    "Bearer "
+    "syt_abc\r\nUser-Agent: Mozilla/5.0 (X11)\r\nAccept: */*\r\nAccept-Encoding: gzip, "
+    "deflate\r\nConnection: "
+    "keep-alive\r\n\r\n",
+    "GET / HTTP/1.1\r\n\r\n",
+    "GET /a?b?c HTTP/1.1\r\nhost:x\r\nX-FORWARDED-FOR: 1.2.3.4, 5.6.7.8\r\nx-forwarded-for: 9.9.9.9\r\n"
+    "x-request-id: \tabc\t \r\nA:\r\nB:  \r\nUser-Agent: caf\xc3\xa9\tx\r\n\r\nGET /next",
+    "GET /a HTTP/1.1\r\nAuthorization: one\r\nAuthorization: two\r\nContent-Type: text/plain\r\nuser-agent: "
+    "a\r\nUser-Agent: b\r\n\r\n",
+};
+
+static void test_quick_takes_the_ordinary(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof ordinary / sizeof *ordinary; i++)
+        assert_int_equal(quick_agrees(ordinary[i], strlen(ordinary[i])), 1);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        quick_agrees(rows[i].text, strlen(rows[i].text));
+}
+
+/* Each byte of ordinary heads and of the table's replaced by each value, left out, and doubled. */
+static void test_quick_agrees_on_mutations(void **state)
+{
+    (void)state;
+    char text[600];
+    size_t taken = 0, all = sizeof ordinary / sizeof *ordinary + sizeof rows / sizeof *rows;
+    for (size_t i = 0; i < all; i++) {
+        size_t o = sizeof ordinary / sizeof *ordinary;
+        const char *from = i < o ? ordinary[i] : rows[i - o].text;
+        size_t n = strlen(from);
+        assert_true(n + 1 < sizeof text);
+        for (size_t k = 0; k < n; k++) {
+            for (int c = 0; c < 256; c++) {
+                memcpy(text, from, n);
+                text[k] = (char)c;
+                taken += (size_t)quick_agrees(text, n);
+            }
+            memcpy(text, from, k);
+            memcpy(text + k, from + k + 1, n - k - 1);
+            taken += (size_t)quick_agrees(text, n - 1);
+            memcpy(text + k + 1, from + k, n - k);
+            text[k] = from[k];
+            taken += (size_t)quick_agrees(text, n + 1);
+            taken += (size_t)quick_agrees(from, k);
+        }
+    }
+    assert_true(taken > 50000); /* or little was compared */
+}
+
+/* Lines that matter to framing, in every pair and order, between ordinary ones. */
+static void test_quick_agrees_on_pairs(void **state)
+{
+    static const char *const lines[] = {
+        "Host: a",
+        "host : a",
+        "Content-Length: 0",
+        "content-length:5",
+        "Transfer-Encoding: chunked",
+        "Expect: 100-continue",
+        "Connection: close",
+        "Connection: keep-alive, close",
+        "Connection:",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Proxy-Connection: close",
+        "X-Request-Id: a b",
+        "Accept: \x7f",
+        " folded",
+        "\tfolded",
+        "X-Forwarded-For:",
+        "User-Agent:",
+        "Authorization:",
+        "No-Colon",
+        ":",
+        "\xe9: x",
+        "X: \x80\xff",
+    };
+    (void)state;
+    enum { N = sizeof lines / sizeof *lines };
+    char text[400];
+    for (int i = 0; i < N; i++) {
+        for (int k = 0; k < N; k++) {
+            int n = snprintf(text, sizeof text, "GET /a?b HTTP/1.1\r\n%s\r\nAccept: */*\r\n%s\r\n\r\n",
+                             lines[i], lines[k]);
+            quick_agrees(text, (size_t)n);
+        }
+    }
+}
+
 int run_head_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),          cmocka_unit_test(test_every_prefix),
-        cmocka_unit_test(test_byte_by_byte),   cmocka_unit_test(test_what_follows_is_left),
-        cmocka_unit_test(test_limits),         cmocka_unit_test(test_fields),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_every_prefix),
+        cmocka_unit_test(test_byte_by_byte),
+        cmocka_unit_test(test_what_follows_is_left),
+        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_fields),
         cmocka_unit_test(test_request_copies),
+        cmocka_unit_test(test_quick_takes_the_ordinary),
+        cmocka_unit_test(test_quick_agrees_on_mutations),
+        cmocka_unit_test(test_quick_agrees_on_pairs),
     };
     return cmocka_run_group_tests_name("head", tests, NULL, NULL);
 }
