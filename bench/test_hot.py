@@ -206,7 +206,7 @@ class ReportTest(unittest.TestCase):
         self.assertEqual(put(put(text, "x\n"), "new\n"), put(text, "new\n"))
 
     def test_chart(self) -> None:
-        rates = {"p99@1000": [3.0], "p99@2000": [400.0]}
+        rates = {"p99@500": [0.0], "p99@1000": [3.0], "p99@2000": [400.0]}
         steps = Result(Item("open", "nchan", 1000, "own"), 0, rates, {}, "", 0.1)
         root = xml.etree.ElementTree.fromstring(draw([*self.RESULTS, steps], ["machine   a < b"]))
         texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]

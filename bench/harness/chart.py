@@ -103,7 +103,7 @@ def _open(picture: Picture, results: list[Result]) -> None:
     picture.text(16, f"{own[0].item.size:,} devices, open loop: 99th percentile against deltas a second", size=14, weight="bold")
     every = [point for points in lines.values() for point in points]
     left, right = min(p[0] for p in every), max(max(p[0] for p in every), min(p[0] for p in every) + 1)
-    low, high = min(1.0, *(p[1] for p in every)), max(200.0, *(p[1] for p in every))
+    low, high = max(0.1, min(1.0, *(p[1] for p in every))), max(200.0, *(p[1] for p in every))
     top, tall = picture.y + 16, 190
 
     def place(rate: float, ms: float) -> tuple[float, float]:

@@ -75,7 +75,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=8, metavar="N", help="messages of a closed loop (%(default)s)")
     parser.add_argument("--rates", type=_numbers, metavar="N,N", help="deltas a second of the open loop")
     parser.add_argument("--accounts", type=_numbers, metavar="A,R,M", help="large accounts, their rooms, members (200,300,300)")
-    parser.add_argument("--work-rate", type=int, default=100, metavar="N", help="messages a second of 20,000 (%(default)s)")
+    parser.add_argument("--work-rate", type=int, default=50, metavar="N", help="messages a second of 20,000 (%(default)s)")
     parser.add_argument("--actions", action="store_true", help="recorded messages notify everybody: rows of push actions")
     parser.add_argument("--state", type=Path, default=default_state().with_name("chappe-bench-hot"), metavar="DIR")
     parser.add_argument("--port-base", type=int, default=DEFAULT_PORT_BASE, metavar="N", help="first port (%(default)s)")
