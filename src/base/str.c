@@ -85,9 +85,27 @@ static bool is_python_blank(char c)
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
+/* Nearly all numbers are some digits and nothing else. */
+static bool plain_digits(struct str s, int64_t *out)
+{
+    int64_t v = 0;
+    if (s.n == 0 || s.n > 18)
+        return false;
+    for (size_t i = 0; i < s.n; i++) {
+        unsigned digit = (unsigned char)s.p[i] - '0';
+        if (digit > 9)
+            return false;
+        v = v * 10 + digit;
+    }
+    *out = v;
+    return true;
+}
+
 int str_to_i64_lax(struct str s, int64_t *out)
 {
     enum { PYTHON_DIGITS_MAX = 4300 };
+    if (plain_digits(s, out))
+        return 0;
     while (s.n && is_python_blank(s.p[0]))
         s = str_n(s.p + 1, s.n - 1);
     while (s.n && is_python_blank(s.p[s.n - 1]))

@@ -17,10 +17,20 @@ static int hex_digit(char c)
     return -1;
 }
 
+static bool is_encoded(struct str s, bool plus_is_space)
+{
+    return s.n && (memchr(s.p, '%', s.n) || (plus_is_space && memchr(s.p, '+', s.n)));
+}
+
 /* Decodes s into out, which has room for s.n bytes. */
 static size_t decode(char *out, struct str s, bool plus_is_space)
 {
     size_t n = 0;
+    if (!is_encoded(s, plus_is_space)) {
+        if (s.n)
+            memcpy(out, s.p, s.n);
+        return s.n;
+    }
     for (size_t i = 0; i < s.n; i++) {
         if (s.p[i] == '%' && s.n - i > 2 && hex_digit(s.p[i + 1]) >= 0 && hex_digit(s.p[i + 2]) >= 0) {
             out[n++] = (char)(hex_digit(s.p[i + 1]) << 4 | hex_digit(s.p[i + 2]));
@@ -60,16 +70,17 @@ static bool name_is(struct str raw, struct str name)
     if (str_eq(raw, name))
         return true;
     char small[192];
-    if (raw.n > sizeof small || raw.n < name.n || name.n == 0)
+    if (raw.n > sizeof small || raw.n < name.n || name.n == 0 || !is_encoded(raw, true))
         return false;
     return str_eq(str_n(small, decode(small, raw, true)), name);
 }
 
 char query_cut(struct str *rest, struct str *part)
 {
-    size_t n = 0;
-    while (n < rest->n && rest->p[n] != '&' && rest->p[n] != ';')
-        n++;
+    const char *end = rest->n ? memchr(rest->p, '&', rest->n) : NULL, *semicolon;
+    size_t n = end ? (size_t)(end - rest->p) : rest->n;
+    if (n && (semicolon = memchr(rest->p, ';', n)))
+        n = (size_t)(semicolon - rest->p);
     *part = str_n(rest->p, n);
     char sep = n < rest->n ? rest->p[n] : 0;
     *rest = sep ? str_n(rest->p + n + 1, rest->n - n - 1) : STR_ABSENT;

@@ -51,7 +51,7 @@ void run_user_changes(struct sync_run *run)
     if (!run->has_since)
         return;
     struct user_set joined, left;
-    for (const struct room_entry *en = run->emitted; en; en = en->next) {
+    for (const struct room_entry *en = run->emitted; en; en = en->next_emitted) {
         if (en->type != ENTRY_JOINED)
             continue;
         user_set_init(&joined);

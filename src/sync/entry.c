@@ -209,11 +209,8 @@ static void emit(struct sync_run *run, struct room_entry *en)
 {
     en->ll_sets_end = run->ll.n;
     en->ll_used_end = run->ll_used.n;
-    struct room_entry *copy = ARENA_NEW(run->a, struct room_entry);
-    *copy = *en;
-    copy->next = NULL;
-    *run->emitted_tail = copy;
-    run->emitted_tail = &copy->next;
+    *run->emitted_tail = en;
+    run->emitted_tail = &en->next_emitted;
     if (en->type == ENTRY_JOINED)
         run->emitted_joined++;
     else

@@ -57,8 +57,11 @@ static void run_of(struct sync_req *r, struct sync_run *run, struct arena *a)
         .shared = &r->s->shared,
         .a = a,
     };
-    if (!r->initial && !r->legacy)
-        ASSERT(req_parse_since(r, &run->since));
+    if (!r->initial && !r->legacy) {
+        const struct stream_token *since = req_since(r);
+        ASSERT(since);
+        run->since = *since;
+    }
 }
 
 static enum run_result run_it(struct sync_req *r, struct sync_run *run, struct rope *body,
@@ -110,14 +113,14 @@ void req_answer_empty(struct sync_req *r)
  * announced, and those that came with an upgrade of Synapse are not followed before the next start. */
 static bool is_ahead(struct sync_req *r)
 {
-    struct stream_token t;
     if (r->initial || (r->legacy && !r->legacy->placed))
         return false;
-    if (r->legacy)
-        t = r->legacy->from;
-    else
-        ASSERT(req_parse_since(r, &t));
+    const struct stream_token *since = r->legacy ? &r->legacy->from : req_since(r);
     const struct stream_token *now = model_now(r->s->m);
+    ASSERT(since);
+    if (token_le(since, now))
+        return false;
+    struct stream_token t = *since;
     t.quarantined_media = now->quarantined_media;
     if (!r->s->cfg->msc4354_enabled)
         t.sticky_events = now->sticky_events;
@@ -179,8 +182,9 @@ static void on_sequences(void *arg, int err, const struct pg_result *res)
         req_error(r, 500, "M_UNKNOWN", "Internal server error");
         return;
     }
-    struct stream_token t;
-    ASSERT(req_parse_since(r, &t));
+    const struct stream_token *since = req_since(r);
+    ASSERT(since);
+    struct stream_token t = *since;
     for (int i = 0; i < pg_rows(res); i++)
         bound_field(&t, res, i);
     req_text(r, &t);
@@ -295,9 +299,9 @@ void req_admit(struct sync_req *r)
         return;
     }
     if (!r->initial && r->d && !r->acked && !r->legacy) {
-        struct stream_token t;
-        ASSERT(req_parse_since(r, &t));
-        model_to_device_ack(s->m, r->d, t.to_device);
+        const struct stream_token *since = req_since(r);
+        ASSERT(since);
+        model_to_device_ack(s->m, r->d, since->to_device);
         r->acked = true;
     }
     if (wants_turn(r) && !r->admitted && !take_turn(r))

@@ -19,8 +19,10 @@ void rope_json_str(struct sync_run *run, struct rope *out, struct str s)
 
 struct str render_token(struct sync_run *run, const struct stream_token *t)
 {
-    char *p = arena_alloc(run->a, TOKEN_TEXT_MAX);
-    return str_n(p, token_format(t, p));
+    char text[TOKEN_TEXT_MAX];
+    if (token_equal(t, model_now(run->m)))
+        return model_now_text(run->m);
+    return arena_str(run->a, str_n(text, token_format(t, text)));
 }
 
 /* Was ev sent by this very client (sync-v3 7.2 step 4)? */
@@ -122,7 +124,7 @@ void render_event(struct sync_run *run, struct event *ev, bool timeline, bool fi
 void render_events_prepare(struct sync_run *run)
 {
     struct event_extra x;
-    for (const struct room_entry *en = run->emitted; en; en = en->next) {
+    for (const struct room_entry *en = run->emitted; en; en = en->next_emitted) {
         for (size_t i = 0; i < en->timeline_count; i++)
             run_event_extra(run, en->timeline[i].ev, true, STR_ABSENT, &x);
         for (const struct state_item *s = en->state; s; s = s->next)
@@ -361,7 +363,7 @@ static void put_section(struct sync_run *run, struct rope *out, const char *name
     rope_put(out, str_of(name));
     rope_put(out, STR("\":{"));
     bool comma = false;
-    for (struct room_entry *en = run->emitted; en; en = en->next) {
+    for (struct room_entry *en = run->emitted; en; en = en->next_emitted) {
         if (en->type != type)
             continue;
         if (comma)

@@ -214,9 +214,20 @@ static bool parse_parameters(struct sync_req *r)
 
 /* ---- after the filter ---- */
 
-bool req_parse_since(struct sync_req *r, struct stream_token *t)
+const struct stream_token *req_since(const struct sync_req *r)
 {
-    return token_parse(r->since_text, feed_writer_known, t) == 0 && !t->historical;
+    struct sync *s = r->s;
+    struct str text = r->since_text;
+    if (text.n && s->since.n == text.n && memcmp(s->since.text, text.p, text.n) == 0)
+        return &s->since.token;
+    s->since.n = 0;
+    if (token_parse(text, feed_writer_known, &s->since.token) || s->since.token.historical)
+        return NULL;
+    if (text.n <= sizeof s->since.text) {
+        memcpy(s->since.text, text.p, text.n);
+        s->since.n = text.n;
+    }
+    return &s->since.token;
 }
 
 static void on_blocking(void *arg, const struct auth_error *e)
@@ -299,8 +310,7 @@ void req_watch(struct sync_req *r)
 /* The filter is known: the rest of the checks, then presence, then whether this user is served at all. */
 static void filter_known(struct sync_req *r)
 {
-    struct stream_token t;
-    if (r->since_text.n && !req_parse_since(r, &t)) {
+    if (r->since_text.n && !req_since(r)) {
         req_error(r, 400, "M_UNKNOWN", "Invalid stream token");
         return;
     }

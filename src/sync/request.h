@@ -77,6 +77,11 @@ struct sync {
     struct smap presence_buckets;
     struct answers answers;
     struct shared_sections shared;
+    struct { /* the last token parsed: a request asks several times, and many come with the same one */
+        size_t n;
+        char text[TOKEN_TEXT_MAX];
+        struct stream_token token;
+    } since;
     VEC(struct sync_req *) abandoned; /* computed for nobody who waits */
 };
 
@@ -119,5 +124,6 @@ void req_turn(struct sync *s); /* work for the next turn of the loop: ready requ
 void req_admit_queued(struct sync *s);
 void req_expire(struct sync_req *r);       /* its timer has run out */
 void req_answer_empty(struct sync_req *r); /* nothing new, at its own token */
-bool req_parse_since(struct sync_req *r, struct stream_token *t);
+/* since_text, parsed; NULL: it is no token. Good until the next call. */
+const struct stream_token *req_since(const struct sync_req *r);
 #endif

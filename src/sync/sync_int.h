@@ -95,7 +95,7 @@ struct room_entry {
     struct shared_key key;
     bool offer;
     size_t ll_sets, ll_sets_end, ll_used, ll_used_end; /* of run->ll and run->ll_used */
-    struct room_entry *next;
+    struct room_entry *next, *next_emitted;
 };
 struct stripped_entry { /* invite, knock */
     struct room *room;
