@@ -142,5 +142,5 @@ void run_to_device(struct sync_run *run)
     }
     run->to_device_count = n;
     if (n == TO_DEVICE_MAX)
-        run->now.to_device = last;
+        run->to_device_upto = last;
 }

@@ -99,7 +99,7 @@ static bool in_sections(const struct room_entry *en, struct str user_id)
 /* A lazily loading client gets the member events of the heroes. */
 static bool add_hero_event(struct sync_run *run, struct room_entry *en, struct member *mb)
 {
-    if (en->type == ENTRY_ARCHIVED && !mpos_covers(&en->end.room, WRITER_NONE, mb->stream))
+    if (en->type == ENTRY_ARCHIVED && !mpos_covers(en->end, WRITER_NONE, mb->stream))
         return true; /* came after one has left */
     if (in_sections(en, mb->user_id) || (run->d && str_eq(ll_get(run, mb->user_id), mb->rec->id)))
         return true;

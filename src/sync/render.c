@@ -25,6 +25,15 @@ struct str render_token(struct sync_run *run, const struct stream_token *t)
     return arena_str(run->a, str_n(text, token_format(t, text)));
 }
 
+struct str render_at(struct sync_run *run, struct entry_at at)
+{
+    if (at.room == &at.token->room)
+        return render_token(run, at.token);
+    struct stream_token t = *at.token;
+    t.room = *at.room;
+    return render_token(run, &t);
+}
+
 /* Was ev sent by this very client (sync-v3 7.2 step 4)? */
 static bool own_transaction(const struct sync_run *run, const struct event *ev)
 {
@@ -284,7 +293,7 @@ void render_shared(struct sync_run *run, const struct room_entry *en, struct rop
 {
     put_timeline(run, en, head);
     if (head == tail)
-        rope_put(head, render_token(run, &en->prev_batch));
+        rope_put(head, render_at(run, en->prev_batch));
     put_state(run, en, tail);
     put_ephemeral(en, tail);
 }
@@ -293,7 +302,7 @@ static void put_timeline_and_state(struct sync_run *run, const struct room_entry
 {
     metric_add(M_sync_events_sent, (int64_t)en->timeline_count);
     put_timeline(run, en, out);
-    rope_put(out, render_token(run, &en->prev_batch));
+    rope_put(out, render_at(run, en->prev_batch));
     put_state(run, en, out);
 }
 

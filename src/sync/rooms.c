@@ -98,7 +98,8 @@ static void classify_initial(struct sync_run *run)
         case MEMBERSHIP_JOIN: {
             struct room_entry *en = add_entry(run, row->room, ENTRY_JOINED);
             en->full_state = en->events_none = true;
-            en->upto = en->end = run->now;
+            en->upto = entry_at(&run->now);
+            en->end = &run->now.room;
             break;
         }
         case MEMBERSHIP_INVITE:
@@ -116,8 +117,8 @@ static void classify_initial(struct sync_run *run)
                 break; /* Synapse waits until the state is whole */
             struct room_entry *en = add_entry(run, row->room, ENTRY_ARCHIVED);
             en->full_state = en->events_none = true;
-            en->upto = en->end = run->now;
-            en->upto.room = en->end.room = mpos_of(row->stream);
+            en->end = run_mpos(run, row->stream);
+            en->upto = (struct entry_at){&run->now, en->end};
             break;
         }
         case MEMBERSHIP_NONE:
@@ -161,10 +162,8 @@ static void add_archived(struct sync_run *run, struct room *room, const struct o
     struct room_entry *en = add_entry(run, room, ENTRY_ARCHIVED);
     en->newly_joined = newly_joined;
     en->has_since = true;
-    en->since = run->since;
-    en->upto = run->since;
-    en->upto.room = mpos_of(leave->e->stream);
-    en->end = en->upto;
+    en->end = run_mpos(run, leave->e->stream);
+    en->upto = (struct entry_at){&run->since, en->end};
     en->out_of_band = leave->ev->out_of_band_membership;
     if (en->out_of_band) {
         en->events = ARENA_NEW(run->a, struct tl_entry);
@@ -287,7 +286,7 @@ static void joined_entry(struct sync_run *run, struct room *room)
         return;
     struct room_entry *en = add_entry(run, room, ENTRY_JOINED);
     en->newly_joined = newly;
-    en->end = run->now;
+    en->end = &run->now.room;
     if (n > 0) {
         for (size_t i = 0; i < n / 2; i++) {
             struct tl_entry t = v[i];
@@ -297,15 +296,12 @@ static void joined_entry(struct sync_run *run, struct room *room)
         en->events = v;
         en->events_count = n;
         en->has_since = !newly;
-        en->since = run->since;
-        en->upto = run->now;
-        en->upto.room = mpos_of(v[0].stream - 1);
+        en->upto = (struct entry_at){&run->now, run_mpos(run, v[0].stream - 1)};
     } else {
         en->has_since = true;
-        en->since = en->upto = run->since;
+        en->upto = entry_at(&run->since);
         if (none_asked) { /* a page was read, and nothing of it wanted */
-            en->upto = run->now;
-            en->upto.room = run->since.room;
+            en->upto = (struct entry_at){&run->now, &run->since.room};
         }
     }
 }

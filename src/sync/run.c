@@ -253,6 +253,8 @@ enum run_result sync_compute(struct sync_run *run, struct rope *out, struct stre
     if (run->lack || run->ahead)
         return RUN_LACK;
     *next = run->now;
+    if (run->to_device_upto)
+        next->to_device = run->to_device_upto;
     put_envelope(run, out, next);
     return nonempty(run) ? RUN_DONE : RUN_EMPTY;
 }

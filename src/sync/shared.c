@@ -133,7 +133,7 @@ static bool ordinary(const struct sync_run *run, const struct room_entry *en)
 static bool no_gap(struct sync_run *run, const struct room_entry *en)
 {
     int64_t gap;
-    return model_gap(run->m, en->room, en->since.room.min, &run->now.room, &gap) == ABSENT;
+    return model_gap(run->m, en->room, run->since.room.min, &run->now.room, &gap) == ABSENT;
 }
 
 /* Joined in the state group, without wanting anything. The newest group in which one was seen to be joined is
@@ -195,7 +195,7 @@ bool shared_take(struct sync_run *run, struct room_entry *en)
     en->offer = false;
     en->shared = x;
     x->refs++;
-    en->prev_batch = en->since; /* where it is not in the shared bytes */
+    en->prev_batch = entry_at(&run->since); /* where it is not in the shared bytes */
     run->shortcut = true;
     metric_add(M_sync_sections_shared, 1);
     return true;
@@ -348,7 +348,7 @@ void shared_put(struct sync_run *run, const struct room_entry *en, struct rope *
     const struct shared *x = en->shared;
     rope_blob(out, x->head);
     if (x->tail) {
-        rope_put(out, render_token(run, &en->prev_batch));
+        rope_put(out, render_at(run, en->prev_batch));
         rope_blob(out, x->tail);
     }
     metric_add(M_sync_events_sent, x->events);

@@ -270,7 +270,7 @@ static bool full(struct wanted *w)
     if (w->lazy)
         user_set_add(&w->members, run->u->user_id);
     struct state_ref start, end;
-    if (!state_ref_at(run, w->en->room, &w->en->end.room, &end) || !start_of(w, &end, &start))
+    if (!state_ref_at(run, w->en->room, w->en->end, &end) || !start_of(w, &end, &start))
         return false;
     return combine(w, &start, &end, NULL, &f, &f);
 }
@@ -283,7 +283,7 @@ static bool is_linear(struct wanted *w, bool *linear)
     if (en->timeline_count == 0)
         return true;
     struct tl_entry last;
-    enum have h = model_last_event(w->result.run->m, en->room, &en->since.room, &last);
+    enum have h = model_last_event(w->result.run->m, en->room, &w->result.run->since.room, &last);
     if (h == LACK) {
         w->result.run->lack = true;
         return false;
@@ -313,8 +313,8 @@ static bool incremental(struct wanted *w)
     }
     struct state_filter f = {!w->lazy, &w->members}, everything = {true, NULL};
     struct state_ref start, end, prev;
-    bool ok = state_ref_at(run, en->room, &en->end.room, &end);
-    ok &= state_ref_at(run, en->room, &en->since.room, &prev);
+    bool ok = state_ref_at(run, en->room, en->end, &end);
+    ok &= state_ref_at(run, en->room, &run->since.room, &prev);
     if (!ok || !start_of(w, &end, &start))
         return false;
     return combine(w, &start, &end, &prev, &f, en->limited ? &everything : &f);
@@ -344,7 +344,7 @@ static bool members_after(struct wanted *w)
     struct state_ref end;
     if (w->en->type != ENTRY_ARCHIVED || !release_has(RELEASE_STATE_AFTER_LEFT))
         return current_state(w);
-    return state_ref_at(w->result.run, w->en->room, &w->en->end.room, &end) &&
+    return state_ref_at(w->result.run, w->en->room, w->en->end, &end) &&
            set_fill_members(&w->result, &end, &w->members);
 }
 
@@ -367,7 +367,7 @@ static bool full_after(struct wanted *w)
     if (w->en->type == ENTRY_ARCHIVED) {
         struct state_filter f = {!w->lazy, &w->members};
         struct state_ref end;
-        return state_ref_at(run, w->en->room, &w->en->end.room, &end) && set_fill(&w->result, &end, &f);
+        return state_ref_at(run, w->en->room, w->en->end, &end) && set_fill(&w->result, &end, &f);
     }
     if (!current_state(w))
         return false;
@@ -389,7 +389,7 @@ static bool incremental_after(struct wanted *w)
     struct sync_run *run = w->result.run;
     struct room_entry *en = w->en;
     bool ok = w->members.v.n == 0 || members_after(w);
-    ok &= run_have(run, model_room_deltas(run->m, en->room, &en->since.room));
+    ok &= run_have(run, model_room_deltas(run->m, en->room, &run->since.room));
     if (!ok)
         return false;
     add_members(w);
@@ -400,7 +400,7 @@ static bool incremental_after(struct wanted *w)
         smap_put(&by_key, state_key_of(run, MEMBER, x->key), x->rec);
     for (size_t i = 0; i < en->room->deltas.n; i++) {
         const struct state_delta *d = &en->room->deltas.v[i];
-        if (!d->rec || !mpos_in_range(&en->since.room, &en->end.room, d->writer, d->stream))
+        if (!d->rec || !mpos_in_range(&run->since.room, en->end, d->writer, d->stream))
             continue;
         struct evrec *old = smap_put(&by_key, state_key_of(run, d->type, d->state_key), d->rec);
         if (old)

@@ -62,6 +62,16 @@ struct shared_sections {
     struct shared *slots[SHARED_SLOTS]; /* by key; NULL: empty */
 };
 
+/* A token but for its room part. Tokens are large and entries are many: both are borrowed, from the run. */
+struct entry_at {
+    const struct stream_token *token;
+    const struct mpos *room;
+};
+static inline struct entry_at entry_at(const struct stream_token *t)
+{
+    return (struct entry_at){t, &t->room};
+}
+
 enum entry_type { ENTRY_JOINED, ENTRY_ARCHIVED };
 struct room_entry {
     struct room *room;
@@ -70,14 +80,15 @@ struct room_entry {
     bool events_none;        /* not known: load the timeline from upto */
     struct tl_entry *events; /* ascending */
     size_t events_count;
-    bool has_since;
-    struct stream_token since, upto, end;
+    bool has_since; /* run->since counts */
+    struct entry_at upto;
+    const struct mpos *end;
     /* results */
     struct tl_ev *timeline;
     size_t timeline_count;
     bool limited;
     bool bundle; /* with m.relations */
-    struct stream_token prev_batch;
+    struct entry_at prev_batch;
     struct state_item *state; /* loaded and filtered */
     size_t state_count;
     bool summary_null, summary_given, summary_heroes;
@@ -158,6 +169,7 @@ struct sync_run {
 
     struct str account_events, presence_events;
     size_t to_device_count;
+    int64_t to_device_upto; /* where next_batch stops in that stream */
     struct user_set newly_joined_users, newly_left_users;
     struct user_set changed, left;
 
@@ -190,6 +202,13 @@ static inline int64_t run_since_typing(const struct sync_run *run)
 {
     bool ours = run->has_since && run->since.typing <= run->now.typing && run->since.typing > 0;
     return ours ? run->since.typing : 0;
+}
+/* A plain position that lives as long as the run. */
+static inline const struct mpos *run_mpos(struct sync_run *run, int64_t stream)
+{
+    struct mpos *p = ARENA_NEW(run->a, struct mpos);
+    p->min = stream;
+    return p;
 }
 static inline const struct mpos *run_since_room(const struct sync_run *run)
 {
@@ -300,5 +319,6 @@ void render_shared(struct sync_run *run, const struct room_entry *en, struct rop
 void render_event(struct sync_run *run, struct event *ev, bool timeline, bool fields, struct str membership,
                   struct str relations, struct rope *out);
 struct str render_token(struct sync_run *run, const struct stream_token *t);
+struct str render_at(struct sync_run *run, struct entry_at at);
 void rope_json_str(struct sync_run *run, struct rope *out, struct str s);
 #endif

@@ -68,13 +68,12 @@ static bool next_page(struct sync_run *run, struct room *room, struct page_curso
     return true;
 }
 
-static void put(struct room_entry *en, struct tl_ev *v, size_t n, bool limited,
-                const struct stream_token *prev)
+static void put(struct room_entry *en, struct tl_ev *v, size_t n, bool limited, struct entry_at prev)
 {
     en->timeline = v;
     en->timeline_count = n;
     en->limited = limited;
-    en->prev_batch = *prev;
+    en->prev_batch = prev;
 }
 
 size_t run_timeline_limit(const struct sync_run *run)
@@ -91,7 +90,7 @@ bool entry_load_timeline(struct sync_run *run, struct room_entry *en)
     bool odd_limit =
         run->f->timeline_limit < 0 ||
         (run->f->timeline_limit_fractional && !(run->f->timeline_limit == 0 && run->f->timeline_limit_whole));
-    struct stream_token upto = en->upto;
+    struct entry_at upto = en->upto;
     bool events_none = en->events_none;
     bool limited = events_none || en->newly_joined || run->f->timeline_limit < 0 || limit < en->events_count;
 
@@ -99,15 +98,15 @@ bool entry_load_timeline(struct sync_run *run, struct room_entry *en)
      * looks as far as now, and resets upto to it, which can show events from after the leave (decision: the
      * safe side). */
     int64_t gap = 0;
-    enum have h = model_gap(run->m, room, en->has_since ? en->since.room.min : 0,
-                            en->type == ENTRY_JOINED ? &run->now.room : &en->end.room, &gap);
+    enum have h = model_gap(run->m, room, en->has_since ? run->since.room.min : 0,
+                            en->type == ENTRY_JOINED ? &run->now.room : en->end, &gap);
     if (h == LACK)
         run->lack = true;
     bool gapped = h == HAVE;
     if (gapped) {
         events_none = limited = true;
         if (en->type == ENTRY_JOINED)
-            upto = run->now;
+            upto = entry_at(&run->now);
     }
 
     struct tl_ev *recents = NULL;
@@ -117,10 +116,10 @@ bool entry_load_timeline(struct sync_run *run, struct room_entry *en)
     if (h == LACK)
         return false;
     if (!limited || filter_blocks_section(&run->f->timeline, true)) {
-        struct stream_token prev = upto;
+        struct entry_at prev = upto;
         if (n > 0)
-            prev.room = mpos_of(recents[0].e.stream - 1);
-        put(en, recents, n, false, &prev);
+            prev.room = run_mpos(run, recents[0].e.stream - 1);
+        put(en, recents, n, false, prev);
         return true;
     }
 
@@ -129,15 +128,15 @@ bool entry_load_timeline(struct sync_run *run, struct room_entry *en)
         return false;
     }
     size_t load_limit = 2 * limit > 10 ? 2 * limit : 10;
-    struct page_cursor c = {.end = upto.room};
+    struct page_cursor c = {.end = *upto.room};
     c.has_since = en->has_since && (gapped || !en->newly_joined);
-    c.since = gapped ? mpos_of(gap - 1) : en->since.room;
+    c.since = gapped ? mpos_of(gap - 1) : run->since.room;
     if (!en->has_since && !gapped)
         c.has_since = false;
     else if (gapped && !en->has_since)
         c.has_since = false;
     c.topological = !c.has_since;
-    struct stream_token prev = upto;
+    struct entry_at prev = upto;
     struct tl_entry *page = ARENA_ARRAY(run->a, struct tl_entry, load_limit);
     bool more = true;
     for (int tries = REFILLS_MAX; more && n < limit && tries > 0; tries--) {
@@ -163,9 +162,9 @@ bool entry_load_timeline(struct sync_run *run, struct room_entry *en)
                                                              : 0; /* limit 0: sync-v3 3.5 quirk */
         recents += drop;
         n -= drop;
-        prev.room = n ? mpos_of(recents[0].e.stream - 1) : prev.room;
+        prev.room = n ? run_mpos(run, recents[0].e.stream - 1) : prev.room;
     }
     en->bundle = limited || en->newly_joined; /* a gap alone does not make it so */
-    put(en, recents, n, limited || en->newly_joined || gapped, &prev);
+    put(en, recents, n, limited || en->newly_joined || gapped, prev);
     return true;
 }
