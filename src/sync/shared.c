@@ -237,6 +237,18 @@ static bool put_candidates(struct shared *x, const struct room_entry *en)
     return true;
 }
 
+/* A private receipt is shown to its own user only. */
+static bool put_private_readers(struct shared *x, const struct room_entry *en)
+{
+    const struct room *r = en->room;
+    for (size_t i = 0; i < en->key.receipts; i++) {
+        const struct receipt *rc = &r->receipts.v[r->receipts.n - 1 - i];
+        if (str_eq(rc->type, STR("m.read.private")) && !put_sender(x, rc->user_id))
+            return false;
+    }
+    return true;
+}
+
 /* What was looked up and found; what was looked up and not found has been sent, and is no section for others.
  */
 static bool put_known(const struct sync_run *run, struct shared *x, const struct room_entry *en)
@@ -254,8 +266,7 @@ static bool put_known(const struct sync_run *run, struct shared *x, const struct
 static bool common(struct sync_run *run, const struct room_entry *en, struct shared *x)
 {
     if (!en->offer || run->lack || en->limited || en->bundle || en->summary_given || en->summary_null ||
-        en->sticky_count || en->receipts_private || !str_absent(en->account_events) ||
-        smap_count(&run->u->ignored))
+        en->sticky_count || !str_absent(en->account_events) || smap_count(&run->u->ignored))
         return false;
     for (size_t i = 0; i < en->timeline_count; i++) {
         const struct tl_ev *t = &en->timeline[i];
@@ -266,7 +277,7 @@ static bool common(struct sync_run *run, const struct room_entry *en, struct sha
         if (is_member_event(s->ev) || s->ev->redacted || !put_sender(x, s->ev->sender))
             return false;
     }
-    if (!put_candidates(x, en) || !put_known(run, x, en))
+    if (!put_candidates(x, en) || !put_private_readers(x, en) || !put_known(run, x, en))
         return false;
     for (size_t i = 0; i < x->senders_count; i++) {
         if (str_eq(x->senders[i], run->u->user_id))
