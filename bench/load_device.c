@@ -65,6 +65,7 @@ struct worker {
     char marker[64];
     size_t marker_len;
     uint64_t arrived_ns; /* kernel's stamp of what is being read */
+    bool moved;          /* the last answer's position is another than the one asked with */
 };
 
 static void device_ask(struct worker *w, struct device *d);
@@ -210,7 +211,7 @@ static void device_ask(struct worker *w, struct device *d)
 {
     char request[REQUEST_MAX];
     d->retry_at = 0;
-    if (d->is_new)
+    if (d->is_new && d->asked_ns == 0)
         d->asked_ns = now_ns();
     char *end = w->s->o->protocol == PROTOCOL_SYNC ? put_sync(w, d, request) : put_nchan(w, d, request);
     device_send(w, d, request, (size_t)(end - request));
@@ -301,7 +302,7 @@ static unsigned device_check(struct worker *w, struct device *d, const char *bod
 }
 
 /* Remembers where to go on from; false when the answer does not say. */
-static bool device_follow(const struct worker *w, struct device *d, const struct reply *r)
+static bool device_follow(struct worker *w, struct device *d, const struct reply *r)
 {
     const char *body = r->data + r->body;
     struct span a, b = {"", 0};
@@ -319,9 +320,13 @@ static bool device_follow(const struct worker *w, struct device *d, const struct
     if (want > REQUEST_MAX / 4)
         return false;
     if (want > d->since_cap) {
+        bool none = d->since == NULL;
         d->since = need(realloc(d->since, want + 32));
         d->since_cap = (uint16_t)(want + 32);
+        if (none)
+            d->since[0] = 0;
     }
+    w->moved = strlen(d->since) != a.n || memcmp(d->since, a.p, a.n) != 0;
     memcpy(d->since, a.p, a.n);
     d->since[a.n] = 0;
     memcpy(d->since + a.n + 1, b.p, b.n);
@@ -357,8 +362,15 @@ static void device_answered(struct worker *w, struct device *d, const struct rep
         device_retry(w, d, "an answer without a position");
         return;
     }
-    d->retries = 0;
     w->b->c.body_bytes += r->body_len;
+    /* A server that is too busy may answer nothing, with the same position: what was missed is still to come.
+     */
+    if (first && d->given && w->s->o->initial_only && w->s->plan->past > 0 && !w->moved) {
+        w->b->c.empties++;
+        device_retry(w, d, "an answer that leads nowhere");
+        return;
+    }
+    d->retries = 0;
     /* What an initial answer contains is no delta; one to a token that was given contains what was missed. */
     if (!first || d->given) {
         if (device_check(w, d, body, r->body_len) > 0)

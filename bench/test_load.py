@@ -47,6 +47,8 @@ class Behaviour:
     other_rooms: bool = False  # everybody gets the messages of all rooms
     slow_probe: float = 0.0  # seconds that the probe waits for its answer
     no_token: bool = False  # one answer without next_batch
+    ready: int = 0  # messages that are there from the beginning
+    busy: int = 0  # so many first answers of each device say nothing, with the token that was asked with
 
 
 class Server:
@@ -54,12 +56,12 @@ class Server:
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.b = behaviour
-        self.number = 0
+        self.number = behaviour.ready
         self.news = asyncio.Condition()
         self.once: set[str] = set()
         self.transactions: set[str] = set()
-        self.texts: list[str] = []
-        self.rooms: list[int] = []
+        self.texts: list[str] = [f"bench-T1-{i + 1}; x" for i in range(behaviour.ready)]
+        self.rooms: list[int] = [0] * behaviour.ready
 
     def first(self, what: str) -> bool:
         """Tell whether `what` happens for the first time."""
@@ -103,6 +105,8 @@ class Server:
             since, timeout = query.get("since"), float(query["timeout"]) / 1000
         if since is None:
             return await self._answer(writer, {"next_batch": "s0", "rooms": {}}, position="s0")
+        if since == "s0" and any(self.first(f"busy {index} {time}") for time in range(self.b.busy)):
+            return await self._answer(writer, {"next_batch": "s0"})
         return await self._poll(writer, index, int(since[1:]), timeout)
 
     async def _send(self, writer: asyncio.StreamWriter, target: str, body: bytes) -> bool:
@@ -133,7 +137,8 @@ class Server:
         while True:
             async with self.news:
                 try:
-                    await asyncio.wait_for(self.news.wait_for(lambda: self.number > since), timeout)
+                    if self.number <= since:  # with no time to wait, wait_for() does not even look
+                        await asyncio.wait_for(self.news.wait_for(lambda: self.number > since), timeout)
                 except asyncio.TimeoutError:
                     return await self._answer(writer, {"next_batch": f"s{since}"})
             since += 1
@@ -354,6 +359,21 @@ class LoadTest(unittest.TestCase):
 
         lines = self.expect(Behaviour(plan=catch_up), "--since", "s0", "--params", "&a=b", plan=plan)
         self.assertEqual(lines[-1]["messages"], 3 * DEVICES)
+
+    def test_past_of_a_busy_server(self) -> None:
+        # An answer with the same token is none: the device asks again, and only then has what it missed.
+        behaviour = Behaviour(busy=2, plan=lambda index, number: [1] if number == 1 else None)
+        extra = ("--since", "s0", "--initial-only", "--params", "&a=b")
+        plan = b"past 0\n"
+        status, summary, lines, err = run(dataclasses.replace(behaviour, ready=1), *extra, plan=plan)
+        self.assertIn("messages", summary, err)
+        self.assertEqual((status, summary["messages"], summary["empties"]), (0, DEVICES, 2 * DEVICES), err)
+        initial = next(line for line in lines if "initial" in line)
+        self.assertGreaterEqual(initial["p50_ms"], 200)  # the time of all three
+        # One that loses it is found.
+        nothing = dataclasses.replace(behaviour, ready=1, plan=lambda index, number: [] if number == 1 else None)
+        status, summary, _, err = run(nothing, *extra, plan=plan)
+        self.assertEqual((status, summary["lost"]), (1, DEVICES), err)
 
     def test_probe(self) -> None:
         # One slow answer stands for all that would have been asked meanwhile.

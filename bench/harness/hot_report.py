@@ -61,6 +61,7 @@ FIGURES: dict[str, list[tuple[str, str, str, int]]] = {
         ("all", "all have their answer after", "s", 2),
         ("p50", "median answer after", "ms", 0),
         ("p99", "99th percentile", "ms", 0),
+        ("again", "devices told to ask again, times", "", 0),
         ("cpu", "CPU per device", "µs", 0),
         ("statements", "SQL statements in all", "", 0),
         ("pg_cpu", "PostgreSQL CPU per device", "µs", 0),

@@ -397,6 +397,7 @@ class Rows:
             "statements": [float(counters["statements"] - before["statements"])],
             "pg_cpu": [_backends_us(before, counters) / item.size],
             "peak": [memory_of(pids, "VmHWM") / 1e6],
+            "again": [float(lines[-1]["empties"])],
         }, mistakes(lines[-1])
 
     # -- large accounts --------------------------------------------------------------------------
