@@ -20,6 +20,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "deploy" / "local")]
 
 from harness.chart import MARKS, draw, put, read  # noqa: E402
 from harness.crowd import Set, many_rooms, one_room, workday  # noqa: E402
+from harness.hot import shown_command  # noqa: E402
 from harness.hot_report import Report, Result, ratios, spread  # noqa: E402
 from harness.hot_rows import Item, delta_figures, parked_figures, plan_workday  # noqa: E402
 from harness.matrix_events import Event  # noqa: E402
@@ -216,6 +217,15 @@ class ReportTest(unittest.TestCase):
         # Half the bare server's bar is not more than its own.
         bars = [float(node.get("width", "0")) for node in root.iter("{http://www.w3.org/2000/svg}rect")]
         self.assertLessEqual(max(bars[1:]), 440)
+
+
+class CommandTest(unittest.TestCase):
+    """What of the command is shown."""
+
+    def test_without_places(self) -> None:
+        words = ["--state", "x/y", "--rounds", "2", "--port-base=5", "fanout", "--no-install", "--output", "z", "open"]
+        self.assertEqual(shown_command(words), "bench/hot --rounds 2 fanout open")
+        self.assertEqual(shown_command([]), "bench/hot")
 
 
 class LinesTest(unittest.TestCase):

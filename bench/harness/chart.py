@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import sys
 from pathlib import Path
@@ -175,7 +176,11 @@ def main() -> int:
     if options.svg:
         options.svg.write_text(draw(results, about))
     if options.text:
-        options.text.write_text(put(options.text.read_text(), Report(about, results).text()))
+        picture = ""
+        if options.svg:
+            place = os.path.relpath(options.svg, options.text.parent)
+            picture = f"![CPU, times and memory of the loads below]({place})\n\n"
+        options.text.write_text(put(options.text.read_text(), picture + Report(about, results).text()))
     if not options.svg and not options.text:
         print(Report(about, results).text(), end="")
     return 0

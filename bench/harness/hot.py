@@ -227,7 +227,7 @@ class Hot:
         loads = [result.load for result in self.results]
         return [
             f"date      {datetime.datetime.now():%Y-%m-%d %H:%M}",
-            f"command   {('bench/hot ' + shlex.join(sys.argv[1:])).strip()}",
+            f"command   {shown_command(sys.argv[1:])}",
             *stage.describe(with_room=False),
             f"cores     what is measured on core 0, the generator on core 1, the homeserver and the stores on {_rest()}",
             f"plan      {self.rounds} rounds, Synapse in {min(self.rounds, self.options.synapse_rounds)} of them",
@@ -245,6 +245,18 @@ class Hot:
         path.with_suffix(".json").write_text(json.dumps(raw) + "\n")
         print("\n" + report.text(), flush=True)
         say(f"written to {os.path.relpath(path.with_suffix('.md'))} and .json; bench/chart draws the latter")
+
+
+def shown_command(words: list[str]) -> str:
+    """Return the command without what is of this machine alone: folders, files and ports."""
+    local = ("--state", "--port-base", "--chappe-binary", "--output")
+    kept = []
+    skip = False
+    for word in words:
+        if not skip and word.split("=")[0] not in (*local, "--no-install"):
+            kept.append(word)
+        skip = not skip and word in local
+    return ("bench/hot " + shlex.join(kept)).strip()
 
 
 def _rest() -> str:
