@@ -99,8 +99,10 @@ static void apply_ev(struct model *m, const struct feed_row *row)
         room_tl_insert(m, r, be->rec, be->stream, be->topological, be->writer);
     if (be && be->redacts_sender)
         vec_push(&m->fetching->redacted, ((struct user_in_room){row->ev.state_key, row->ev.room_id}));
-    if (str_eq(row->ev.type, STR("m.room.member")) && !str_absent(row->ev.state_key))
+    if (str_eq(row->ev.type, STR("m.room.member")) && !str_absent(row->ev.state_key)) {
         apply_member(m, be, r, row->ev.state_key);
+        news_members(m, r);
+    }
     if (!row->ev.rejected)
         model_wake_news(m, r);
 }
@@ -133,6 +135,8 @@ static void apply_row(struct model *m, const struct burst_row *br)
                            br->row.ev.event_id);
         }
         if (str_eq(br->row.ev.type, STR("m.room.member"))) {
+            if (r)
+                news_members(m, r);
             struct user *u = model_user_find(m, br->row.ev.state_key);
             if (u)
                 user_rooms_drop(m, u);
@@ -142,6 +146,7 @@ static void apply_row(struct model *m, const struct burst_row *br)
         if ((r = model_room_find(m, br->row.ev.room_id))) {
             room_state_drop(m, r);
             room_deltas_drop(m, r);
+            news_members(m, r);
         }
         drop_rooms_of_all(m, br->row.ev.room_id);
         break;

@@ -260,6 +260,7 @@ void room_receipts_free(struct room *r);
 /* news.c */
 void news_begin(struct model *m, struct user *u); /* u becomes active: nothing is news yet */
 void news_end(struct user *u);
+void news_members(struct model *m, struct room *r); /* somebody may have come into it */
 void news_typing_reset(struct model *m);
 /* Wakes who is active in r and notes that there is something: an event, a receipt, typing. */
 void model_wake_news(struct model *m, struct room *r);

@@ -70,6 +70,14 @@ void model_wake_news(struct model *m, struct room *r)
     }
 }
 
+/* Who has come into a room may have had news of presence before, which concerned nobody there. */
+void news_members(struct model *m, struct room *r)
+{
+    int64_t at = positions_max(m->pos[STREAM_PRESENCE]);
+    for (size_t i = 0; i < r->active.n; i++)
+        r->active.v[i]->presence_news = greater(r->active.v[i]->presence_news, at);
+}
+
 /* The typing writer counts from the beginning again. */
 void news_typing_reset(struct model *m)
 {

@@ -271,9 +271,39 @@ static void test_one_message(void **state)
     }
 }
 
+/* Somebody's presence changed before one shared a room, and no event of the answer says that one does now. */
+static void test_presence_of_a_newcomer(void **state)
+{
+    struct front *f = *state;
+    struct world *w = f->w;
+    static const char quiet[] = "filter={\"room\":{\"timeline\":{\"types\":[]},\"state\":{\"types\":[]}}}";
+    world_room(w, "!q:x", 30, "shared", "@c:x", NULL);
+    (void)model_room_state(w->m, model_room(w->m, STR("!r:x"))); /* it is known who is in */
+    front_run(f);
+    struct client *c = front_get(f, world_text(w, "timeout=30000&%s&since=%s", quiet, next_batch(w)));
+    front_run(f);
+    assert_int_equal(front_state(f), REQ_PARKED);
+    struct feed_row row = {.presence = {.user_id = STR("@c:x"), .state = STR("online")}};
+    world_send(w, STREAM_PRESENCE, MASTER, 101, &row);
+    world_burst_end(w);
+    front_run(f);
+    assert_int_equal(c->answers, 0);
+    world_say(w, (struct t_event){.id = "$come",
+                                  .room = "!r:x",
+                                  .type = "m.room.member",
+                                  .key = "@c:x",
+                                  .sender = "@c:x",
+                                  .stream = 101,
+                                  .content = "{\"membership\":\"join\"}"});
+    world_burst_end(w);
+    front_run(f);
+    assert_int_equal(c->answers, 1);
+    assert_has(c->body.p, "\"sender\":\"@c:x\",\"content\":{\"presence\":\"online\"");
+}
+
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 int run_shared_tests(void)
 {
-    const struct CMUnitTest tests[] = {T(test_crowds), T(test_one_message)};
+    const struct CMUnitTest tests[] = {T(test_crowds), T(test_one_message), T(test_presence_of_a_newcomer)};
     return cmocka_run_group_tests_name("shortcuts", tests, NULL, NULL);
 }
