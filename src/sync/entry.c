@@ -238,7 +238,7 @@ static void do_entry(struct sync_run *run, struct room_entry *en)
         return;
     if (en->type == ENTRY_JOINED && run->ephemeral_done) {
         en->typing = room_typing_json(run, en->room);
-        en->receipts = room_receipts_json(run, en->room, &en->receipts_private);
+        en->receipts = room_receipts_json(run, en->room);
     }
     bool ephemeral = !str_absent(en->typing) || !str_absent(en->receipts);
     bool sticky = en->type == ENTRY_JOINED && run_sticky_in(run, en->room);

@@ -115,7 +115,7 @@ static void put_content(struct sync_run *run, struct buf *b, const struct receip
     buf_put(b, STR("}}"));
 }
 
-struct str room_receipts_json(struct sync_run *run, struct room *r, bool *any_private)
+struct str room_receipts_json(struct sync_run *run, struct room *r)
 {
     static const struct mpos zero = {0};
     const struct mpos *since = run->has_since ? &run->since.receipt : &zero;
@@ -132,8 +132,6 @@ struct str room_receipts_json(struct sync_run *run, struct room *r, bool *any_pr
         if (mpos_in_range(since, &run->now.receipt, rc->writer, rc->stream))
             v[n++] = rc;
     }
-    for (size_t i = 0; any_private && i < n; i++)
-        *any_private |= str_eq(v[i]->type, STR("m.read.private"));
     n = drop_foreign_private(run, v, drop_hidden_threaded(run, v, n));
     if (n == 0)
         return STR_ABSENT;

@@ -164,8 +164,7 @@ static void put_ephemeral(struct chunk *c, struct sync_run *run, struct room **r
 {
     for (int typing = 1; typing >= 0; typing--) {
         for (size_t i = 0; i < n; i++) {
-            struct str text =
-                typing ? room_typing_json(run, rooms[i]) : room_receipts_json(run, rooms[i], NULL);
+            struct str text = typing ? room_typing_json(run, rooms[i]) : room_receipts_json(run, rooms[i]);
             if (str_absent(text))
                 continue;
             next_item(c);

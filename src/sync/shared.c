@@ -19,7 +19,7 @@
  *   unread counts                  the private bytes
  *
  * Entries with anything else in them are not kept: memberships (lazily loaded ones too), summaries, bundled
- * relations, redacted events, private receipts, trimmed timelines. Whatever the model learns ends the life of
+ * relations, redacted events, trimmed timelines. Whatever the model learns ends the life of
  * all that is kept (model_serial), and so does the time: "age" is that of the first reader.
  *
  * chappe.check_shortcuts computes such answers twice (run.c).
@@ -35,7 +35,7 @@ struct shared {
     int64_t wall_ms;
     struct blob *head, *tail;    /* "room": … up to the end of ephemeral; no tail: prev_batch is in head */
     struct blob *ids;            /* the bytes of the ids below */
-    struct str senders[IDS_MAX]; /* of all candidates and of state */
+    struct str senders[IDS_MAX]; /* of all candidates, of state, of private receipts */
     int64_t groups[IDS_MAX];     /* state groups after the candidates */
     struct ll_pair known[IDS_MAX]; /* found in the first reader's cache */
     uint32_t senders_count, groups_count, known_count, events;

@@ -116,7 +116,7 @@ static void put_account(struct sync_run *run, struct str room_id, struct rope *o
 
 static void put_receipts(struct sync_run *run, struct room *room, bool *comma, struct rope *out)
 {
-    struct str text = room_receipts_json(run, room, NULL);
+    struct str text = room_receipts_json(run, room);
     if (str_absent(text))
         return;
     rope_put(out, *comma ? STR(",") : STR(""));

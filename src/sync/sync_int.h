@@ -97,7 +97,6 @@ struct room_entry {
     size_t heroes_count;
     struct str typing, receipts; /* whole events as JSON text; absent: none */
     struct str account_events;   /* members of the events array */
-    bool receipts_private;       /* some lie after the token, whoever's */
     struct unread *unread;
     struct tl_ev *sticky;
     size_t sticky_count;
@@ -284,7 +283,7 @@ void shared_put(struct sync_run *run, const struct room_entry *en, struct rope *
 
 /* ephemeral.c */
 struct str room_typing_json(struct sync_run *run, struct room *r);
-struct str room_receipts_json(struct sync_run *run, struct room *r, bool *any_private); /* may be NULL */
+struct str room_receipts_json(struct sync_run *run, struct room *r);
 
 /* sticky.c */
 void run_sticky(struct sync_run *run); /* once the joined rooms are known; moves now back to what is shown */
