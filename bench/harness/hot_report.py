@@ -37,7 +37,7 @@ FIGURES: dict[str, list[tuple[str, str, str, int]]] = {
     "fanout": _DELTA + _PARKED,
     "e2e": _DELTA + _PARKED,
     "memory": _PARKED,
-    "open": [("knee", "highest rate with p99 at most 100 ms, thousand deltas/s", "", 0)],
+    "open": [("knee", "highest rate with p99 at most 100 ms, thousand messages to devices a second", "", 0)],
     "workday": [
         ("events", "messages, receipts and typing a second", "", 0),
         ("answers", "answers a second", "", 0),
@@ -155,8 +155,9 @@ def _figures_of(row: str, results: list[Result]) -> list[tuple[str, str, str, in
     if row == "open":
         rates = {int(m[1]) for r in results for key in r.figures if (m := re.fullmatch(r"p99@(\d+)", key))}
         for rate in sorted(rates):
-            found.append((f"p99@{rate}", f"p99 at {rate // 1000}k deltas/s", "ms", 1))
-            found.append((f"cpu@{rate}", "  CPU per delta", "µs", 1))
+            found.append((f"p99@{rate}", f"p99 at {rate // 1000}k messages to devices a second", "ms", 1))
+            found.append((f"cpu@{rate}", "  CPU per message and device", "µs", 1))
+            found.append((f"merge@{rate}", "  messages in an answer", "", 2))
             found.append((f"gen@{rate}", "  generator, of its core", "%", 0))
     return found
 

@@ -335,6 +335,7 @@ class Rows:
             knee = rate if below else knee
             found[f"p99@{rate}"] = [line["p99_ms"]]
             found[f"cpu@{rate}"] = [line["total_cpu_ms"] * 1000 / max(line["messages"], 1)]
+            found[f"merge@{rate}"] = [line["messages"] / max(line["deltas"], 1)]
             found[f"gen@{rate}"] = [line["own_cpu_ms"] / line["took_ms"] * 100]
         found["knee"] = [knee / 1000]
         return found, mistakes(lines[-1])
