@@ -6,6 +6,11 @@
  * each from the bytes' arrival to the handler (conn_recv, less the handler) and from http_reply() on.
  *
  *   bench_http COUNT [uv|uring]
+ *
+ * Or so many connections that all wait at once, from processes of their own, and are then answered: what they
+ * cost in memory.
+ *
+ *   bench_http park CONNECTIONS PORT [uv|uring]
  */
 #include "chappe/config.h"
 #include "chappe/httpd.h"
@@ -14,7 +19,9 @@
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -26,7 +33,11 @@ static const char request[] =
     "Safari/537.36\r\nAccept: application/json\r\nAccept-Encoding: gzip, deflate, br\r\n"
     "Connection: keep-alive\r\n\r\n";
 
+enum { CHILD_CONNECTIONS = 15000, PARKED_MAX = 200000 };
+
 static struct http_req *parked;
+static struct http_req *crowd[PARKED_MAX];
+static long crowd_count;
 
 static int route(enum http_method m, struct str path)
 {
@@ -39,6 +50,15 @@ static void handler(void *arg, struct http_req *req)
 {
     (void)arg;
     parked = req;
+}
+
+static void crowd_handler(void *arg, struct http_req *req)
+{
+    (void)arg;
+    if (crowd_count < PARKED_MAX)
+        crowd[crowd_count++] = req;
+    else
+        http_drop(&req);
 }
 
 /* An event shared by all, the rest one's own. */
@@ -55,56 +75,192 @@ static void answer(struct blob *event)
     http_reply(&parked, &res);
 }
 
-int main(int argc, char **argv)
-{
-    struct config cfg = {.idle_timeout_ms = 90000, .header_timeout_ms = 10000, .body_timeout_ms = 30000};
-    struct str bind[1] = {STR("127.0.0.1")};
-    struct config_listener l = {.bind = bind, .bind_count = 1, .client = true};
-    struct httpd_routes routes = {.route = route, .handler = handler};
-    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    long count = argc > 1 ? strtol(argv[1], NULL, 10) : 0;
+/* ---- a server on this thread's loop ---- */
+
+struct server {
+    struct config cfg;
+    struct config_listener listener;
+    struct str bind[1];
+    struct httpd_routes routes;
     struct httpd *h;
     uv_loop_t loop;
-    struct err e;
-    char in[8192], event[600];
+};
 
-    if (count <= 0) {
-        fputs("usage: bench_http COUNT [uv|uring]\n", stderr);
-        return 2;
-    }
-    cfg.transport = argc > 2 ? str_of(argv[2]) : STR("uv");
-    cfg.write_timeout_ms = 60000;
-    cfg.connections_max = 100;
-    cfg.header_bytes_max = 32768;
-    cfg.body_bytes_max = cfg.read_bytes_max = cfg.write_bytes_max = 1 << 20;
-    cfg.listeners = &l;
-    cfg.listeners_count = 1;
-    log_level = LOG_ERROR;
-    memset(event, 'e', sizeof event);
-    struct blob *b = blob_new(str_n(event, sizeof event));
-    if (uv_loop_init(&loop) != 0 || httpd_start(&h, &loop, &cfg, &routes, &e) != 0) {
+static int server_open(struct server *s, struct str transport, int port, int64_t connections,
+                       http_handler_fn *fn)
+{
+    struct err e;
+    *s = (struct server){.bind = {STR("127.0.0.1")}, .routes = {.route = route, .handler = fn}};
+    s->listener = (struct config_listener){.bind = s->bind, .bind_count = 1, .port = port, .client = true};
+    s->cfg.transport = transport;
+    s->cfg.connections_max = connections;
+    s->cfg.idle_timeout_ms = s->cfg.header_timeout_ms = s->cfg.body_timeout_ms = s->cfg.write_timeout_ms =
+        90000;
+    s->cfg.header_bytes_max = 32768;
+    s->cfg.body_bytes_max = 1 << 20;
+    s->cfg.read_bytes_max = s->cfg.write_bytes_max = 1 << 28;
+    s->cfg.listeners = &s->listener;
+    s->cfg.listeners_count = 1;
+    if (uv_loop_init(&s->loop) != 0 || httpd_start(&s->h, &s->loop, &s->cfg, &s->routes, &e) != 0) {
         fprintf(stderr, "%s\n", e.text);
         return 2;
     }
-    sa.sin_port = htons((uint16_t)httpd_port(h, 0));
+    return 0;
+}
+
+static int server_close(struct server *s)
+{
+    httpd_stop(&s->h);
+    uv_run(&s->loop, UV_RUN_DEFAULT);
+    return uv_loop_close(&s->loop) != 0;
+}
+
+/* ---- many at once ---- */
+
+/* Polls once on each of n connections from 127.0.0.source, and tells 0 when every one was answered. */
+static int child_main(long n, int source, int port)
+{
+    struct sockaddr_in from = {.sin_family = AF_INET,
+                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK + (uint32_t)source)};
+    struct sockaddr_in to = {
+        .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)port)};
+    int *fds = malloc((size_t)n * sizeof *fds), one = 1;
+    char in[8192];
+    for (long i = 0; i < n; i++) {
+        fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        /* The port is chosen when the peer is known, so that each pair may be used again. */
+        (void)setsockopt(fds[i], IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
+        if (fds[i] < 0 || bind(fds[i], (struct sockaddr *)&from, sizeof from) != 0 ||
+            connect(fds[i], (struct sockaddr *)&to, sizeof to) != 0 ||
+            send(fds[i], request, sizeof request - 1, MSG_NOSIGNAL) != sizeof request - 1)
+            return 1;
+    }
+    for (long i = 0; i < n; i++) {
+        ssize_t got = recv(fds[i], in, sizeof in - 1, 0);
+        in[got > 0 ? got : 0] = 0;
+        if (!strstr(in, "next_batch"))
+            return 1;
+    }
+    free(fds);
+    return 0;
+}
+
+static long resident(void)
+{
+    long total = 0, pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (f && fscanf(f, "%ld %ld", &total, &pages) != 2)
+        pages = 0;
+    if (f)
+        fclose(f);
+    return pages * sysconf(_SC_PAGESIZE);
+}
+
+/* Turns the loop until all wait, or for a minute. */
+static bool all_wait(uv_loop_t *loop, long n)
+{
+    for (int i = 0; i < 60000 && crowd_count < n; i++) {
+        for (int turns = 0; turns < 100; turns++)
+            uv_run(loop, UV_RUN_NOWAIT);
+        usleep(1000);
+    }
+    return crowd_count == n;
+}
+
+static int park(long n, int port, struct str transport)
+{
+    struct rlimit rl = {0};
+    pid_t children[PARKED_MAX / CHILD_CONNECTIONS + 1];
+    int count = 0, failed = 0, status, go[2];
+    char event[600], byte = 0;
+    struct server s;
+
+    (void)getrlimit(RLIMIT_NOFILE, &rl);
+    if (pipe(go) != 0)
+        return 2;
+    for (long left = n; left > 0; left -= CHILD_CONNECTIONS, count++) {
+        children[count] = fork();
+        if (children[count] == 0) {
+            close(go[1]);
+            if (read(go[0], &byte, 1) != 1)
+                _exit(1);
+            _exit(child_main(left < CHILD_CONNECTIONS ? left : CHILD_CONNECTIONS, count + 1, port));
+        }
+    }
+    close(go[0]);
+    if (server_open(&s, transport, port, n + 100, crowd_handler) != 0)
+        return 2;
+    long before = resident();
+    for (int i = 0; i < count; i++)
+        failed += write(go[1], &byte, 1) != 1;
+    if (!all_wait(&s.loop, n))
+        fprintf(stderr, "only %ld wait\n", crowd_count);
+    struct httpd_memory m;
+    httpd_memory(s.h, &m);
+    printf("%ld wait (%s; RLIMIT_NOFILE %ld): %ld bytes of resident memory each; accounted: %zu for the "
+           "connection, "
+           "%zu for the request\n",
+           crowd_count, httpd_transport(s.h), (long)rl.rlim_cur, (resident() - before) / crowd_count,
+           m.connections / (size_t)crowd_count, m.requests / (size_t)crowd_count);
+    memset(event, 'e', sizeof event);
+    struct blob *b = blob_new(str_n(event, sizeof event));
+    for (long i = 0; i < crowd_count; i++) {
+        parked = crowd[i];
+        answer(b);
+        if (i % 16 == 0)
+            uv_run(&s.loop, UV_RUN_NOWAIT);
+    }
+    blob_unref(&b);
+    for (int i = 0, done = 0; i < 60000 && done < count; i++) {
+        uv_run(&s.loop, UV_RUN_NOWAIT);
+        if (i % 100 == 0)
+            usleep(1000);
+        pid_t ended = waitpid(-1, &status, WNOHANG);
+        done += ended > 0;
+        failed += ended > 0 && status != 0;
+    }
+    printf("%s\n", failed ? "not all were answered" : "all were answered");
+    return server_close(&s) || failed;
+}
+
+int main(int argc, char **argv)
+{
+    long count = argc > 1 ? strtol(argv[1], NULL, 10) : 0;
+    struct server s;
+    char in[8192], event[600];
+
+    log_level = LOG_ERROR;
+    if (argc > 3 && strcmp(argv[1], "park") == 0) {
+        count = strtol(argv[2], NULL, 10);
+        if (count > 0 && count <= PARKED_MAX)
+            return park(count, (int)strtol(argv[3], NULL, 10), argc > 4 ? str_of(argv[4]) : STR("auto"));
+    }
+    if (count <= 0) {
+        fputs("usage: bench_http COUNT [uv|uring]\n       bench_http park CONNECTIONS PORT [uv|uring]\n",
+              stderr);
+        return 2;
+    }
+    if (server_open(&s, argc > 2 ? str_of(argv[2]) : STR("uv"), 0, 100, handler) != 0)
+        return 2;
+    struct sockaddr_in sa = {.sin_family = AF_INET,
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                             .sin_port = htons((uint16_t)httpd_port(s.h, 0))};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (connect(fd, (struct sockaddr *)&sa, sizeof sa) != 0)
         return 2;
+    memset(event, 'e', sizeof event);
+    struct blob *b = blob_new(str_n(event, sizeof event));
     for (long i = 0; i < count; i++) {
         if (send(fd, request, sizeof request - 1, MSG_NOSIGNAL) != sizeof request - 1)
             return 2;
         while (!parked)
-            uv_run(&loop, UV_RUN_NOWAIT);
+            uv_run(&s.loop, UV_RUN_NOWAIT);
         answer(b);
         while (recv(fd, in, sizeof in, MSG_DONTWAIT) <= 0)
-            uv_run(&loop, UV_RUN_NOWAIT);
+            uv_run(&s.loop, UV_RUN_NOWAIT);
     }
-    struct httpd_memory m;
-    httpd_memory(h, &m);
     printf("%ld requests of %zu bytes\n", count, sizeof request - 1);
     close(fd);
-    httpd_stop(&h);
     blob_unref(&b);
-    uv_run(&loop, UV_RUN_DEFAULT);
-    return uv_loop_close(&loop) != 0;
+    return server_close(&s);
 }

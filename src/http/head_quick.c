@@ -108,10 +108,8 @@ static bool take_header(struct http_head *h, struct str name, struct str value, 
         return true;
     case 16:
         return !is(name, STR("proxy-connection"));
-    case 17:
-        return !is(name, STR("transfer-encoding"));
-    default:
-        return true;
+    default: /* http_parser takes names that begin so for the header itself */
+        return name.n < 17 || !is(str_n(name.p, 17), STR("transfer-encoding"));
     }
 }
 

@@ -375,6 +375,7 @@ static void test_quick_agrees_on_pairs(void **state)
         "Content-Length: 0",
         "content-length:5",
         "Transfer-Encoding: chunked",
+        "Transfer-Encodings: x",
         "Expect: 100-continue",
         "Connection: close",
         "Connection: keep-alive, close",
