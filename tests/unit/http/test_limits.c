@@ -232,6 +232,58 @@ static void test_slow_reader(void **state)
     server_stop(&the_server);
 }
 
+/* Some readers stall over large answers. Meanwhile the others get all of theirs, what waits for the stalled
+ * is accounted, and in the end these are dropped and those are not. */
+static void test_stalled_readers_hurt_nobody(void **state)
+{
+    enum { STALLED = 4, OTHERS = 8, ROUNDS = 40 };
+    CONFIG(state);
+    the_server.cfg.write_timeout_ms = 1500;
+    server_start(&the_server);
+    struct client *stalled[STALLED], *others[OTHERS];
+    struct response r;
+    struct httpd_memory m;
+    int64_t before = refused(CLOSE_write_timeout);
+    for (int i = 0; i < STALLED; i++) {
+        stalled[i] = client_dial(PORT);
+        client_send(stalled[i], "GET /_matrix/big?bytes=20000000 HTTP/1.1\r\n\r\n");
+    }
+    for (int i = 0; i < OTHERS; i++)
+        others[i] = client_dial(PORT);
+    /* More than the kernel takes stands in line: bounded by what was asked for, and seen. */
+    WAIT_FOR((httpd_memory(the_server.httpd, &m), m.sending > STALLED * 1000000));
+    assert_true(m.sending < STALLED * 20100000);
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < OTHERS; i++)
+            client_send(others[i], round % 8 ? "GET /_matrix/echo HTTP/1.1\r\n\r\n"
+                                             : "GET /_matrix/big?bytes=200000 HTTP/1.1\r\n\r\n");
+        for (int i = 0; i < OTHERS; i++) {
+            assert_int_equal(client_read(others[i], &r, false), 0);
+            assert_int_equal(r.status, 200);
+            response_free(&r);
+        }
+    }
+    WAIT_FOR(refused(CLOSE_write_timeout) == before + STALLED);
+    WAIT_FOR(metric_get(M_http_connections) == OTHERS);
+    WAIT_FOR((httpd_memory(the_server.httpd, &m), m.sending == 0));
+    for (int i = 0; i < OTHERS; i++) { /* their connections live */
+        client_send(others[i], "GET /_matrix/echo HTTP/1.1\r\n\r\n");
+        assert_int_equal(client_read(others[i], &r, false), 0);
+        response_free(&r);
+        client_free(&others[i]);
+    }
+    for (int i = 0; i < STALLED; i++) {
+        /* What is left of the answer ends in a reset, not as if it were whole. */
+        ssize_t n;
+        do
+            n = recv(stalled[i]->fd, stalled[i]->in, sizeof stalled[i]->in, 0);
+        while (n > 0);
+        assert_int_equal(n, -1);
+        client_free(&stalled[i]);
+    }
+    server_stop(&the_server);
+}
+
 static void test_write_bytes_max(void **state)
 {
     CONFIG(state);
@@ -260,9 +312,13 @@ int run_limit_tests(void)
 #f, f, NULL, stop_after, &variants[i] \
     }
         const struct CMUnitTest tests[] = {
-            T(test_connections_max),    T(test_connections_leave_descriptors),
-            T(test_beyond_descriptors), T(test_full_is_said),
-            T(test_read_bytes_max),     T(test_slow_reader),
+            T(test_connections_max),
+            T(test_connections_leave_descriptors),
+            T(test_beyond_descriptors),
+            T(test_full_is_said),
+            T(test_read_bytes_max),
+            T(test_slow_reader),
+            T(test_stalled_readers_hurt_nobody),
             T(test_write_bytes_max),
         };
 #undef T
