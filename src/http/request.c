@@ -11,7 +11,7 @@
 #include "chappe/clock.h"
 #include <stdlib.h>
 
-enum { REQUEST_ID_MAX = 64, METHOD_IN_ID_MAX = 24, ARENA_BYTES_MAX = 64 << 20, ARENA_FIRST_BYTES = 128 };
+enum { REQUEST_ID_MAX = 64, METHOD_IN_ID_MAX = 24, ARENA_BYTES_MAX = 64 << 20, ARENA_FIRST_BYTES = 64 };
 
 static char *put(char *to, struct str s)
 {
