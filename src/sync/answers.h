@@ -10,6 +10,7 @@ struct answer {
     struct list by_age, by_token;
     struct answers_of *of;
     uint64_t key;       /* of the request */
+    uint64_t next;      /* of its next_batch; 0: not known */
     int64_t ignore_pos; /* an initial sync's: where the ignore list stood */
     int64_t expires_ms;
     size_t bytes; /* for the budget: what it shares is part of it */
@@ -25,8 +26,9 @@ struct answers {
 };
 void answers_init(struct answers *a, int64_t life_ms, size_t bytes_max);
 void answers_fini(struct answers *a);
-/* The kept answer to rq's request key, or NULL. */
-struct answer *answers_find(struct answers *a, const struct requester *rq, uint64_t key);
+/* The kept answer to rq's request key, or NULL. The request's since (which may be absent) is the next_batch
+ * of an answer that has arrived: that one is dropped. */
+struct answer *answers_find(struct answers *a, const struct requester *rq, uint64_t key, struct str since);
 /* Keeps body (shared, not copied) in place of an older answer to the same. */
 void answers_keep(struct answers *a, struct requester *rq, uint64_t key, int64_t ignore_pos,
                   const struct rope *body);

@@ -129,7 +129,7 @@ void req_join(struct sync_req *r)
         join(r, leader);
         return;
     }
-    struct answer *x = answers_find(&s->answers, r->rq, r->key);
+    struct answer *x = answers_find(&s->answers, r->rq, r->key, r->since_text);
     if (!x) {
         req_admit(r);
     } else if (ignore_position(r, &pos) == LACK) {

@@ -102,6 +102,32 @@ static void test_a_lost_answer_is_repeated(void **state)
     assert_has(e->body.p, "$m102");
 }
 
+/* Who goes on from where an answer ended has it: then it is not kept, and asked for again it is a fresh one.
+ */
+static void test_an_acknowledged_answer_goes(void **state)
+{
+    struct front *f = *state;
+    const char *query = world_text(f->w, "since=%s", next_batch(f->w));
+    message(f, 101);
+    struct client *a = ask(f, query);
+    assert_int_equal(f->s->answers.n, 1);
+    struct str next, rest;
+    assert_true(str_cut(str_n(a->body.p + 15, a->body.n - 15), '"', &next, &rest));
+    message(f, 102);
+    f->token = 7; /* another token's question says nothing about it */
+    ask(f, world_text(f->w, "since=%.*s", STR_ARG(next)));
+    assert_int_equal(f->s->answers.n, 2);
+    f->token = 0;
+    struct client *b = ask(f, world_text(f->w, "since=%.*s", STR_ARG(next)));
+    assert_has(b->body.p, "$m102");
+    assert_hasnt(b->body.p, "$m101");
+    assert_int_equal(f->s->answers.n, 2); /* b's in place of a's */
+    assert_same(b, ask(f, world_text(f->w, "since=%.*s", STR_ARG(next))));
+    struct client *c = ask(f, query);
+    assert_has(c->body.p, "$m101");
+    assert_has(c->body.p, "$m102");
+}
+
 static void test_nothing_new_is_not_kept(void **state)
 {
     struct front *f = *state;
@@ -365,11 +391,11 @@ static void test_budget(void **state)
     answers_init(&a, 1000, 100000);
     answers_keep(&a, &rq, 1, 0, &body);
     answers_keep(&a, &other, 2, 0, &body);
-    assert_non_null(answers_find(&a, &rq, 1));
+    assert_non_null(answers_find(&a, &rq, 1, STR_ABSENT));
     answers_keep(&a, &rq, 3, 0, &body); /* the oldest goes */
-    assert_null(answers_find(&a, &rq, 1));
-    assert_null(answers_find(&a, &rq, 2));
-    assert_non_null(answers_find(&a, &other, 2));
+    assert_null(answers_find(&a, &rq, 1, STR_ABSENT));
+    assert_null(answers_find(&a, &rq, 2, STR_ABSENT));
+    assert_non_null(answers_find(&a, &other, 2, STR_ABSENT));
     answers_keep(&a, &rq, 3, 0, &body);
     assert_int_equal(a.n, 2);
     for (int i = 0; i < 3; i++)
@@ -387,8 +413,8 @@ static void test_budget(void **state)
     for (uint64_t i = 0; i < 300; i++)
         answers_keep(&a, &rq, i, 0, &body);
     assert_int_equal(a.n, 256);
-    assert_null(answers_find(&a, &rq, 0));
-    assert_non_null(answers_find(&a, &rq, 299));
+    assert_null(answers_find(&a, &rq, 0, STR_ABSENT));
+    assert_non_null(answers_find(&a, &rq, 299, STR_ABSENT));
     answers_fini(&a);
     assert_int_equal(rq.refs, 1000);
     rope_fini(&body);
@@ -403,6 +429,7 @@ int run_join_tests(void)
         T(test_concurrent_polls_join),
         T(test_what_makes_the_difference),
         T(test_a_lost_answer_is_repeated),
+        T(test_an_acknowledged_answer_goes),
         T(test_nothing_new_is_not_kept),
         T(test_limit_comes_first),
         cmocka_unit_test(test_off),
