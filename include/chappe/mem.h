@@ -109,6 +109,16 @@ void *vec_grown_(enum mem_kind k, void *v, uint32_t *cap, size_t need, size_t si
         (vec)->v = NULL;            \
         (vec)->n = (vec)->cap = 0;  \
     } while (0)
+/* Gives back the room that it does not use. */
+#define vec_fit_of(kind, vec)                                                            \
+    do {                                                                                 \
+        if ((vec)->n == 0)                                                               \
+            vec_free_of(kind, vec);                                                      \
+        else if ((vec)->cap > (vec)->n) {                                                \
+            (vec)->v = mem_renew((kind), (vec)->v, (size_t)(vec)->n * sizeof *(vec)->v); \
+            (vec)->cap = (vec)->n;                                                       \
+        }                                                                                \
+    } while (0)
 #define vec_push(vec, item) vec_push_of(MEM_uncounted, vec, item)
 #define vec_free(vec)       vec_free_of(MEM_uncounted, vec)
 #endif

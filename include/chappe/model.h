@@ -215,10 +215,10 @@ struct membership_row { /* local_current_membership */
     struct room *room;
     struct str room_id, sender;
     struct evrec *rec;
-    enum membership membership;
     int64_t stream;
-    writer_id writer;
     int64_t joined_group; /* a state group in which the user is joined (sync/shared.c); 0: not looked at */
+    writer_id writer;
+    uint8_t membership; /* enum membership */
     bool forgotten;
     bool known_version;
 };
@@ -247,19 +247,18 @@ struct unread_thread {
     bool summarised; /* scratch of the loader */
 };
 struct unread { /* of one user in one room */
-    struct str room_id;
     struct user *user;
     struct room *room;
-    uint8_t load;
-    bool stale;
     uint32_t gen;
     uint32_t redaction_gen;
-    bool old_sum; /* rests on a sum from before the user's receipt: read again with the room's next event */
     int64_t at_event;
     VEC(int64_t)
     included; /* events above the absorbed position whose push actions the load already counted */
     int64_t base;
     VEC(struct unread_thread) threads;
+    uint8_t load;
+    bool stale;
+    bool old_sum; /* rests on a sum from before the user's receipt: read again with the room's next event */
 };
 struct to_device_msg {
     int64_t stream;
@@ -277,24 +276,21 @@ struct device {
     struct user *user;
     /* undelivered messages: complete in (td_lo, td_hi] when td_known */
     VEC(struct to_device_msg) td;
-    bool td_known;
     int64_t td_lo, td_hi, td_want_lo;
-    int pages;    /* scratch of the loader: rows of this load */
-    int deleting; /* deletions under way: not to be evicted */
-    uint8_t td_load;
     int64_t td_deleted_upto; /* rows at or below are deleted, or being deleted; -1: never done here */
     int64_t td_seen_upto;    /* rows may exist up to here */
     /* key counts */
-    uint8_t keys_load;
-    uint32_t keys_gen;
-    bool keys_stale;
     struct blob *otk_json;      /* {"signed_curve25519":50} */
     struct blob *fallback_json; /* ["signed_curve25519"] */
     /* lazy-loaded members sent: user -> event (sync-v3 4.2) */
     VEC(struct ll_sent) ll;             /* least recently used first */
     int64_t ll_expires_ms, ll_newest;   /* the latter: no entry was sent beyond it */
     int64_t ll_given_min, ll_given_max; /* no next_batch was beyond this: min, and the farthest writer */
-    bool hidden_unused;
+    uint32_t keys_gen;
+    uint16_t pages;    /* scratch of the loader: rows of this load */
+    uint16_t deleting; /* deletions under way: not to be evicted */
+    uint8_t td_load, keys_load;
+    bool td_known, keys_stale, hidden_unused;
 };
 struct presence {
     struct str user_id, state, status_msg;
@@ -308,69 +304,51 @@ struct news_item {
     struct room *room;
     struct news_at at;
 };
+/* A parked poll costs one of these: small fields stand together, so that none of it is padding. */
 struct user {
     struct str user_id;
-    bool local;
     struct mpos_kept *since_events; /* own membership events absorbed from here on */
-    uint8_t rooms_load;
-    uint32_t rooms_gen;
-    bool rooms_stale;
-    struct smap rooms;         /* room_id -> struct membership_row */
-    int64_t rooms_newest;      /* greatest stream among them */
-    VEC(struct own_event) own; /* ascending; complete above since_events or own_horizon */
-    bool own_horizon_known;
+    struct smap rooms;              /* room_id -> struct membership_row */
+    int64_t rooms_newest;           /* greatest stream among them */
+    VEC(struct own_event) own;      /* ascending; complete above since_events or own_horizon */
     int64_t own_horizon, own_want_lo;
-    uint8_t own_load;
     /* account data: complete copies, refreshed by rows newer than ad_upto */
     struct smap account_data, room_account_data;
-    uint8_t ad_load;
-    uint32_t ad_gen;
-    bool ad_stale;
     int64_t ad_upto; /* newest stream id loaded */
     int64_t ad_last; /* greatest stream id seen in the rows */
-    bool ad_changed; /* scratch of a sync run */
     struct smap tags;
-    int64_t tags_newest; /* greatest revision among them */
-    uint8_t tags_load;
-    uint32_t tags_gen;
-    bool tags_stale;
-    struct blob *push_rules;   /* content of m.push_rules; NULL while nobody needed it lately */
+    int64_t tags_newest;       /* greatest revision among them */
+    struct blob *push_rules;   /* content of m.push_rules; NULL while nobody needs it */
     int64_t push_rules_stream; /* newest push_rules_stream row of the user, 0: none */
-    uint8_t push_rules_load;
-    uint32_t push_rules_gen;
-    bool push_rules_stale;
-    struct smap ignored; /* user_id -> itself */
-    uint8_t ignored_load;
-    uint32_t ignored_gen;
-    bool ignored_stale;
-    bool msc4222; /* an experimental feature, turned on for this user */
-    uint8_t features_load;
-    uint32_t features_gen;
-    bool features_stale;
-    struct smap unread; /* room_id -> struct unread */
+    struct smap ignored;       /* user_id -> itself */
+    struct smap unread;        /* room_id -> struct unread */
     struct smap devices;
     int64_t td_last;              /* to_device stream: last row of this user, or position at creation */
     int64_t full_presence_stream; /* users_to_send_full_presence_to; -1 unknown */
-    uint8_t full_presence_load;
-    uint32_t full_presence_gen;
     /* device list rows in (dl_lo, floor of the model's ring], when dl_load is done */
     VEC(struct device_list_row) dl;
-    uint8_t dl_load;
     int64_t dl_lo, dl_want_lo, dl_floor;
     /* waiting */
     struct list waiters, running; /* requests: parked; being computed */
-    size_t waiters_count;         /* parked, or joined to another */
     int64_t initial_turn;         /* of the last initial sync that asked (sync/park.c) */
-    bool active;                  /* listed in the active vectors of its joined rooms */
     VEC(struct news_item) news;   /* while active: rooms with news, complete above news_floor */
     struct news_at news_floor;
     int64_t presence_news; /* likewise: newest presence row that concerned the user */
-    bool reactivate;       /* scratch of the loader */
-    bool woken;            /* in the list of users to look at */
     struct list woken_list;
-    uint32_t pins; /* requests that are being answered for this user */
     int64_t used_ms;
     struct list lru;
+    uint32_t pins;          /* requests that are being answered for this user */
+    uint32_t waiters_count; /* parked, or joined to another */
+    uint32_t rooms_gen, ad_gen, tags_gen, push_rules_gen, ignored_gen, features_gen, full_presence_gen;
+    uint8_t rooms_load, own_load, ad_load, tags_load, push_rules_load, ignored_load, features_load,
+        full_presence_load, dl_load;
+    bool rooms_stale, ad_stale, tags_stale, push_rules_stale, ignored_stale, features_stale;
+    bool local, own_horizon_known;
+    bool msc4222;    /* an experimental feature, turned on for this user */
+    bool ad_changed; /* scratch of a sync run */
+    bool active;     /* listed in the active vectors of its joined rooms */
+    bool reactivate; /* scratch of the loader */
+    bool woken;      /* in the list of users to look at */
 };
 
 /* ---- sticky events ---- */

@@ -155,8 +155,12 @@ void mem_report(void)
     }
     int64_t rest = heap.allocated - counted;
     resident_read(&resident, &mapped);
+    /* Of what the allocator holds, parts have never been touched: they are not resident. */
+    int64_t kept = heap.held - heap.allocated,
+            most = resident - mapped - mem_bytes(MEM_buffers) - heap.allocated;
+    kept = kept < most ? kept : most;
     metric_set_l(M_memory_bytes, names[MEM_uncounted], rest > 0 ? rest : 0);
-    metric_set_l(M_memory_bytes, "allocator", heap.held > heap.allocated ? heap.held - heap.allocated : 0);
+    metric_set_l(M_memory_bytes, "allocator", kept > 0 ? kept : 0);
     metric_set_l(M_memory_bytes, "program", mapped);
     metric_set(M_process_resident, resident);
 }

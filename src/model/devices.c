@@ -234,7 +234,19 @@ void device_keys_stale(struct model *m, struct str user_id, struct str device_id
     }
 }
 
-static void keys_take(struct device *d, const struct pg_result *r)
+/* Devices have the same few texts: those of late are kept, and shared. Takes b's bytes. */
+static struct blob *text_shared(struct model *m, struct buf *b)
+{
+    struct blob **kept = &m->key_texts[str_hash(buf_str(b)) % KEY_TEXTS];
+    if (!*kept || b->failed || !str_eq(blob_str(*kept), buf_str(b))) {
+        blob_unref(kept);
+        *kept = blob_from_buf(b);
+    }
+    buf_reset(b);
+    return *kept ? blob_ref(*kept) : NULL;
+}
+
+static void keys_take(struct model *m, struct device *d, const struct pg_result *r)
 {
     struct buf otk, fallback;
     buf_init(&otk, 1 << 20);
@@ -262,12 +274,12 @@ static void keys_take(struct device *d, const struct pg_result *r)
     buf_put(&out, buf_str(&otk));
     buf_putc(&out, '}');
     blob_unref(&d->otk_json);
-    d->otk_json = blob_from_buf(&out);
+    d->otk_json = text_shared(m, &out);
     buf_putc(&out, '[');
     buf_put(&out, buf_str(&fallback));
     buf_putc(&out, ']');
     blob_unref(&d->fallback_json);
-    d->fallback_json = blob_from_buf(&out);
+    d->fallback_json = text_shared(m, &out);
     buf_fini(&out);
     buf_fini(&otk);
     buf_fini(&fallback);
@@ -280,7 +292,7 @@ static void on_keys(struct load_op *op, const struct pg_result *r)
         d->keys_load = r ? LOAD_DONE : LOAD_NONE;
         d->keys_stale = d->keys_gen != op->gens.v[i];
         if (r)
-            keys_take(d, r);
+            keys_take(op->m, d, r);
     }
 }
 
@@ -490,6 +502,8 @@ void devices_init(struct model *m)
 
 void devices_fini(struct model *m)
 {
+    for (size_t i = 0; i < KEY_TEXTS; i++)
+        blob_unref(&m->key_texts[i]);
     for (size_t i = 0; i < m->dl_ring.n; i++)
         mem_free(MEM_device_lists, m->dl_ring.v[i].mem);
     vec_free_of(MEM_device_lists, &m->dl_ring);

@@ -6,10 +6,23 @@
  * An object absorbs rows from the moment it is made, so "since_*" is the position at that moment. Eviction
  * drops events by least recent use, then users nobody has asked for in a while, then rooms no user points to;
  * a room that comes back starts with a new since_*, and what lies before it is loaded as for any cold room.
+ *
+ * The budget is about everything that the model has allocated (the kinds of tbl/memory.def that are its own).
+ * When it is passed, rooms in turn forget what can be asked for again (which state held where, old timelines,
+ * the state of rooms that nobody here waits for), then events go. What is left is what parked polls need;
+ * that an eighth of the budget stays with rooms and with events keeps a budget that is too small from
+ * emptying them with every tick.
  */
 #include "model_int.h"
 
-enum { TICK_MS = 1000, IDLE_USER_MS = 30 * 60 * 1000, IDLE_ROOM_MS = 10 * 60 * 1000, GROUPS_MAX = 2000 };
+enum {
+    TICK_MS = 1000,
+    IDLE_USER_MS = 30 * 60 * 1000,
+    IDLE_ROOM_MS = 10 * 60 * 1000,
+    PRESSED_MS = 60 * 1000, /* either, while more is held than the budget allows */
+    GROUPS_MAX = 2000,      /* of a room; there are as many as it has had states */
+    TIMELINE_KEPT = 20,     /* of a room that is made to shrink */
+};
 
 const struct config *model_config(const struct model *m)
 {
@@ -140,6 +153,8 @@ void model_user_unpin(struct model *m, struct user *u)
     ASSERT(u->pins > 0);
     u->pins--;
     u->used_ms = clock_mono_ms();
+    if (list_empty(&u->running)) /* parked polls do not need it */
+        account_shrink(u);
 }
 
 struct device *model_device(struct model *m, struct user *u, struct str device_id)
@@ -311,9 +326,9 @@ static void retry(struct model *m, bool *flag, void (*load)(struct model *m))
 
 /* ---- forgetting ---- */
 
-static bool room_idle(const struct room *r, int64_t now)
+static bool room_idle(const struct room *r, int64_t now, int64_t idle_ms)
 {
-    return r->refs == 0 && r->active.n == 0 && r->typing.n == 0 && now - r->used_ms > IDLE_ROOM_MS &&
+    return r->refs == 0 && r->active.n == 0 && r->typing.n == 0 && now - r->used_ms > idle_ms &&
            r->tl_load == LOAD_NONE && r->topo_load == LOAD_NONE && r->gaps_load != LOAD_QUEUED &&
            r->gaps_load != LOAD_BUSY && r->state_load != LOAD_QUEUED && r->state_load != LOAD_BUSY &&
            r->rc_load == LOAD_NONE && r->deltas_load == LOAD_NONE;
@@ -324,10 +339,10 @@ static bool loading(uint8_t load)
     return load == LOAD_QUEUED || load == LOAD_BUSY;
 }
 
-static bool user_idle(const struct user *u, int64_t now)
+static bool user_idle(const struct user *u, int64_t now, int64_t idle_ms)
 {
-    if (u->pins || u->woken || now - u->used_ms < IDLE_USER_MS || loading(u->rooms_load) ||
-        loading(u->own_load) || loading(u->ad_load) || loading(u->tags_load) || loading(u->push_rules_load) ||
+    if (u->pins || u->woken || now - u->used_ms < idle_ms || loading(u->rooms_load) || loading(u->own_load) ||
+        loading(u->ad_load) || loading(u->tags_load) || loading(u->push_rules_load) ||
         loading(u->ignored_load) || loading(u->full_presence_load) || loading(u->features_load) ||
         loading(u->dl_load))
         return false;
@@ -350,16 +365,56 @@ static bool loads_under_way(const struct model *m)
     return !list_empty(&m->batches) || m->fetching || m->filling;
 }
 
+static size_t bytes_held(void)
+{
+    int64_t n = 0;
+    for (int k = MEM_rooms; k <= MEM_presence; k++)
+        n += mem_bytes((enum mem_kind)k);
+    return (size_t)n;
+}
+
+static size_t room_bytes_held(void)
+{
+    return (size_t)(mem_bytes(MEM_rooms) + mem_bytes(MEM_state_groups));
+}
+
+static void room_shrink(struct model *m, struct room *r)
+{
+    room_groups_free(m, r);
+    room_tl_trim(m, r, TIMELINE_KEPT);
+    vec_fit_of(MEM_rooms, &r->tl);
+    if (r->active.n == 0)
+        room_state_drop(m, r);
+}
+
+static void event_evict_oldest(struct model *m)
+{
+    evrec_evict(m, container_of(m->event_lru.next, struct evrec, lru));
+    metric_add(M_model_evictions, 1);
+}
+
+static void shrink_to(struct model *m, size_t budget)
+{
+    for (size_t i = smap_count(&m->rooms); i > 0 && bytes_held() > budget && room_bytes_held() > budget / 8;
+         i--) {
+        struct room *r = container_of(m->room_lru.next, struct room, lru);
+        list_del(&r->lru); /* another one's turn next time */
+        list_push(&m->room_lru, &r->lru);
+        room_shrink(m, r);
+        metric_add(M_model_evictions, 1);
+    }
+    while (bytes_held() > budget && m->event_bytes > budget / 8 && !list_empty(&m->event_lru))
+        event_evict_oldest(m);
+}
+
 void model_trim(struct model *m)
 {
     size_t budget = (size_t)m->cfg->model_memory_mb << 20;
     m->trim_due = true;
     if (m->fetching) /* its events are not in their rooms yet */
         return;
-    while (m->event_bytes > budget / 2 && !list_empty(&m->event_lru)) {
-        evrec_evict(m, container_of(m->event_lru.next, struct evrec, lru));
-        metric_add(M_model_evictions, 1);
-    }
+    while (m->event_bytes > budget / 2 && !list_empty(&m->event_lru))
+        event_evict_oldest(m);
     if (loads_under_way(m))
         return; /* the tick tries again */
     m->trim_due = false;
@@ -368,28 +423,33 @@ void model_trim(struct model *m)
     size_t it = 0;
     for (struct user *x; (x = smap_next(&m->users, &it));)
         account_shrink(x);
+    bool pressed = bytes_held() > budget;
+    int64_t user_ms = pressed ? PRESSED_MS : IDLE_USER_MS, room_ms = pressed ? PRESSED_MS : IDLE_ROOM_MS;
     struct user *u;
     list_each(u, &m->user_lru, struct user, lru) {
-        if (now - u->used_ms < IDLE_USER_MS && u->pins == 0)
+        if (now - u->used_ms < user_ms && u->pins == 0)
             break;
-        if (user_idle(u, now)) {
+        if (user_idle(u, now, user_ms)) {
             model_user_free(m, u);
             metric_add(M_model_evictions, 1);
         }
     }
     struct room *r;
     list_each(r, &m->room_lru, struct room, lru) {
-        if (room_idle(r, now)) {
+        if (room_idle(r, now, room_ms)) {
             model_room_free(m, r);
             metric_add(M_model_evictions, 1);
+        } else if (imap_count(&r->groups) > GROUPS_MAX) {
+            room_groups_free(m, r);
         }
     }
+    shrink_to(m, budget);
     evrecs_sweep(m);
 }
 
 void model_stats(const struct model *m, struct model_stats *out)
 {
-    *out = (struct model_stats){smap_count(&m->rooms), smap_count(&m->users), m->event_count, m->event_bytes};
+    *out = (struct model_stats){smap_count(&m->rooms), smap_count(&m->users), m->event_count, bytes_held()};
 }
 
 static void on_tick(uv_timer_t *t)

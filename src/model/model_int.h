@@ -94,6 +94,7 @@ struct burst {
     VEC(struct user_in_room) redacted; /* by kicks and bans */
 };
 
+enum { KEY_TEXTS = 64 };
 struct model {
     const struct config *cfg;
     struct uv_loop_s *loop;
@@ -109,6 +110,7 @@ struct model {
 
     struct smap rooms, users, recs;
     struct mpos_kept *kept_user, *kept_ll; /* the newest of each kind */
+    struct blob *key_texts[KEY_TEXTS];     /* by hash */
     struct list room_lru, user_lru, event_lru;
     size_t event_bytes, event_count;
     struct smap presence;                     /* user_id -> struct presence */

@@ -54,9 +54,8 @@ enum have model_unread(struct model *m, struct user *u, struct room *r, struct u
         un = MEM_NEW(MEM_users, struct unread);
         un->user = u;
         un->room = r;
-        un->room_id = r->room_id;
         r->refs++;
-        smap_put(&u->unread, un->room_id, un);
+        smap_put(&u->unread, r->room_id, un);
     }
     *out = un;
     if (un->load == LOAD_DONE && !un->stale && un->redaction_gen == r->redaction_gen &&
@@ -179,7 +178,7 @@ void unread_flush(struct model *m, struct batch *b)
         un->redaction_gen = un->room->redaction_gen;
         un->at_event = un->room->last_event;
         users[i] = un->user->user_id;
-        rooms[i] = un->room_id;
+        rooms[i] = un->room->room_id;
         vec_push(&op->targets, un);
         vec_push(&op->gens, un->gen);
     }

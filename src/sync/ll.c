@@ -147,4 +147,5 @@ void ll_commit(struct sync_run *run)
         else
             store(run->m, run->d, run->ll.v[i].user_id, run->ll.v[i].event_id, &run->now.room, max ? max : 1);
     }
+    vec_fit_of(MEM_lazy_members, &run->d->ll); /* it may be long until the next one */
 }

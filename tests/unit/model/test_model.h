@@ -23,4 +23,5 @@ int run_burst_tests(void);
 int run_state_tests(void);
 int run_delta_tests(void);
 int run_user_tests(void);
+int run_budget_tests(void);
 #endif
