@@ -10,7 +10,7 @@
  * Or so many connections that all wait at once, from processes of their own, and are then answered: what they
  * cost in memory.
  *
- *   bench_http park CONNECTIONS PORT [uv|uring]
+ *   bench_http park CONNECTIONS PORT [uv|uring [FRONT_THREADS]]
  */
 #include "chappe/config.h"
 #include "chappe/httpd.h"
@@ -86,7 +86,7 @@ struct server {
     uv_loop_t loop;
 };
 
-static int server_open(struct server *s, struct str transport, int port, int64_t connections,
+static int server_open(struct server *s, struct str transport, int port, int64_t connections, int64_t threads,
                        http_handler_fn *fn)
 {
     struct err e;
@@ -94,6 +94,7 @@ static int server_open(struct server *s, struct str transport, int port, int64_t
     s->listener = (struct config_listener){.bind = s->bind, .bind_count = 1, .port = port, .client = true};
     s->cfg.transport = transport;
     s->cfg.connections_max = connections;
+    s->cfg.front_threads = threads;
     s->cfg.idle_timeout_ms = s->cfg.header_timeout_ms = s->cfg.body_timeout_ms = s->cfg.write_timeout_ms =
         90000;
     s->cfg.header_bytes_max = 32768;
@@ -167,7 +168,7 @@ static bool all_wait(uv_loop_t *loop, long n)
     return crowd_count == n;
 }
 
-static int park(long n, int port, struct str transport)
+static int park(long n, int port, struct str transport, int64_t threads)
 {
     struct rlimit rl = {0};
     pid_t children[PARKED_MAX / CHILD_CONNECTIONS + 1];
@@ -188,7 +189,7 @@ static int park(long n, int port, struct str transport)
         }
     }
     close(go[0]);
-    if (server_open(&s, transport, port, n + 100, crowd_handler) != 0)
+    if (server_open(&s, transport, port, n + 100, threads, crowd_handler) != 0)
         return 2;
     long before = resident();
     for (int i = 0; i < count; i++)
@@ -207,7 +208,7 @@ static int park(long n, int port, struct str transport)
     for (long i = 0; i < crowd_count; i++) {
         parked = crowd[i];
         answer(b);
-        if (i % 16 == 0)
+        if (i % 64 == 63) /* as many as sync answers in a turn */
             uv_run(&s.loop, UV_RUN_NOWAIT);
     }
     blob_unref(&b);
@@ -233,14 +234,16 @@ int main(int argc, char **argv)
     if (argc > 3 && strcmp(argv[1], "park") == 0) {
         count = strtol(argv[2], NULL, 10);
         if (count > 0 && count <= PARKED_MAX)
-            return park(count, (int)strtol(argv[3], NULL, 10), argc > 4 ? str_of(argv[4]) : STR("auto"));
+            return park(count, (int)strtol(argv[3], NULL, 10), argc > 4 ? str_of(argv[4]) : STR("auto"),
+                        argc > 5 ? strtol(argv[5], NULL, 10) : 0);
     }
     if (count <= 0) {
-        fputs("usage: bench_http COUNT [uv|uring]\n       bench_http park CONNECTIONS PORT [uv|uring]\n",
+        fputs("usage: bench_http COUNT [uv|uring]\n       bench_http park CONNECTIONS PORT [uv|uring "
+              "[FRONT_THREADS]]\n",
               stderr);
         return 2;
     }
-    if (server_open(&s, argc > 2 ? str_of(argv[2]) : STR("uv"), 0, 100, handler) != 0)
+    if (server_open(&s, argc > 2 ? str_of(argv[2]) : STR("uv"), 0, 100, 0, handler) != 0)
         return 2;
     struct sockaddr_in sa = {.sin_family = AF_INET,
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
