@@ -7,6 +7,7 @@ The environment chooses what is tested, so that every test can be tried against 
     CHAPPE_TEST_TARGET      chappe (default), or synapse: the Synapse worker answers in its place
     CHAPPE_TEST_BINARY      another chappe, for example one with sanitizers
     CHAPPE_TEST_TRANSPORT   uring or uv, given to Chappe as its transport option
+    CHAPPE_TEST_SHORTCUTS   check: Chappe computes what it answers by a shortcut the long way too (check_shortcuts)
     CHAPPE_TEST_SYNAPSE     the Synapse release (default: the first of deploy/local/versions)
     CHAPPE_TEST_PORT_BASE   first of twenty ports (default 15540)
     CHAPPE_TEST_STATE       folder of state folders (default: chappe-tests beside the stack's own)
@@ -44,6 +45,8 @@ def settings_for(name: str, *, offset: int = 0, **changes: Any) -> Settings:
         settings.chappe_binary = Path(os.environ["CHAPPE_TEST_BINARY"]).resolve()
     if "CHAPPE_TEST_TRANSPORT" in os.environ:
         settings.chappe_options.setdefault("transport", os.environ["CHAPPE_TEST_TRANSPORT"])
+    if os.environ.get("CHAPPE_TEST_SHORTCUTS") == "check":
+        settings.chappe_options["check_shortcuts"] = True
     return settings
 
 
