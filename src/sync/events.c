@@ -261,6 +261,10 @@ enum run_result legacy_events(struct legacy *l, struct sync_run *run, struct rop
     run->has_since = true;
     run->since = l->from;
     run->no_keep = true;
+    if (l->of_service && !mpos_equal(&run->now.room, &run->since.room)) { /* as Synapse: only when it looks */
+        legacy_refuse(l, run, 500, "M_UNKNOWN", STR("Internal server error"));
+        return RUN_BROKEN;
+    }
     if (!str_absent(l->room_id)) {
         const struct room_fact *fact = legacy_fact(l, run, l->room_id);
         if (!fact || l->unknown.n)

@@ -16,7 +16,8 @@ struct legacy {
     struct str room_id; /* absent: none */
     size_t limit;
     bool raw, archived, peeking;
-    bool placed; /* from is set: the request's token, or where we stood when it was first computed */
+    bool of_service; /* asked by an application service's own user */
+    bool placed;     /* from is set: the request's token, or where we stood when it was first computed */
     struct stream_token from;
     struct smap facts;       /* room id -> struct room_fact */
     VEC(struct str) unknown; /* rooms whose facts a run lacked */

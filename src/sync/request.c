@@ -463,9 +463,10 @@ static void on_auth(void *arg, struct requester *rq, const struct auth_error *e)
         return;
     }
     r->rq = rq;
-    bool sender_too = r->legacy && r->legacy->kind != LEGACY_EVENTS;
-    if (!sender_too &&
-        is_app_service_sender(r->s->cfg, rq)) { /* as Synapse, which cannot compute a sync for it */
+    bool of_service = is_app_service_sender(r->s->cfg, rq);
+    if (r->legacy)
+        r->legacy->of_service = of_service;
+    else if (of_service) { /* as Synapse, which cannot compute a sync for it */
         req_error(r, 500, "M_UNKNOWN", "Internal server error");
         return;
     }
