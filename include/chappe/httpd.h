@@ -108,7 +108,7 @@ size_t httpd_in_flight(
     const struct httpd *h); /* requests handed out and not yet replied or not yet written */
 /* Bytes held, allocator's rounding included. */
 struct httpd_memory {
-    size_t connections; /* slots of connections, tables and buffers of the transports */
+    size_t connections; /* slots and tables of the transports; MEM_buffers are those they receive into */
     size_t requests;    /* requests being answered, parked polls included, without what handlers allocate */
     size_t reading;     /* parts of requests that have arrived */
     size_t sending;     /* of answers that readers were too slow to take at once; bytes may be shared */

@@ -91,7 +91,7 @@ void transport_close(struct transport *t, uint64_t id, bool abort);
 /* fn may close the connection it is given. */
 void transport_each(struct transport *t, void (*fn)(void *arg, uint64_t id, void *user), void *arg);
 size_t transport_count(const struct transport *t); /* open connections */
-/* Bytes in slots, tables and buffers, what waits to be sent not included. Any thread. */
+/* Bytes in slots and tables, buffers (MEM_buffers) and what waits to be sent not included. Any thread. */
 size_t transport_memory(const struct transport *t);
 
 /* ---- timer wheel ---- */

@@ -9,6 +9,7 @@
  */
 #include "http_int.h"
 #include "chappe/clock.h"
+#include <malloc.h>
 #include <stdlib.h>
 
 enum { REQUEST_ID_MAX = 64, METHOD_IN_ID_MAX = 24, ARENA_BYTES_MAX = 64 << 20, ARENA_FIRST_BYTES = 64 };
@@ -108,15 +109,6 @@ static struct str make_id(struct str method, uint64_t number, char out[METHOD_IN
     return str_n(out, (size_t)(to - out));
 }
 
-/* What the allocator makes of n bytes: four sizes between each power of two and the next. */
-static size_t rounded(size_t n)
-{
-    size_t step = 16;
-    while (n > step * 8)
-        step *= 2;
-    return (n + step - 1) / step * step;
-}
-
 struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number, struct agents *agents)
 {
     char made[METHOD_IN_ID_MAX + 24];
@@ -148,7 +140,7 @@ struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t nu
     r->minor = (uint8_t)h->minor;
     r->close = !h->keep_alive;
     r->pub.arena = arena_new_sized(ARENA_BYTES_MAX, ARENA_FIRST_BYTES);
-    r->memory = (uint32_t)rounded(bytes);
+    r->memory = (uint32_t)(malloc_usable_size(r) + malloc_usable_size(r->pub.arena));
     return r;
 }
 

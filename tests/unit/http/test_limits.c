@@ -143,10 +143,11 @@ static void test_beyond_descriptors(void **state)
     assert_int_equal(c.answered, inside);
     assert_int_equal(c.ended, CROWD - inside);
     assert_int_equal(c.neither, 0);
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_int_equal(status, 0);
     assert_int_equal(refused(CLOSE_descriptors), failed);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
     server_stop(&the_server);
     for (int i = 0; i < 2; i++) {
         close(to[i]);
