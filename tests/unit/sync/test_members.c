@@ -214,7 +214,8 @@ static void test_came_and_went(void **state)
         struct stream_token since = *model_now(w->m);
         for (int leaves = 0; leaves < 2; leaves++) {
             const char *room = leaves ? ways[i].goes : ways[i].comes, *user = ways[i].user;
-            world_say(w, (struct t_event){.id = world_text(w, "$e%d", (int)++stream),
+            stream++;
+            world_say(w, (struct t_event){.id = world_text(w, "$e%d", (int)stream),
                                           .room = room,
                                           .type = "m.room.member",
                                           .key = user,
