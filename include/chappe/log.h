@@ -15,6 +15,11 @@ void log_write(enum log_level level, const char *logger, const char *fmt, ...) P
  * tests. */
 typedef void log_sink_fn(enum log_level level, const char *line);
 void log_sink_set(log_sink_fn *fn);
+/* Lines of the calling thread wait for log_together_put(), which is to be called before the thread's loop
+ * sleeps: one write for all that a turn had to say. Warnings, errors and full buffers do not wait. */
+void log_together_begin(void);
+void log_together_put(void);
+void log_together_end(void);
 #define log_debug(logger, ...)   (log_level <= LOG_DEBUG ? log_write(LOG_DEBUG, logger, __VA_ARGS__) : (void)0)
 #define log_info(logger, ...)    (log_level <= LOG_INFO ? log_write(LOG_INFO, logger, __VA_ARGS__) : (void)0)
 #define log_warning(logger, ...) log_write(LOG_WARNING, logger, __VA_ARGS__)

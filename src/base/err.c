@@ -5,6 +5,7 @@
  * write(2) of a buffer on the stack: it must work with a broken heap.
  */
 #include "chappe/err.h"
+#include "chappe/log.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +37,7 @@ int err_set(struct err *e, int code, const char *fmt, ...)
 _Noreturn void assert_failed(const char *expr, const char *file, int line)
 {
     char text[512];
+    log_together_put();
     int n = snprintf(text, sizeof text, "chappe " CHAPPE_VERSION ": assertion failed: %s (%s:%d)\n", expr,
                      file, line);
     if (n > (int)sizeof text - 1)

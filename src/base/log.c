@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Log lines: formatted on the stack, cleaned, written with one write(2). A line is at most 4 KiB and says so
- * when it was cut. Everything below the space, DEL and the C1 controls become \xNN, so that nothing a peer
- * sends can forge a line or drive a terminal. Time stamps are local time, as in Synapse.
+ * Log lines: formatted on the stack, cleaned, written with one write(2), or together with others of the same
+ * turn of the thread's loop. A line is at most 4 KiB and says so when it was cut. Everything below the space,
+ * DEL and the C1 controls become \xNN, so that nothing a peer sends can forge a line or drive a terminal.
+ * Time stamps are local time, as in Synapse.
  */
 #include "chappe/log.h"
 #include "chappe/clock.h"
@@ -13,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -32,6 +34,15 @@ static size_t put_escaped(char *out, size_t room, const char *text)
 {
     size_t n = 0;
     for (const unsigned char *p = (const unsigned char *)text; *p && room - n > 10; p++) {
+        const unsigned char *begin = p; /* printable ASCII is nearly all there is */
+        while (*p >= 0x20 && *p < 0x7f && (size_t)(p - begin) < room - n - 10)
+            p++;
+        if (p > begin) {
+            memcpy(out + n, begin, (size_t)(p - begin));
+            n += (size_t)(p - begin);
+            p--;
+            continue;
+        }
         bool c1 = p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0;
         if (*p >= 0x20 && *p != 0x7f && !c1) {
             out[n++] = (char)*p;
@@ -44,14 +55,74 @@ static size_t put_escaped(char *out, size_t room, const char *text)
     return n;
 }
 
+/* The calendar is asked once a second. */
 static size_t put_time(char *out, size_t room)
 {
+    static _Thread_local struct {
+        time_t seconds;
+        size_t n;
+        char text[32];
+    } last;
     int64_t now = clock_wall_ms();
     time_t seconds = (time_t)(now / 1000);
-    struct tm tm;
-    localtime_r(&seconds, &tm);
-    size_t n = strftime(out, room, "%Y-%m-%d %H:%M:%S", &tm);
-    return n + (size_t)snprintf(out + n, room - n, ",%03d", (int)(now % 1000));
+    if (last.n == 0 || seconds != last.seconds) {
+        struct tm tm;
+        localtime_r(&seconds, &tm);
+        last.n = strftime(last.text, sizeof last.text, "%Y-%m-%d %H:%M:%S", &tm);
+        last.seconds = seconds;
+    }
+    memcpy(out, last.text, last.n);
+    return last.n + (size_t)snprintf(out + last.n, room - last.n, ",%03d", (int)(now % 1000));
+}
+
+/* ---- a thread's lines, together ---- */
+
+enum { TOGETHER_MAX = 32768 };
+
+static _Thread_local struct {
+    char *bytes; /* NULL: each line goes out by itself */
+    size_t n;
+} waiting;
+
+static void put_out(const char *bytes, size_t n)
+{
+    ssize_t done = write(STDERR_FILENO, bytes, n);
+    (void)done; /* a full or closed standard error is no reason to stop */
+}
+
+void log_together_begin(void)
+{
+    if (!waiting.bytes)
+        waiting.bytes = malloc(TOGETHER_MAX); /* without it, as before */
+}
+
+void log_together_put(void)
+{
+    if (waiting.n)
+        put_out(waiting.bytes, waiting.n);
+    waiting.n = 0;
+}
+
+void log_together_end(void)
+{
+    log_together_put();
+    free(waiting.bytes);
+    waiting.bytes = NULL;
+}
+
+/* What is urgent goes out at once, after what came before it. */
+static void put_line(enum log_level level, const char *line, size_t n)
+{
+    if (waiting.n + n > TOGETHER_MAX || !waiting.bytes)
+        log_together_put();
+    if (waiting.bytes) {
+        memcpy(waiting.bytes + waiting.n, line, n);
+        waiting.n += n;
+    } else {
+        put_out(line, n);
+    }
+    if (level >= LOG_WARNING)
+        log_together_put();
 }
 
 void log_write(enum log_level level, const char *logger, const char *fmt, ...)
@@ -78,8 +149,7 @@ void log_write(enum log_level level, const char *logger, const char *fmt, ...)
         line[n - 1] = 0;
         fn(level, line);
     } else {
-        ssize_t done = write(STDERR_FILENO, line, n);
-        (void)done; /* a full or closed standard error is no reason to stop */
+        put_line(level, line, n);
     }
     errno = keep;
 }

@@ -15,13 +15,27 @@
 
 static void put_escaped(struct buf *b, struct str s)
 {
+    size_t begin = 0; /* of a stretch that stays as it is */
     for (size_t i = 0; i < s.n; i++) {
         unsigned char c = (unsigned char)s.p[i];
-        if (c < ' ' || c == 127 || c == '"' || c == '\\')
-            buf_printf(b, "\\x%02x", c);
-        else
-            buf_putc(b, (char)c);
+        if (c >= ' ' && c != 127 && c != '"' && c != '\\')
+            continue;
+        buf_put(b, str_n(s.p + begin, i - begin));
+        buf_printf(b, "\\x%02x", c);
+        begin = i + 1;
     }
+    if (begin < s.n)
+        buf_put(b, str_n(s.p + begin, s.n - begin));
+}
+
+static void put_seconds(struct buf *b, int64_t ms)
+{
+    ms = ms > 0 ? ms : 0;
+    buf_i64(b, ms / 1000);
+    buf_putc(b, '.');
+    for (int64_t unit = 100; unit; unit /= 10)
+        buf_putc(b, (char)('0' + ms / unit % 10));
+    buf_put(b, STR("sec"));
 }
 
 static bool is_secret(struct str name)
@@ -65,14 +79,23 @@ void access_format(struct buf *b, const struct access_entry *e)
     put_escaped(b, e->ip);
     buf_put(b, STR(" - "));
     buf_put(b, e->tag);
-    buf_printf(
-        b, " - {%.*s} Processed request: %.3fsec/%.3fsec ru=(0.000sec, 0.000sec) db=(0.000sec/0.000sec/0) ",
-        STR_ARG(e->requester), (double)e->handler_ms / 1000, (double)e->send_ms / 1000);
-    buf_printf(b, "%zuB %d%s \"", e->bytes, e->status, e->cut ? "!" : "");
+    buf_put(b, STR(" - {"));
+    buf_put(b, e->requester);
+    buf_put(b, STR("} Processed request: "));
+    put_seconds(b, e->handler_ms);
+    buf_putc(b, '/');
+    put_seconds(b, e->send_ms);
+    buf_put(b, STR(" ru=(0.000sec, 0.000sec) db=(0.000sec/0.000sec/0) "));
+    buf_i64(b, (int64_t)e->bytes);
+    buf_put(b, STR("B "));
+    buf_i64(b, e->status);
+    buf_put(b, e->cut ? STR("! \"") : STR(" \""));
     put_escaped(b, e->method);
     buf_putc(b, ' ');
     put_target(b, e->target);
-    buf_printf(b, " HTTP/1.%d\" \"", e->minor);
+    buf_put(b, STR(" HTTP/1."));
+    buf_i64(b, e->minor);
+    buf_put(b, STR("\" \""));
     put_escaped(b, e->user_agent.n ? e->user_agent : STR("-"));
     buf_put(b, STR("\" [0 dbevts]"));
 }

@@ -259,6 +259,17 @@ void front_mail(void *arg, struct mail *m)
     }
 }
 
+static void free_handle(uv_handle_t *h)
+{
+    free(h);
+}
+
+static void on_before_sleep(uv_prepare_t *h)
+{
+    (void)h;
+    log_together_put();
+}
+
 int front_open(struct front *f, struct err *e)
 {
     struct httpd *h = f->h;
@@ -269,9 +280,18 @@ int front_open(struct front *f, struct err *e)
         .waiting_bytes = &h->waiting_bytes,
         .waiting_max = h->cfg->write_bytes_max,
     };
+    /* Handles that were started first come last, after all that the transport does before the loop sleeps. */
+    f->before_sleep = xcalloc(1, sizeof *f->before_sleep);
+    ASSERT(uv_prepare_init(f->loop, f->before_sleep) == 0);
+    uv_prepare_start(f->before_sleep, on_before_sleep);
+    uv_unref((uv_handle_t *)f->before_sleep);
     int rc = transport_new(&f->transport, h->kind, f->loop, &o, e);
-    if (rc)
+    if (rc) {
+        uv_close((uv_handle_t *)f->before_sleep, free_handle);
+        f->before_sleep = NULL;
         return rc;
+    }
+    log_together_begin();
     wheel_init(&f->wheel, clock_mono_ms());
     f->timer = xcalloc(1, sizeof *f->timer);
     ASSERT(uv_timer_init(f->loop, f->timer) == 0);
@@ -318,11 +338,6 @@ static void close_one(void *arg, uint64_t id, void *user)
     conn_close(c, CLOSE_stopped);
 }
 
-static void free_handle(uv_handle_t *h)
-{
-    free(h);
-}
-
 /* Everything of the front goes; its loop has closing callbacks to run. */
 void front_close(struct front *f)
 {
@@ -330,7 +345,10 @@ void front_close(struct front *f)
         transport_each(f->transport, close_one, f);
         transport_free(&f->transport);
         uv_close((uv_handle_t *)f->timer, free_handle);
+        uv_close((uv_handle_t *)f->before_sleep, free_handle);
         f->timer = NULL;
+        f->before_sleep = NULL;
+        log_together_end();
     }
     buf_fini(&f->head);
     agents_fini(&f->agents);

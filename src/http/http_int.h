@@ -226,6 +226,7 @@ struct front {
     struct mailbox *mail; /* likewise */
     struct transport *transport;
     struct wheel wheel;
+    uv_prepare_t *before_sleep; /* log lines of the turn */
     uv_timer_t *timer;
     int64_t timer_due_ms; /* -1 when not running */
     int64_t date_s;       /* second for which date and prefix hold */

@@ -15,8 +15,8 @@
  *
  * All answers live equally long: the list by age is in order of expiry, and what exceeds the budget goes from
  * its front. Shared bytes are counted in full, for an answer may outlive what it shares them with. The
- * answers of one token are looked through one by one: there are at most PER_TOKEN_MAX. Costs one allocation
- * and some counts for each answer sent.
+ * answers of all tokens are found in one table: a client that follows a busy room has its PER_TOKEN_MAX
+ * within seconds. Costs an allocation, a place in the table and some counts for each answer sent.
  */
 #include "answers.h"
 
@@ -26,6 +26,7 @@ struct answers_of { /* of one token, for one user */
     struct str key;
     struct requester *rq; /* keeps the rows that concern it coming */
     struct list ring;     /* oldest first */
+    uint64_t salt;        /* of its places in by_key */
     size_t n;
     char bytes[];
 };
@@ -50,9 +51,16 @@ static void of_free(struct answers *a, struct answers_of *of)
     mem_free(MEM_answers, of);
 }
 
+/* Two answers of one place would be two of 2^64: the older one goes. */
+static int64_t place(const struct answers_of *of, uint64_t key)
+{
+    return (int64_t)(key ^ of->salt);
+}
+
 void answers_drop(struct answers *a, struct answer *x, const char *reason)
 {
     struct answers_of *of = x->of;
+    imap_del(&a->by_key, place(of, x->key));
     list_del(&x->by_age);
     list_del(&x->by_token);
     a->n--;
@@ -76,6 +84,7 @@ void answers_fini(struct answers *a)
     for (struct answer *x; (x = oldest(&a->by_age));)
         answers_drop(a, x, "stop");
     smap_fini(&a->of);
+    imap_fini(&a->by_key);
 }
 
 /* Token and user: application services use one token for many users. */
@@ -112,6 +121,7 @@ static struct answers_of *of_make(struct answers *a, struct requester *rq)
     memcpy(of->bytes, name.bytes, name.n);
     of->key = str_n(of->bytes, name.n);
     of->rq = requester_ref(rq);
+    of->salt = str_hash(of->key);
     list_init(&of->ring);
     smap_put(&a->of, of->key, of);
     return of;
@@ -172,10 +182,8 @@ void answers_keep(struct answers *a, struct requester *rq, uint64_t key, int64_t
     if (!of)
         return;
     of->n++; /* stays while its old answers go */
-    list_each(x, &of->ring, struct answer, by_token) {
-        if (x->key == key)
-            answers_drop(a, x, "replaced");
-    }
+    if ((x = imap_get(&a->by_key, place(of, key))))
+        answers_drop(a, x, "replaced");
     if (of->n > PER_TOKEN_MAX)
         answers_drop(a, container_of(of->ring.next, struct answer, by_token), "token");
     x = MEM_NEW(MEM_answers, struct answer);
@@ -188,6 +196,7 @@ void answers_keep(struct answers *a, struct requester *rq, uint64_t key, int64_t
     x->own = rope_keep(&x->body, body);
     mem_count(MEM_answers, (int64_t)x->own);
     x->bytes = bytes_of(&x->body);
+    imap_put(&a->by_key, place(of, key), x);
     list_push(&of->ring, &x->by_token);
     list_push(&a->by_age, &x->by_age);
     a->n++;

@@ -18,7 +18,8 @@ struct answer {
     struct rope body;
 };
 struct answers {
-    struct smap of; /* struct answers_of by token and user */
+    struct smap of;     /* struct answers_of by token and user */
+    struct imap by_key; /* struct answer by what it answers and whom */
     struct list by_age;
     size_t n, bytes;
     size_t bytes_max;
