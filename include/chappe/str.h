@@ -59,6 +59,9 @@ int str_to_i64(struct str s, int64_t *out);
 /* What Python's int() reads: blanks around, a sign, single underscores between digits. A number that does not
  * fit is clamped; one of more than 4300 digits is refused, as there. 0 or -ERR_PARSE. */
 int str_to_i64_lax(struct str s, int64_t *out);
+/* In decimal, at the end of digits. */
+enum { I64_DIGITS_MAX = 20 };
+struct str str_of_i64(char digits[I64_DIGITS_MAX], int64_t v);
 /* Comparison whose time depends on lengths only; for secrets. */
 bool str_eq_const_time(struct str a, struct str b);
 /* Whether a database takes it as text: it refuses NUL and broken UTF-8, and one such value fails a whole

@@ -10,7 +10,6 @@
  * allocations.
  */
 #include "chappe/blob.h"
-#include <stdio.h>
 #include <stdlib.h>
 
 /* Less the head of a blob, so that chunks fill size classes. */
@@ -138,9 +137,8 @@ void rope_put(struct rope *r, struct str s)
 
 void rope_put_i64(struct rope *r, int64_t v)
 {
-    char digits[24];
-    int n = snprintf(digits, sizeof digits, "%lld", (long long)v);
-    rope_put(r, str_n(digits, (size_t)n));
+    char digits[I64_DIGITS_MAX];
+    rope_put(r, str_of_i64(digits, v));
 }
 
 void rope_blob(struct rope *r, struct blob *b)

@@ -288,14 +288,8 @@ void buf_putc(struct buf *b, char c)
 
 void buf_i64(struct buf *b, int64_t v)
 {
-    char digits[24], *p = digits + sizeof digits;
-    uint64_t left = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
-    do
-        *--p = (char)('0' + left % 10);
-    while (left /= 10);
-    if (v < 0)
-        *--p = '-';
-    buf_put(b, str_n(p, (size_t)(digits + sizeof digits - p)));
+    char digits[I64_DIGITS_MAX];
+    buf_put(b, str_of_i64(digits, v));
 }
 
 void buf_printf(struct buf *b, const char *fmt, ...)

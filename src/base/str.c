@@ -133,6 +133,18 @@ int str_to_i64_lax(struct str s, int64_t *out)
     return 0;
 }
 
+struct str str_of_i64(char digits[I64_DIGITS_MAX], int64_t v)
+{
+    char *end = digits + I64_DIGITS_MAX, *p = end;
+    uint64_t left = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
+    do
+        *--p = (char)('0' + left % 10);
+    while (left /= 10);
+    if (v < 0)
+        *--p = '-';
+    return str_n(p, (size_t)(end - p));
+}
+
 bool str_eq_const_time(struct str a, struct str b)
 {
     if (a.n != b.n)

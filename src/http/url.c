@@ -91,9 +91,14 @@ char query_cut(struct str *rest, struct str *part)
 static bool query_find(struct str *rest, struct str name, struct str *value)
 {
     struct str part, key;
+    bool encoded = is_encoded(*rest, true); /* else names are what they look like */
     while (!str_absent(*rest)) {
         query_cut(rest, &part);
-        if (str_cut(part, '=', &key, value) && name_is(key, name))
+        if (part.n > name.n && part.p[name.n] == '=' && str_eq(str_n(part.p, name.n), name)) {
+            *value = str_n(part.p + name.n + 1, part.n - name.n - 1);
+            return true;
+        }
+        if (encoded && str_cut(part, '=', &key, value) && name_is(key, name))
             return true;
     }
     return false;

@@ -435,11 +435,13 @@ void filters_fini(struct model *m)
 enum have model_stored_filter(struct model *m, struct user *u, int64_t filter_id, struct filter **out)
 {
     char key[600];
-    int n = snprintf(key, sizeof key, "%.*s/%lld", STR_ARG(u->user_id), (long long)filter_id);
+    size_t n = u->user_id.n + sizeof filter_id;
     *out = NULL;
-    if (n < 0 || (size_t)n >= sizeof key)
+    if (n > sizeof key)
         return ABSENT;
-    struct filter_slot *s = smap_get(&m->filters, str_n(key, (size_t)n));
+    memcpy(key, u->user_id.p, u->user_id.n);
+    memcpy(key + u->user_id.n, &filter_id, sizeof filter_id);
+    struct filter_slot *s = smap_get(&m->filters, str_n(key, n));
     if (s && s->load == LOAD_DONE) {
         *out = s->filter;
         if (s->filter)
@@ -449,9 +451,9 @@ enum have model_stored_filter(struct model *m, struct user *u, int64_t filter_id
         return ABSENT;
     }
     if (!s) {
-        s = mem_new(MEM_filters, sizeof *s + (size_t)n + 1);
-        memcpy(s + 1, key, (size_t)n);
-        s->key = str_n((char *)(s + 1), (size_t)n);
+        s = mem_new(MEM_filters, sizeof *s + n);
+        memcpy(s + 1, key, n);
+        s->key = str_n((char *)(s + 1), n);
         s->id = filter_id;
         s->user = u;
         smap_put(&m->filters, s->key, s);

@@ -68,6 +68,7 @@ void run_check(const struct sync_run *run, enum run_result res, const struct rop
         .use_state_after = run->use_state_after,
         .since = run->since,
         .plain = true,
+        .may_park = run->may_park,
         .wall_ms = run->wall_ms,
         .a = run->a,
     };

@@ -367,10 +367,11 @@ void req_compute(struct sync_req *r)
     struct rope body;
     rope_init(&body);
     struct stream_token next;
+    bool over = clock_mono_ms() >= r->deadline_ms || s->draining;
+    run.may_park = !over;
     enum run_result res = run_it(r, &run, &body, &next);
     bool ahead = run.ahead;
     sync_run_fini(&run);
-    bool over = clock_mono_ms() >= r->deadline_ms || s->draining;
     if (res == RUN_LACK && ahead && !run.lack) {
         req_set_state(r, REQ_AHEAD);
         if (!wheel_is_set(&r->timer))

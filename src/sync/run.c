@@ -255,8 +255,10 @@ enum run_result sync_compute(struct sync_run *run, struct rope *out, struct stre
     *next = run->now;
     if (run->to_device_upto)
         next->to_device = run->to_device_upto;
-    put_envelope(run, out, next);
-    return nonempty(run) ? RUN_DONE : RUN_EMPTY;
+    bool any = nonempty(run);
+    if (any || !run->may_park)
+        put_envelope(run, out, next);
+    return any ? RUN_DONE : RUN_EMPTY;
 }
 
 enum run_result sync_run(struct sync_run *run, struct rope *out, struct stream_token *next)

@@ -143,6 +143,7 @@ struct sync_run {
     struct arena *a;
 
     struct shared_sections *shared; /* NULL: nothing is shared */
+    bool may_park;                  /* an empty answer would not be sent: it is not rendered */
     bool plain;                     /* takes no shortcuts: neither news nor shared sections */
     bool shortcut;                  /* took one */
 

@@ -186,18 +186,10 @@ int token_parse(struct str text, bool (*known_writer)(writer_id), struct stream_
 
 static char *int_format(char *out, int64_t v)
 {
-    char digits[20];
-    size_t n = 0;
-    uint64_t u = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
-
-    do
-        digits[n++] = (char)('0' + u % 10);
-    while ((u /= 10) != 0);
-    if (v < 0)
-        *out++ = '-';
-    while (n > 0)
-        *out++ = digits[--n];
-    return out;
+    char digits[I64_DIGITS_MAX];
+    struct str text = str_of_i64(digits, v);
+    memcpy(out, text.p, text.n);
+    return out + text.n;
 }
 
 /* prefix is 's' in the room part and absent (0) elsewhere, where a bare number cannot have a sign. */
