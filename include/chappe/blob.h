@@ -46,8 +46,8 @@ void rope_fini(struct rope *r);
 void rope_move(struct rope *to, struct rope *from);
 void rope_put(struct rope *r, struct str s); /* copies private bytes */
 void rope_put_i64(struct rope *r, int64_t v);
-void rope_blob(struct rope *r, struct blob *b); /* shares all of b; takes its own count */
-void rope_blob_range(struct rope *r, struct blob *b, size_t off, size_t n); /* shares a part of b */
+void rope_blob(struct rope *r, struct blob *b); /* shares all of b, or copies it when it is short */
+void rope_blob_range(struct rope *r, struct blob *b, size_t off, size_t n); /* the same for a part */
 void rope_rope(struct rope *r, const struct rope *from);                    /* shares every slice of from */
 /* The same for one that is kept: r, which is initialised and empty, has its own bytes in one exact copy and
  * no room for more. Answers how many bytes of memory that took, beside the struct. */

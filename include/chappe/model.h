@@ -56,14 +56,15 @@ struct sg {
     int64_t id;
     struct room *room;
     struct sg *prev;
-    struct smap map;      /* "type\0state_key" -> struct sg_entry */
+    struct smap map;      /* "type\0state_key" -> struct sg_entry, but for members */
+    struct smap members;  /* user id -> struct sg_entry */
     uint8_t delta;        /* enum load_state of the delta and edge */
     bool nonmembers, all; /* the map holds every non-member key / every key */
     bool want_nonmembers, want_all;
     bool missing; /* has neither a row nor an edge */
 };
 struct sg_entry {
-    struct str key; /* type NUL state_key */
+    struct str key; /* type NUL state_key; of members the user id */
     struct str type, state_key;
     struct evrec *rec; /* NULL: known not to be set */
 };

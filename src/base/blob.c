@@ -8,11 +8,15 @@
  * show, and extends its own copy of the last slice. When a chunk is full a new one is started, each twice the
  * size of the last up to 64 KiB, so that an empty delta costs half a kilobyte and an initial sync few
  * allocations.
+ *
+ * Short stretches of a blob are copied instead of shared: to count, to list and to gather a slice costs more
+ * than to copy half a kilobyte, and an answer of a thousand rooms had ten thousand slices.
  */
 #include "chappe/blob.h"
 #include <stdlib.h>
 
 /* Less the head of a blob, so that chunks fill size classes. */
+enum { SHARE_LEAST = 512 };
 enum { CHUNK_FIRST = 512 - sizeof(struct blob), CHUNK_LAST = 65536 - sizeof(struct blob) };
 
 static struct blob *blob_alloc(size_t n)
@@ -149,7 +153,9 @@ void rope_blob(struct rope *r, struct blob *b)
 void rope_blob_range(struct rope *r, struct blob *b, size_t off, size_t n)
 {
     ASSERT(off <= b->n && n <= b->n - off);
-    if (n)
+    if (n <= SHARE_LEAST)
+        rope_put(r, str_n(b->p + off, n));
+    else
         rope_push(r, blob_ref(b), b->p + off, n, false);
 }
 

@@ -52,46 +52,75 @@ struct sg *model_sg(struct model *m, struct room *r, int64_t id)
         g->id = id;
         g->room = r;
         smap_init_of(&g->map, MEM_state_groups);
+        smap_init_of(&g->members, MEM_state_groups);
         imap_put(&r->groups, id, g);
     }
     return g;
 }
 
-static void sg_put(struct model *m, struct sg *g, struct str type, struct str state_key, struct str event_id)
+static struct sg_entry *sg_entry_new(size_t key_bytes)
+{
+    return mem_new(MEM_state_groups, sizeof(struct sg_entry) + key_bytes + 1);
+}
+
+static struct sg_entry *sg_member(struct sg *g, struct str user_id)
+{
+    struct sg_entry *e = smap_get(&g->members, user_id);
+    if (e)
+        return e;
+    e = sg_entry_new(user_id.n);
+    if (user_id.n)
+        memcpy(e + 1, user_id.p, user_id.n);
+    e->type = MEMBER;
+    e->key = e->state_key = str_n((char *)(e + 1), user_id.n);
+    smap_put(&g->members, e->key, e);
+    return e;
+}
+
+static struct sg_entry *sg_other(struct sg *g, struct str type, struct str state_key)
 {
     struct keybuf kb;
     struct str key = make_key(&kb, type, state_key);
     struct sg_entry *e = smap_get(&g->map, key);
     if (!e) {
-        e = mem_new(MEM_state_groups, sizeof *e + key.n + 1);
+        e = sg_entry_new(key.n);
         char *p = (char *)(e + 1);
         memcpy(p, key.p, key.n);
         e->key = str_n(p, key.n);
         e->type = str_n(p, type.n);
         e->state_key = str_n(p + type.n + 1, state_key.n);
         smap_put(&g->map, e->key, e);
-    } else if (e->rec) {
-        free(kb.big);
-        return; /* what is there is newer (delta) or the same */
-    }
-    if (!str_absent(event_id)) {
-        e->rec = model_rec(m, event_id);
-        evrec_pin(e->rec);
     }
     free(kb.big);
+    return e;
+}
+
+static void sg_put(struct model *m, struct sg *g, struct str type, struct str state_key, struct str event_id)
+{
+    struct sg_entry *e = str_eq(type, MEMBER) ? sg_member(g, state_key) : sg_other(g, type, state_key);
+    if (e->rec || str_absent(event_id)) /* what is there is newer (delta) or the same */
+        return;
+    e->rec = model_rec(m, event_id);
+    evrec_pin(e->rec);
+}
+
+static void sg_map_free(struct model *m, struct smap *map)
+{
+    size_t it = 0;
+    for (struct sg_entry *e; (e = smap_next(map, &it));) {
+        if (e->rec)
+            evrec_unpin(m, e->rec);
+        mem_free(MEM_state_groups, e);
+    }
+    smap_fini(map);
 }
 
 void room_groups_free(struct model *m, struct room *r)
 {
     size_t it = 0;
     for (struct sg *g; (g = imap_next(&r->groups, &it));) {
-        size_t jt = 0;
-        for (struct sg_entry *e; (e = smap_next(&g->map, &jt));) {
-            if (e->rec)
-                evrec_unpin(m, e->rec);
-            mem_free(MEM_state_groups, e);
-        }
-        smap_fini(&g->map);
+        sg_map_free(m, &g->map);
+        sg_map_free(m, &g->members);
         mem_free(MEM_state_groups, g);
     }
     imap_fini(&r->groups);
@@ -137,8 +166,8 @@ enum have model_sg_get(struct model *m, struct sg *g, struct str type, struct st
 {
     *out = NULL;
     bool member = str_eq(type, MEMBER);
-    struct keybuf kb;
-    struct str key = make_key(&kb, type, state_key);
+    struct keybuf kb = {0};
+    struct str key = member ? state_key : make_key(&kb, type, state_key);
     struct sg *last = NULL;
     enum have h = LACK;
     for (struct sg *s = g; s; s = s->prev) {
@@ -148,7 +177,7 @@ enum have model_sg_get(struct model *m, struct sg *g, struct str type, struct st
             last = NULL;
             break;
         }
-        struct sg_entry *e = smap_get(&s->map, key);
+        struct sg_entry *e = smap_get(member ? &s->members : &s->map, key);
         if (e) {
             *out = e->rec;
             h = e->rec ? HAVE : ABSENT;
@@ -180,6 +209,23 @@ enum have model_sg_known(struct model *m, struct sg *g)
     return g->missing ? ABSENT : HAVE;
 }
 
+/* What later groups of a chain say comes first; keys of members and of others differ, as the latter have a
+ * NUL. */
+static void each_entry(struct smap *map, struct smap *seen,
+                       void (*fn)(void *arg, struct str type, struct str state_key, struct evrec *rec),
+                       void *arg)
+{
+    size_t it = 0;
+    for (struct sg_entry *e; (e = smap_next(map, &it));) {
+        if (seen && smap_get(seen, e->key))
+            continue;
+        if (seen)
+            smap_put(seen, e->key, e);
+        if (e->rec)
+            fn(arg, e->type, e->state_key, e->rec);
+    }
+}
+
 enum have model_sg_each(struct model *m, struct sg *g, bool members,
                         void (*fn)(void *arg, struct str type, struct str state_key, struct evrec *rec),
                         void *arg)
@@ -202,18 +248,10 @@ enum have model_sg_each(struct model *m, struct sg *g, bool members,
     struct smap seen;
     smap_init(&seen);
     for (struct sg *s = g; s; s = s->prev) {
-        size_t it = 0;
-        for (struct sg_entry *e; (e = smap_next(&s->map, &it));) {
-            if (!members && str_eq(e->type, MEMBER))
-                continue;
-            if (s != g || s->prev) {
-                if (smap_get(&seen, e->key))
-                    continue;
-                smap_put(&seen, e->key, e);
-            }
-            if (e->rec)
-                fn(arg, e->type, e->state_key, e->rec);
-        }
+        struct smap *chained = s != g || s->prev ? &seen : NULL;
+        each_entry(&s->map, chained, fn, arg);
+        if (members)
+            each_entry(&s->members, chained, fn, arg);
         if (s->all || (s->nonmembers && !members))
             break;
     }
@@ -266,7 +304,7 @@ static void on_delta(struct load_op *op, const struct pg_result *r)
     }
     for (size_t i = 0; r && i < op->targets.n; i++) {
         struct sg *g = op->targets.v[i];
-        g->missing = g->all && smap_count(&g->map) == 0;
+        g->missing = g->all && smap_count(&g->map) + smap_count(&g->members) == 0;
         if (g->missing)
             metric_add_l(M_model_poisoned, "state_group", 1);
     }

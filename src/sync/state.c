@@ -82,14 +82,20 @@ enum have run_member_event(struct sync_run *run, struct evrec *rec, struct str u
 
 struct id_set {
     struct sync_run *run;
-    struct smap by_id; /* event id -> struct state_item */
+    struct imap by_id; /* record of an event -> struct state_item */
     bool members_only;
 };
+
+/* There is one record of an event, so its address will do for its id. */
+static int64_t id_of(const struct evrec *rec)
+{
+    return (int64_t)(uintptr_t)rec;
+}
 
 static void set_init(struct id_set *s, struct sync_run *run)
 {
     *s = (struct id_set){.run = run};
-    smap_init(&s->by_id);
+    imap_init(&s->by_id);
 }
 
 static void set_add(void *arg, struct str type, struct str key, struct evrec *rec)
@@ -97,20 +103,20 @@ static void set_add(void *arg, struct str type, struct str key, struct evrec *re
     struct id_set *s = arg;
     if (s->members_only && !str_eq(type, MEMBER))
         return;
-    if (smap_get(&s->by_id, rec->id))
+    if (imap_get(&s->by_id, id_of(rec)))
         return;
     struct state_item *it = ARENA_NEW(s->run->a, struct state_item);
     it->type = type;
     it->key = key;
     it->rec = rec;
-    smap_put(&s->by_id, rec->id, it);
+    imap_put(&s->by_id, id_of(rec), it);
 }
 
 static void set_remove(struct id_set *s, const struct id_set *from)
 {
     size_t it = 0;
-    for (struct state_item *x; (x = smap_next(&from->by_id, &it));)
-        smap_del(&s->by_id, x->rec->id);
+    for (struct state_item *x; (x = imap_next(&from->by_id, &it));)
+        imap_del(&s->by_id, id_of(x->rec));
 }
 
 /* What of a state is asked for: everything, or all non-members and some members. */
@@ -142,11 +148,11 @@ static bool set_fill(struct id_set *s, const struct state_ref *ref, const struct
         }
     }
     size_t it = 0;
-    for (struct state_item *x; ok && (x = smap_next(&raw.by_id, &it));) {
+    for (struct state_item *x; ok && (x = imap_next(&raw.by_id, &it));) {
         if (!is_own_key(ref, x->type, x->key))
             set_add(s, x->type, x->key, x->rec);
     }
-    smap_fini(&raw.by_id);
+    imap_fini(&raw.by_id);
     return ok;
 }
 
@@ -176,7 +182,7 @@ struct wanted {
                                 all senders */
     struct id_set contains;  /* state events of the timeline, last per key */
     struct id_set result;
-    struct smap changed; /* ids of result's members that changed since the token, among others */
+    struct imap changed; /* records of result's members that changed since the token, among others */
 };
 
 static struct str state_key_of(struct sync_run *run, struct str type, struct str key)
@@ -191,12 +197,12 @@ static void add_other_keys(struct id_set *s, const struct id_set *from)
     size_t it = 0;
     struct smap keys;
     smap_init(&keys);
-    for (struct state_item *x; (x = smap_next(&from->by_id, &it));) {
-        if (smap_get(&s->by_id, x->rec->id))
+    for (struct state_item *x; (x = imap_next(&from->by_id, &it));) {
+        if (imap_get(&s->by_id, id_of(x->rec)))
             continue;
         size_t old = 0;
         if (smap_count(&keys) == 0) {
-            for (struct state_item *y; (y = smap_next(&s->by_id, &old));)
+            for (struct state_item *y; (y = imap_next(&s->by_id, &old));)
                 smap_put(&keys, state_key_of(s->run, y->type, y->key), y);
         }
         if (!smap_get(&keys, state_key_of(s->run, x->type, x->key)))
@@ -208,9 +214,9 @@ static void add_other_keys(struct id_set *s, const struct id_set *from)
 static void note_changed(struct wanted *w, const struct id_set *s, const struct id_set *before)
 {
     size_t it = 0;
-    for (struct state_item *x; (x = smap_next(&s->by_id, &it));) {
-        if (str_eq(x->type, MEMBER) && !smap_get(&before->by_id, x->rec->id))
-            smap_put(&w->changed, x->rec->id, x);
+    for (struct state_item *x; (x = imap_next(&s->by_id, &it));) {
+        if (str_eq(x->type, MEMBER) && !imap_get(&before->by_id, id_of(x->rec)))
+            imap_put(&w->changed, id_of(x->rec), x);
     }
 }
 
@@ -233,9 +239,9 @@ static bool combine(struct wanted *w, const struct state_ref *start, const struc
             note_changed(w, &s_start, &s_prev);
         }
         if (w->lazy) { /* members of start are always offered; the cache drops what the client has */
-            for (struct state_item *x; (x = smap_next(&s_start.by_id, &it));) {
+            for (struct state_item *x; (x = imap_next(&s_start.by_id, &it));) {
                 if (str_eq(x->type, MEMBER))
-                    smap_del(&s_prev.by_id, x->rec->id);
+                    imap_del(&s_prev.by_id, id_of(x->rec));
             }
         }
         set_remove(&s_end, &s_prev);
@@ -243,13 +249,13 @@ static bool combine(struct wanted *w, const struct state_ref *start, const struc
         set_remove(&s_start, &s_prev);
         set_remove(&s_start, &w->contains);
         it = 0;
-        for (struct state_item *x; (x = smap_next(&s_end.by_id, &it));)
+        for (struct state_item *x; (x = imap_next(&s_end.by_id, &it));)
             set_add(&w->result, x->type, x->key, x->rec);
         add_other_keys(&w->result, &s_start);
     }
-    smap_fini(&s_start.by_id);
-    smap_fini(&s_end.by_id);
-    smap_fini(&s_prev.by_id);
+    imap_fini(&s_start.by_id);
+    imap_fini(&s_end.by_id);
+    imap_fini(&s_prev.by_id);
     return ok;
 }
 
@@ -396,7 +402,7 @@ static bool incremental_after(struct wanted *w)
     struct smap by_key; /* -> struct evrec */
     smap_init(&by_key);
     size_t it = 0;
-    for (struct state_item *x; (x = smap_next(&w->result.by_id, &it));)
+    for (struct state_item *x; (x = imap_next(&w->result.by_id, &it));)
         smap_put(&by_key, state_key_of(run, MEMBER, x->key), x->rec);
     for (size_t i = 0; i < en->room->deltas.n; i++) {
         const struct state_delta *d = &en->room->deltas.v[i];
@@ -404,9 +410,9 @@ static bool incremental_after(struct wanted *w)
             continue;
         struct evrec *old = smap_put(&by_key, state_key_of(run, d->type, d->state_key), d->rec);
         if (old)
-            smap_del(&w->result.by_id, old->id);
+            imap_del(&w->result.by_id, id_of(old));
         set_add(&w->result, d->type, d->state_key, d->rec);
-        smap_put(&w->changed, d->rec->id, d->rec);
+        imap_put(&w->changed, id_of(d->rec), d->rec);
     }
     smap_fini(&by_key);
     return true;
@@ -433,7 +439,7 @@ static void scan_timeline(struct wanted *w)
         struct str key = state_key_of(w->result.run, t->ev->type, t->ev->state_key);
         struct tl_ev *old = smap_put(&by_key, key, en->timeline + i);
         if (old)
-            smap_del(&w->contains.by_id, old->e.rec->id);
+            imap_del(&w->contains.by_id, id_of(old->e.rec));
         set_add(&w->contains, t->ev->type, t->ev->state_key, t->e.rec);
     }
     smap_fini(&own);
@@ -452,20 +458,20 @@ static void apply_ll_cache(struct wanted *w)
     if (!w->en->has_since && !release_has(RELEASE_LAZY_BY_POSITION)) {
         ll_clear(run);
     } else {
-        for (struct state_item *x; (x = smap_next(&w->result.by_id, &it));) {
-            if (!str_eq(x->type, MEMBER) || smap_get(&w->changed, x->rec->id))
+        for (struct state_item *x; (x = imap_next(&w->result.by_id, &it));) {
+            if (!str_eq(x->type, MEMBER) || imap_get(&w->changed, id_of(x->rec)))
                 continue;
             if (str_eq(ll_get(run, x->key), x->rec->id))
-                smap_del(&w->result.by_id, x->rec->id);
+                imap_del(&w->result.by_id, id_of(x->rec));
         }
     }
     it = 0;
-    for (struct state_item *x; (x = smap_next(&w->result.by_id, &it));) {
+    for (struct state_item *x; (x = imap_next(&w->result.by_id, &it));) {
         if (str_eq(x->type, MEMBER))
             ll_set(run, x->key, x->rec->id);
     }
     it = 0;
-    for (struct state_item *x; (x = smap_next(&w->contains.by_id, &it));) {
+    for (struct state_item *x; (x = imap_next(&w->contains.by_id, &it));) {
         if (str_eq(x->type, MEMBER))
             ll_set(run, x->key, x->rec->id);
     }
@@ -477,7 +483,7 @@ static bool load_items(struct wanted *w)
     struct room_entry *en = w->en;
     bool ok = true;
     size_t it = 0;
-    for (struct state_item *x; (x = smap_next(&w->result.by_id, &it));) {
+    for (struct state_item *x; (x = imap_next(&w->result.by_id, &it));) {
         enum have h = model_event(run->m, x->rec, &x->ev);
         if (h == HAVE && (str_eq(x->ev->type, STR("m.room.aliases")) ||
                           !filter_match_event(run->f, &run->f->state, x->ev)))
@@ -526,7 +532,7 @@ static bool add_partial_members(struct wanted *w)
     struct user_set found;
     user_set_init(&found);
     size_t it = 0;
-    for (struct state_item *x; (x = smap_next(&w->result.by_id, &it));) {
+    for (struct state_item *x; (x = imap_next(&w->result.by_id, &it));) {
         if (str_eq(x->type, MEMBER))
             user_set_add(&found, x->key);
     }
@@ -549,7 +555,7 @@ bool entry_load_state(struct sync_run *run, struct room_entry *en)
     user_set_init(&w.members);
     set_init(&w.contains, run);
     set_init(&w.result, run);
-    smap_init(&w.changed);
+    imap_init(&w.changed);
     scan_timeline(&w);
     bool whole = en->full_state || !en->has_since, ok;
     if (run->use_state_after)
@@ -563,8 +569,8 @@ bool entry_load_state(struct sync_run *run, struct room_entry *en)
         ok = load_items(&w);
     }
     user_set_fini(&w.members);
-    smap_fini(&w.contains.by_id);
-    smap_fini(&w.changed);
-    smap_fini(&w.result.by_id);
+    imap_fini(&w.contains.by_id);
+    imap_fini(&w.changed);
+    imap_fini(&w.result.by_id);
     return ok;
 }
