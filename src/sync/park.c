@@ -322,7 +322,7 @@ static void on_loaded(void *arg, int err)
     } else if (err) {
         req_error(r, 500, "M_UNKNOWN", "Internal server error");
     } else {
-        req_compute(r);
+        req_make_ready(r); /* thousands may have waited for this batch: in slices, like all others */
     }
 }
 

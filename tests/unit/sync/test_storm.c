@@ -113,6 +113,33 @@ static void test_own_rooms(void **state)
     bounded(true);
 }
 
+/* What one batch brings many is computed in slices: a turn of the loop has 64 runs at most. */
+static void test_slices(void **state)
+{
+    (void)state;
+    enum { USERS = 500, SLICE_RUNS = 64, TURNS_MAX = 5000 };
+    struct front *f = storm_new(USERS, false);
+    const char *query = world_text(f->w, "since=s%d_100_0_100_100_100_100_100_0_100_100_100_100", OLD);
+    struct client **c = xcalloc(USERS, sizeof(struct client *));
+    for (int i = 0; i < USERS; i++) {
+        f->user = user_name(f->w, i);
+        f->token = (uint64_t)i;
+        c[i] = front_get(f, query);
+    }
+    int answered = 0;
+    for (int turn = 0; turn < TURNS_MAX && answered < USERS; turn++) {
+        int64_t before = metric_get(M_sync_computes);
+        world_turn(f->w);
+        assert_true(metric_get(M_sync_computes) - before <= SLICE_RUNS);
+        answered = 0;
+        for (int i = 0; i < USERS; i++)
+            answered += c[i]->answers;
+    }
+    assert_int_equal(answered, USERS);
+    free(c);
+    front_free(&f);
+}
+
 /* They come one in a turn while the database is busy: few batches are under way, the others gather. */
 static void test_one_by_one(void **state)
 {
@@ -206,11 +233,9 @@ static void test_full_queue_sheds_the_greedy(void **state)
 int run_storm_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shared_rooms),
-        cmocka_unit_test(test_own_rooms),
-        cmocka_unit_test(test_one_by_one),
-        cmocka_unit_test(test_turns_by_user),
-        cmocka_unit_test(test_full_queue_sheds_the_greedy),
+        cmocka_unit_test(test_shared_rooms),  cmocka_unit_test(test_own_rooms),
+        cmocka_unit_test(test_slices),        cmocka_unit_test(test_one_by_one),
+        cmocka_unit_test(test_turns_by_user), cmocka_unit_test(test_full_queue_sheds_the_greedy),
     };
     return cmocka_run_group_tests_name("storms", tests, NULL, NULL);
 }
