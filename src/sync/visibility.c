@@ -217,7 +217,33 @@ static bool call_invite_hidden(struct sync_run *run, const struct state_ref *aft
     return h != LACK;
 }
 
-static struct verdict judge(struct sync_run *run, struct room *room, struct tl_ev *t, int64_t oldest)
+/* What is said in a state group of the rule and of the reader. Events that are no state come in long rows
+ * after the same one. */
+struct seen_in {
+    int64_t group; /* 0: nothing was looked at */
+    enum history hv;
+    enum membership ms;
+};
+
+/* The state after ev, as far as it matters here. false: lacks. */
+static bool look(struct sync_run *run, struct room *room, const struct state_ref *after, struct event *ev,
+                 struct seen_in *seen, enum history *laxer)
+{
+    bool ordinary = str_absent(ev->state_key) && !str_eq(ev->type, STR("m.room.history_visibility"));
+    if (ordinary && seen->group == ev->state_group) {
+        *laxer = seen->hv;
+        return true;
+    }
+    seen->group = 0;
+    if (!history_at(run, after, ev, &seen->hv, laxer) || !membership_after(run, room, after, &seen->ms))
+        return false;
+    if (ordinary) /* a state event is part of the state after it */
+        seen->group = ev->state_group;
+    return true;
+}
+
+static struct verdict judge(struct sync_run *run, struct room *room, struct tl_ev *t, int64_t oldest,
+                            struct seen_in *seen)
 {
     struct event *ev = t->ev;
     struct verdict v = {.ms = MEMBERSHIP_NONE};
@@ -239,8 +265,7 @@ static struct verdict judge(struct sync_run *run, struct room *room, struct tl_e
         return v;
     }
     struct state_ref after;
-    enum history hv, laxer;
-    enum membership ms;
+    enum history laxer;
     /* Without its state nothing says who may see it: nobody (Synapse fails, or takes it for shared). */
     if (!state_ref_after(run, room, ev, t->e.rec, &after))
         return v;
@@ -249,11 +274,12 @@ static struct verdict judge(struct sync_run *run, struct room *room, struct tl_e
         metric_add_l(M_model_poisoned, "no_state", 1);
         return v;
     }
-    if (!run_have(run, known) || !history_at(run, &after, ev, &hv, &laxer) ||
-        !membership_after(run, room, &after, &ms)) {
+    if (!run_have(run, known) || !look(run, room, &after, ev, seen, &laxer)) {
         v.lack = true;
         return v;
     }
+    enum history hv = seen->hv;
+    enum membership ms = seen->ms;
     v.ms = own ? ev->membership : ms;
     bool keep = t->always || (!run->no_keep && state && room_event_is_current(room, ev)); /* 3 */
     if (keep) {
@@ -296,9 +322,10 @@ bool visibility_filter(struct sync_run *run, struct room *room, struct tl_ev *v,
 {
     size_t k = 0;
     int64_t oldest;
+    struct seen_in seen = {0};
     bool lack = *n && !retention_of(run, room, &oldest);
     for (size_t i = 0; i < *n; i++) {
-        struct verdict d = judge(run, room, &v[i], lack ? INT64_MIN : oldest);
+        struct verdict d = judge(run, room, &v[i], lack ? INT64_MIN : oldest, &seen);
         if (d.lack) {
             lack = true; /* go on: the others' wants belong into the same batch */
             continue;
