@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {
     # The tests' gateways are on loopback, which nobody's are in the world outside.
     "ip_range_whitelist": ["127.0.0.0/8"],
 }
-GATEWAY_OFFSET, GATEWAYS, GATEWAY_PORTS = 90, 32, 10
+GATEWAY_OFFSET, GATEWAYS, GATEWAY_PORTS = 90, 200, 10
 _numbers = itertools.count()
 # Pushkeys (Phones.phone), paths of gateways' URLs, contents.
 SECRETS = re.compile(r"key-\d+-|:\d+/_matrix/push|msgtype|m\.mentions")
@@ -48,6 +48,8 @@ def push_world(request: pytest.FixtureRequest) -> Iterator[Any]:
     settings = settings_for("push", offset=60, synapse_extra=extra, event_persisters=persisters)
     for world in _running(settings):
         yield world
+        # Nobody tells of them any more, but the next module's Chappe would try, and find their gateways down.
+        world.deployment.postgres.psql("DELETE FROM pushers")
         no_secrets(settings.logs / "chappe.log")
 
 
@@ -56,7 +58,9 @@ def gateway() -> Iterator[Gateway]:
     """A gateway that behaves well until told otherwise."""
     # Another port for each test: what Chappe has learned of a gateway's health outlives a test.
     base = int(os.environ.get("CHAPPE_TEST_PORT_BASE", "15540"))
-    port = base + GATEWAY_OFFSET + next(_numbers) % GATEWAYS * GATEWAY_PORTS
+    number = next(_numbers)
+    assert number < GATEWAYS, "more tests than gateways: a port is used again, and may be taken for one that is down"
+    port = base + GATEWAY_OFFSET + number * GATEWAY_PORTS
     gateway = Gateway(port).start()
     yield gateway
     gateway.stop()
