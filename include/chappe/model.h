@@ -395,6 +395,9 @@ uint64_t model_serial(const struct model *m);
  * -ERR_SHUTDOWN / -ERR_LIMIT / -ERR_DB. Never before model_load returns. */
 typedef void model_loaded_fn(void *arg, int err);
 void model_load(struct model *m, model_loaded_fn *fn, void *arg);
+/* Inside a callback: a statement was refused, and those who waited for it are called one after the other to
+ * find whom it concerns. Each has to want what it wants before it returns. */
+bool model_load_apart(const struct model *m);
 /* Forgets every callback with this arg. Not from inside one. */
 void model_load_cancel(struct model *m, const void *arg);
 /* More readers stand in line and will want something this turn or the next: what has been wanted so far may

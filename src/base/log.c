@@ -9,6 +9,7 @@
 #include "chappe/log.h"
 #include "chappe/clock.h"
 #include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -84,10 +85,20 @@ static _Thread_local struct {
     size_t n;
 } waiting;
 
+/* Whole lines, as many at once as a pipe takes without another thread's between them. */
 static void put_out(const char *bytes, size_t n)
 {
-    ssize_t done = write(STDERR_FILENO, bytes, n);
-    (void)done; /* a full or closed standard error is no reason to stop */
+    while (n) {
+        size_t part = n;
+        if (part > PIPE_BUF) {
+            const char *end = memrchr(bytes, '\n', PIPE_BUF);
+            part = end ? (size_t)(end - bytes) + 1 : PIPE_BUF;
+        }
+        ssize_t done = write(STDERR_FILENO, bytes, part);
+        (void)done; /* a full or closed standard error is no reason to stop */
+        bytes += part;
+        n -= part;
+    }
 }
 
 void log_together_begin(void)

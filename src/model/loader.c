@@ -142,6 +142,11 @@ void model_load(struct model *m, model_loaded_fn *fn, void *arg)
     vec_push(&b->waiters, ((struct batch_waiter){fn, arg}));
 }
 
+bool model_load_apart(const struct model *m)
+{
+    return m->suspecting;
+}
+
 void model_load_cancel(struct model *m, const void *arg)
 {
     struct batch *b;

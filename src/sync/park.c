@@ -90,9 +90,21 @@ static void refuse_broken(struct sync_req *r)
         req_error(r, 500, "M_UNKNOWN", "Internal server error");
 }
 
+/* Its token was one when it came; if Synapse was put back to a release with shorter ones meanwhile, it is
+ * none now. */
+static bool since_known(struct sync_req *r)
+{
+    if (r->initial || r->legacy || req_since(r))
+        return true;
+    req_error(r, 400, "M_UNKNOWN", "Invalid stream token");
+    return false;
+}
+
 /* Next_batch is the request's own token: nothing was lost, nothing moved. */
 void req_answer_empty(struct sync_req *r)
 {
+    if (!since_known(r))
+        return;
     struct arena *a = arena_new(1 << 20);
     struct sync_run run;
     run_of(r, &run, a);
@@ -182,9 +194,9 @@ static void on_sequences(void *arg, int err, const struct pg_result *res)
         req_error(r, 500, "M_UNKNOWN", "Internal server error");
         return;
     }
-    const struct stream_token *since = req_since(r);
-    ASSERT(since);
-    struct stream_token t = *since;
+    if (!since_known(r))
+        return;
+    struct stream_token t = *req_since(r);
     for (int i = 0; i < pg_rows(res); i++)
         bound_field(&t, res, i);
     req_text(r, &t);
@@ -195,7 +207,7 @@ static void on_sequences(void *arg, int err, const struct pg_result *res)
 /* Again, now that we may have moved. */
 void req_recheck(struct sync_req *r)
 {
-    if (!r->sequences && !is_ahead(r))
+    if (!r->sequences && since_known(r) && !is_ahead(r))
         req_admit(r);
 }
 
@@ -280,6 +292,8 @@ static bool take_turn(struct sync_req *r)
 void req_admit(struct sync_req *r)
 {
     struct sync *s = r->s;
+    if (!since_known(r))
+        return;
     if (!s->live || !model_ready(s->m)) {
         if (r->state != REQ_HELD) {
             req_set_state(r, REQ_HELD);
@@ -321,6 +335,8 @@ static void on_loaded(void *arg, int err)
         req_error(r, 503, "M_UNKNOWN", "The database is overloaded");
     } else if (err) {
         req_error(r, 500, "M_UNKNOWN", "Internal server error");
+    } else if (model_load_apart(r->s->m)) {
+        req_compute(r);
     } else {
         req_make_ready(r); /* thousands may have waited for this batch: in slices, like all others */
     }
@@ -356,6 +372,8 @@ void req_compute(struct sync_req *r)
         req_admit(r);
         return;
     }
+    if (!since_known(r))
+        return;
     if (!s->scratch) {
         s->scratch = arena_new_sized((size_t)4 << 30, SCRATCH_FIRST_BYTES);
         arena_count(s->scratch, MEM_scratch);

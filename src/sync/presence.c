@@ -125,10 +125,12 @@ static void add_newcomers(struct collect *c)
     }
 }
 
-/* Of an active user it is known when anybody's presence last concerned it. */
-static bool may_concern(const struct sync_run *run)
+/* Of an active user it is known when anybody's presence last concerned it; not of rooms that it looks into
+ * from outside. */
+static bool may_concern(const struct collect *c)
 {
-    return !run->u->active || run->u->presence_news > run->since.presence;
+    const struct sync_run *run = c->run;
+    return c->extra || !run->u->active || run->u->presence_news > run->since.presence;
 }
 
 static void collect_presence(struct collect *c)
@@ -141,7 +143,7 @@ static void collect_presence(struct collect *c)
             return;
         if (run->u->full_presence_stream >= 0 && run->u->full_presence_stream >= run->since.presence)
             full = exclude_offline = true;
-        else if (run->since.presence == run->now.presence || !may_concern(run))
+        else if (run->since.presence == run->now.presence || !may_concern(c))
             return;
     }
     c->exclude_offline = exclude_offline;

@@ -383,6 +383,8 @@ void run_rooms(struct sync_run *run)
     ok &= run_have(run, model_ignored(run->m, u));
     ok &= run_invite_rules_known(run);
     ok &= run_have(run, model_tags(run->m, u));
+    ok &= run_have(run,
+                   model_account_data(run->m, u)); /* of rooms, though the filter may block the global one */
     if (run->has_since)
         ok &= run_have(run, model_user_own_events(run->m, u, &run->since.room));
     if (!ok || run->lack)

@@ -81,6 +81,8 @@ static bool receipts_after(const struct sync_run *run, const struct room *r, uin
 {
     const struct mpos *since = &run->since.receipt;
     size_t n = 0;
+    if (r->rc_horizon_known ? r->rc_horizon > since->min : !mpos_le(&r->since_receipts, since))
+        return false; /* not known so far back (model_receipts) */
     for (size_t i = r->receipts.n; i-- > 0 && r->receipts.v[i].stream > since->min;)
         n++;
     *count = (uint32_t)n;
@@ -294,7 +296,7 @@ static void keep_str(struct buf *b, struct str *s)
 }
 
 /* Ids point into the model and the run: copied, since these bytes outlive both. */
-static void own_ids(struct shared *x)
+static bool own_ids(struct shared *x)
 {
     struct buf b;
     buf_init(&b, 1 << 20);
@@ -306,12 +308,15 @@ static void own_ids(struct shared *x)
     }
     x->ids = blob_from_buf(&b);
     buf_fini(&b);
+    if (!x->ids)
+        return false;
     for (size_t i = 0; i < x->senders_count; i++)
         x->senders[i].p = x->ids->p + (uintptr_t)x->senders[i].p;
     for (size_t i = 0; i < x->known_count; i++) {
         x->known[i].user_id.p = x->ids->p + (uintptr_t)x->known[i].user_id.p;
         x->known[i].event_id.p = x->ids->p + (uintptr_t)x->known[i].event_id.p;
     }
+    return true;
 }
 
 static struct blob *flat(const struct rope *r)
@@ -342,11 +347,15 @@ bool shared_offer(struct sync_run *run, struct room_entry *en)
     render_shared(run, en, &head, prev_is_now(en) ? &head : &tail);
     made.head = flat(&head);
     made.tail = prev_is_now(en) ? NULL : flat(&tail);
-    made.f = filter_ref(run->f);
-    made.refs = 2;
     rope_fini(&head);
     rope_fini(&tail);
-    own_ids(&made);
+    if (!made.head || (!prev_is_now(en) && !made.tail) || !own_ids(&made)) { /* too large to be kept */
+        blob_unref(&made.head);
+        blob_unref(&made.tail);
+        return false;
+    }
+    made.f = filter_ref(run->f);
+    made.refs = 2;
     struct shared **slot = slot_of(run->shared, &en->key);
     shared_unref(slot);
     *slot = en->shared = xmalloc(sizeof **slot);

@@ -181,12 +181,12 @@ static void step(struct crowd *c)
     }
 }
 
-static void begin(struct crowd *c, struct front *f, uint64_t seed)
+static void begin_in(struct crowd *c, struct front *f, uint64_t seed, unsigned rooms)
 {
     struct world *w = f->w;
     *c = (struct crowd){.f = f, .w = w, .random = seed, .stream = 100, .receipt = 100};
     int64_t at = 20;
-    for (unsigned i = 0; i < ROOMS; i++) {
+    for (unsigned i = 0; i < rooms; i++) {
         at = world_room(w, room_of(w, i), at + 1, i % 3 ? "shared" : "joined", user_of(w, 0), user_of(w, 1),
                         user_of(w, 2), user_of(w, 3), user_of(w, 4), NULL);
         c->last[i] = world_text(w, "$hv%s", room_of(w, i));
@@ -196,6 +196,11 @@ static void begin(struct crowd *c, struct front *f, uint64_t seed)
         c->readers[i] = (struct reader){.user = user_of(w, i / 2),
                                         .filter = filters[i % 2 ? dice(c, FILTERS) : 1],
                                         .state_after = i % 5 == 4};
+}
+
+static void begin(struct crowd *c, struct front *f, uint64_t seed)
+{
+    begin_in(c, f, seed, ROOMS);
 }
 
 static void everybody_polls(struct crowd *c)
@@ -301,9 +306,80 @@ static void test_presence_of_a_newcomer(void **state)
     assert_has(c->body.p, "\"sender\":\"@c:x\",\"content\":{\"presence\":\"online\"");
 }
 
+static void poll_from(struct crowd *c, size_t reader, int room, int receipts)
+{
+    c->readers[reader].since =
+        world_text(c->w, "s%d_100_0_%d_100_100_100_100_0_100_100_100_100", room, receipts);
+    poll(c, &c->readers[reader]);
+}
+
+/* Both wait, and what a first answer needs is in memory. */
+static void both_wait(struct crowd *c)
+{
+    poll_from(c, 0, 100, 100);
+    poll_from(c, 2, 100, 100);
+    front_run(c->f);
+    say(c, 0, "@far:y", "m.room.message", NULL, "{\"body\":\"first\"}");
+    typing(c, 0, "@far:y");
+    world_burst_end(c->w);
+    harvest(c);
+    poll(c, &c->readers[0]);
+    poll(c, &c->readers[2]);
+    front_run(c->f);
+    assert_int_equal(c->readers[0].poll->answers + c->readers[2].poll->answers, 0);
+}
+
+static void two_readers(struct crowd *c, struct front *f, const char *filter)
+{
+    begin_in(c, f, 11, 1);
+    c->lossless = true;
+    for (size_t i = 0; i < USERS * 2; i++)
+        c->readers[i] = (struct reader){.user = user_of(c->w, (unsigned)i / 2), .filter = filter};
+}
+
+/* Of receipts before the room came into memory nothing is known: another's section is not taken for want of
+ * them. */
+static void test_receipts_from_before(void **state)
+{
+    struct front *f = *state;
+    struct crowd c;
+    two_readers(&c, f, "{}");
+    world_add(&c.w->receipts, room_of(c.w, 0), "m.read", "@far:y", "$old", NULL, "{\"ts\":1}", 95, MASTER);
+    both_wait(&c);
+    typing(&c, 0, "@far:y");
+    world_burst_end(c.w);
+    struct client *waiting = c.readers[2].poll;
+    poll_from(&c, 2, 101, 90); /* the same device, behind by a receipt */
+    front_run(f);
+    assert_has(c.readers[0].poll->body.p, "m.typing");
+    assert_has(waiting->body.p, "m.typing");
+    assert_has(c.readers[2].poll->body.p, "m.typing");
+    assert_has(c.readers[2].poll->body.p, "$old");
+}
+
+/* A filter that wants no global account data still wants that of rooms. */
+static void test_account_data_of_rooms(void **state)
+{
+    struct front *f = *state;
+    struct crowd c;
+    two_readers(&c, f, "{\"account_data\":{\"types\":[]}}");
+    both_wait(&c);
+    world_add(&c.w->data, user_of(c.w, 1), room_of(c.w, 0), "m.fully_read", "{\"event_id\":\"$x\"}", 201);
+    struct feed_row row = {.account_data = {.user_id = str_of(user_of(c.w, 1)),
+                                            .room_id = str_of(room_of(c.w, 0)),
+                                            .type = STR("m.fully_read")}};
+    world_send(c.w, STREAM_ACCOUNT_DATA, MASTER, 201, &row);
+    world_burst_end(c.w);
+    front_run(f);
+    assert_int_equal(c.readers[0].poll->answers, 0);
+    assert_int_equal(c.readers[2].poll->answers, 1);
+    assert_has(c.readers[2].poll->body.p, "m.fully_read");
+}
+
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 int run_shared_tests(void)
 {
-    const struct CMUnitTest tests[] = {T(test_crowds), T(test_one_message), T(test_presence_of_a_newcomer)};
+    const struct CMUnitTest tests[] = {T(test_crowds), T(test_one_message), T(test_receipts_from_before),
+                                       T(test_account_data_of_rooms), T(test_presence_of_a_newcomer)};
     return cmocka_run_group_tests_name("shortcuts", tests, NULL, NULL);
 }

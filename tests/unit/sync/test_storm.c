@@ -140,6 +140,27 @@ static void test_slices(void **state)
     front_free(&f);
 }
 
+/* A statement that is refused because of one of those who wait for it: they are told apart, and the others
+ * served. */
+static void test_refused_together(void **state)
+{
+    (void)state;
+    struct front *f = storm_new(3, true);
+    const char *query = world_text(f->w, "since=s%d_100_0_100_100_100_100_100_0_100_100_100_100", OLD);
+    struct client *c[3];
+    f->w->fail[SQL_rooms_of_users] = 2; /* of all three, then of the first alone */
+    for (int i = 0; i < 3; i++) {
+        f->user = user_name(f->w, i);
+        f->token = (uint64_t)i;
+        c[i] = front_get(f, query);
+    }
+    front_run(f);
+    assert_int_equal(c[0]->status, 500);
+    assert_int_equal(c[1]->status, 200);
+    assert_int_equal(c[2]->status, 200);
+    front_free(&f);
+}
+
 /* They come one in a turn while the database is busy: few batches are under way, the others gather. */
 static void test_one_by_one(void **state)
 {
@@ -233,9 +254,13 @@ static void test_full_queue_sheds_the_greedy(void **state)
 int run_storm_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shared_rooms),  cmocka_unit_test(test_own_rooms),
-        cmocka_unit_test(test_slices),        cmocka_unit_test(test_one_by_one),
-        cmocka_unit_test(test_turns_by_user), cmocka_unit_test(test_full_queue_sheds_the_greedy),
+        cmocka_unit_test(test_shared_rooms),
+        cmocka_unit_test(test_own_rooms),
+        cmocka_unit_test(test_slices),
+        cmocka_unit_test(test_refused_together),
+        cmocka_unit_test(test_one_by_one),
+        cmocka_unit_test(test_turns_by_user),
+        cmocka_unit_test(test_full_queue_sheds_the_greedy),
     };
     return cmocka_run_group_tests_name("storms", tests, NULL, NULL);
 }
