@@ -18,7 +18,8 @@ Json = dict[str, Any]
 _SECTIONS = {"join": "join", "leave": "leave", "ban": "leave", "invite": "invite", "knock": "knock"}
 
 _MEMBERSHIPS = """
-SELECT json_object_agg(m.room_id, json_build_array(m.membership, f.forgotten, e.sender, f.joined))
+SELECT json_object_agg(m.room_id, json_build_array(m.membership, f.forgotten, e.sender, f.joined,
+                         e.stream_ordering))
   FROM local_current_membership m
   JOIN events e ON e.event_id = m.event_id
   JOIN (SELECT room_id, bool_and(forgotten = 1) AS forgotten, bool_or(membership = 'join') AS joined
@@ -71,8 +72,10 @@ class Facts:
         self.world, self.client, self.ignored = world, client, ignored
         rows = self._query(_MEMBERSHIPS, user=client.user_id) or {}
         self.memberships = {room: _SECTIONS[row[0]] for room, row in rows.items()}
+        self.banned = {room for room, row in rows.items() if row[0] == "ban"}
         self.forgotten = {room for room, row in rows.items() if row[1]}
         self._joined_once = {room for room, row in rows.items() if row[3]}
+        self._left_at = {room: row[4] for room, row in rows.items() if _SECTIONS[row[0]] == "leave"}
         self.invited_by = {room: row[2] for room, row in rows.items()}
         self.forked: set[str] = set(self._query(_FORKED, user=client.user_id) or [])
         self.neighbours = neighbours(client)
@@ -81,8 +84,9 @@ class Facts:
     @property
     def readable(self) -> set[str]:
         """Rooms whose events the user may page through."""
+        # Synapse answers those who were banned as if they had never been there (api/auth/base.py, check_user_in_room).
         rooms = {room for room, what in self.memberships.items() if what in ("join", "leave")}
-        return (rooms & self._joined_once) - self.forgotten
+        return (rooms & self._joined_once) - self.forgotten - self.banned
 
     def _query(self, query: str, **values: str) -> Any:
         text = query.format(**{name: value.replace("'", "''") for name, value in values.items()})
@@ -113,6 +117,8 @@ class Facts:
             if key not in one or key not in other:
                 one.pop(key, None)
                 other.pop(key, None)
+        if room_id in self._left_at:
+            self._level_late_heroes(room_id, one["state"], other["state"])
         for side, twin in ((one, other), (other, one)):
             side["timeline"] = [
                 text
@@ -121,6 +127,16 @@ class Facts:
             ]
         if sorted(one["timeline"]) == sorted(other["timeline"]):
             del one["timeline"], other["timeline"]  # each one's order is compared with the stored one
+
+    def _level_late_heroes(self, room_id: str, one: Json, other: Json) -> None:
+        """Drop members who came after the user had left, where only one was told: heroes of today, which Synapse shows to
+        clients that load members lazily, and Chappe does not (src/README.md, Decisions).
+        """
+        order = self._query(_ORDER, room=room_id) or {}
+        for side, twin in ((one, other), (other, one)):
+            for key in [key for key in side if key.startswith("m.room.member ") and key not in twin]:
+                if order.get(side[key], [0, 0])[1] > self._left_at[room_id]:
+                    del side[key]
 
     def _by_chance(self, room_id: str, text: str, side: Json) -> bool:
         """A timeline of /sync shows the current state that stands in it even where history is hidden, /messages does not
