@@ -18,7 +18,7 @@ class SomeFacts(Facts):
     """Facts that nobody was asked for."""
 
     def __init__(self, shown: list[str]) -> None:
-        self.ignored, self.shown = set(), shown
+        self.ignored, self.shown, self._left_at = set(), shown, {}
 
     @property
     def readable(self) -> set[str]:
