@@ -11,14 +11,22 @@
  * cost in memory.
  *
  *   bench_http park CONNECTIONS PORT [uv|uring [FRONT_THREADS]]
+ *
+ * Or so many connections from another process that are answered so many times, 64 in a turn of the loop, and
+ * ask again at once: CPU time of the server for each, the kernel's included. Request lines go to standard
+ * error, as in earnest.
+ *
+ *   bench_http fan CONNECTIONS ROUNDS PORT [uv|uring [FRONT_THREADS]]
  */
 #include "chappe/config.h"
 #include "chappe/httpd.h"
 #include "chappe/log.h"
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -33,7 +41,7 @@ static const char request[] =
     "Safari/537.36\r\nAccept: application/json\r\nAccept-Encoding: gzip, deflate, br\r\n"
     "Connection: keep-alive\r\n\r\n";
 
-enum { CHILD_CONNECTIONS = 15000, PARKED_MAX = 200000 };
+enum { CHILD_CONNECTIONS = 15000, PARKED_MAX = 200000, SLICE = 64 };
 
 static struct http_req *parked;
 static struct http_req *crowd[PARKED_MAX];
@@ -118,15 +126,14 @@ static int server_close(struct server *s)
 
 /* ---- many at once ---- */
 
-/* Polls once on each of n connections from 127.0.0.source, and tells 0 when every one was answered. */
-static int child_main(long n, int source, int port)
+/* Polls once on each of n connections from 127.0.0.source; false when one could not. */
+static bool child_dial(long n, int source, int port, int *fds)
 {
     struct sockaddr_in from = {.sin_family = AF_INET,
                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK + (uint32_t)source)};
     struct sockaddr_in to = {
         .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)port)};
-    int *fds = malloc((size_t)n * sizeof *fds), one = 1;
-    char in[8192];
+    int one = 1;
     for (long i = 0; i < n; i++) {
         fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         /* The port is chosen when the peer is known, so that each pair may be used again. */
@@ -134,8 +141,18 @@ static int child_main(long n, int source, int port)
         if (fds[i] < 0 || bind(fds[i], (struct sockaddr *)&from, sizeof from) != 0 ||
             connect(fds[i], (struct sockaddr *)&to, sizeof to) != 0 ||
             send(fds[i], request, sizeof request - 1, MSG_NOSIGNAL) != sizeof request - 1)
-            return 1;
+            return false;
     }
+    return true;
+}
+
+/* Tells 0 when every one was answered. */
+static int child_main(long n, int source, int port)
+{
+    int *fds = malloc((size_t)n * sizeof *fds);
+    char in[8192];
+    if (!child_dial(n, source, port, fds))
+        return 1;
     for (long i = 0; i < n; i++) {
         ssize_t got = recv(fds[i], in, sizeof in - 1, 0);
         in[got > 0 ? got : 0] = 0;
@@ -208,7 +225,7 @@ static int park(long n, int port, struct str transport, int64_t threads)
     for (long i = 0; i < crowd_count; i++) {
         parked = crowd[i];
         answer(b);
-        if (i % 64 == 63) /* as many as sync answers in a turn */
+        if (i % SLICE == SLICE - 1) /* as many as sync answers in a turn */
             uv_run(&s.loop, UV_RUN_NOWAIT);
     }
     blob_unref(&b);
@@ -224,6 +241,121 @@ static int park(long n, int port, struct str transport, int64_t threads)
     return server_close(&s) || failed;
 }
 
+/* ---- again and again ---- */
+
+/* Answers come whole: they are smaller than what a socket holds. */
+static int fan_child(long n, int port)
+{
+    int *fds = malloc((size_t)n * sizeof *fds), poll = epoll_create1(EPOLL_CLOEXEC);
+    struct epoll_event events[256];
+    char in[8192];
+    if (poll < 0 || !child_dial(n, 1, port, fds))
+        return 1;
+    for (long i = 0; i < n; i++) {
+        struct epoll_event e = {.events = EPOLLIN, .data.fd = fds[i]};
+        if (epoll_ctl(poll, EPOLL_CTL_ADD, fds[i], &e) != 0)
+            return 1;
+    }
+    for (;;) {
+        int ready = epoll_wait(poll, events, 256, 60000);
+        for (int i = 0; i < ready; i++) {
+            ssize_t got = recv(events[i].data.fd, in, sizeof in, MSG_DONTWAIT);
+            if (got <= 0 || send(events[i].data.fd, request, sizeof request - 1, MSG_NOSIGNAL) < 0)
+                return 0; /* the server has ended */
+        }
+        if (ready <= 0)
+            return 1;
+    }
+}
+
+static void on_cpu(int cpu)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    (void)sched_setaffinity(0, sizeof set, &set);
+}
+
+static double cpu_us(int64_t *user)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    *user = u.ru_utime.tv_sec * 1000000 + u.ru_utime.tv_usec;
+    return (double)(*user + u.ru_stime.tv_sec * 1000000 + u.ru_stime.tv_usec);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+enum { ROUNDS_MAX = 1000 };
+
+static int fan(long n, long rounds, int port, struct str transport, int64_t threads)
+{
+    static struct http_req *batch[PARKED_MAX];
+    static double costs[ROUNDS_MAX], users[ROUNDS_MAX];
+    char event[600];
+    struct server s;
+    int go[2];
+
+    if (pipe(go) != 0)
+        return 2;
+    pid_t child = fork();
+    if (child == 0) {
+        char byte;
+        on_cpu(1);
+        _exit(read(go[0], &byte, 1) == 1 ? fan_child(n, port) : 1);
+    }
+    if (threads == 0)
+        on_cpu(0);
+    if (server_open(&s, transport, port, n + 100, threads, crowd_handler) != 0 || write(go[1], "", 1) != 1)
+        return 2;
+    memset(event, 'e', sizeof event);
+    struct blob *b = blob_new(str_n(event, sizeof event));
+    bool all = all_wait(&s.loop, n);
+    long done = 0;
+    for (; all && done < rounds; done++) {
+        int64_t user, user_before;
+        double before = cpu_us(&user_before);
+        memcpy(batch, crowd, (size_t)n * sizeof *batch);
+        crowd_count = 0;
+        for (long i = 0; i < n; i++) {
+            parked = batch[i];
+            answer(b);
+            if (i % SLICE == SLICE - 1)
+                uv_run(&s.loop, UV_RUN_NOWAIT);
+        }
+        for (long turns = 0; turns < 1000000 && crowd_count < n; turns++)
+            uv_run(&s.loop, UV_RUN_ONCE);
+        all = crowd_count == n;
+        costs[done] = (cpu_us(&user) - before) / (double)n;
+        users[done] = (double)(user - user_before) / (double)n;
+    }
+    qsort(costs, (size_t)done, sizeof *costs, by_value);
+    qsort(users, (size_t)done, sizeof *users, by_value);
+    printf("%ld connections, %ld rounds: CPU µs for an answer and the next request %.2f / %.2f / %.2f, "
+           "of it user %.2f / %.2f / %.2f\n",
+           n, done, costs[0], costs[done / 2], costs[done ? done - 1 : 0], users[0], users[done / 2],
+           users[done ? done - 1 : 0]);
+    for (long i = 0; i < crowd_count; i++)
+        http_drop(&crowd[i]);
+    blob_unref(&b);
+    int failed = server_close(&s) || !all || done == 0;
+    waitpid(child, NULL, 0);
+    return failed;
+}
+
+static int usage(void)
+{
+    fputs("usage: bench_http COUNT [uv|uring]\n"
+          "       bench_http park CONNECTIONS PORT [uv|uring [FRONT_THREADS]]\n"
+          "       bench_http fan CONNECTIONS ROUNDS PORT [uv|uring [FRONT_THREADS]]\n",
+          stderr);
+    return 2;
+}
+
 int main(int argc, char **argv)
 {
     long count = argc > 1 ? strtol(argv[1], NULL, 10) : 0;
@@ -237,12 +369,16 @@ int main(int argc, char **argv)
             return park(count, (int)strtol(argv[3], NULL, 10), argc > 4 ? str_of(argv[4]) : STR("auto"),
                         argc > 5 ? strtol(argv[5], NULL, 10) : 0);
     }
-    if (count <= 0) {
-        fputs("usage: bench_http COUNT [uv|uring]\n       bench_http park CONNECTIONS PORT [uv|uring "
-              "[FRONT_THREADS]]\n",
-              stderr);
-        return 2;
+    if (argc > 4 && strcmp(argv[1], "fan") == 0) {
+        long rounds = strtol(argv[3], NULL, 10);
+        count = strtol(argv[2], NULL, 10);
+        log_level = LOG_INFO;
+        if (count > 0 && count <= PARKED_MAX && rounds > 0 && rounds <= ROUNDS_MAX)
+            return fan(count, rounds, (int)strtol(argv[4], NULL, 10),
+                       argc > 5 ? str_of(argv[5]) : STR("auto"), argc > 6 ? strtol(argv[6], NULL, 10) : 0);
     }
+    if (count <= 0)
+        return usage();
     if (server_open(&s, argc > 2 ? str_of(argv[2]) : STR("uv"), 0, 100, 0, handler) != 0)
         return 2;
     struct sockaddr_in sa = {.sin_family = AF_INET,

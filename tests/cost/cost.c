@@ -9,6 +9,7 @@
  * replication (rows, statements, runs, answers), or requests from their arrival until they wait. Everything
  * was in memory before: each piece was done once without being counted.
  */
+#include "count.h"
 #include "house.h"
 
 #include <stdio.h>
@@ -159,8 +160,6 @@ static void rooms(int devices, int joined, const char *delta, const char *poll)
 
 int main(void)
 {
-    heads(SMALL);
-    heads(LARGE);
     one_room(SMALL);
     one_room(LARGE);
     rooms(FEW, ROOMS_FEW, "message-3-rooms", "re-poll-3-rooms");

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 # Copyright the Chappe contributors
-"""Counts the hub's instructions with callgrind and compares them with the bounds in bounds.txt.
+"""Counts the hub's and a front's instructions with callgrind and compares them with the bounds in bounds.txt.
 
-Each scenario of tests/cost/cost.c is counted for two numbers of devices. "Per device" is the difference divided by the
+Each scenario of tests/cost/cost.c and tests/cost/http.c is counted for two numbers of devices. "Per device" is the difference divided by the
 difference of devices; "once" is what is left of the smaller one. Instructions repeat where times do not: two runs
 of one build give the same numbers, so what fails here is a change of the code.
 """
@@ -25,6 +25,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent.parent
 BOUNDS = HERE / "bounds.txt"
+BUILT = CHECKOUT / "build" / "release" / "tests" / "cost"
+PROGRAMS = [BUILT / "cost_http", BUILT / "cost"]
 SKIP = 77
 LIMIT_S = 300
 ROOM = 1.4  # between what was measured and the bound that --set writes
@@ -65,16 +67,26 @@ def usable() -> str | None:
     return None if run.returncode == 0 else f"valgrind does not run here: {run.stderr.strip()[:200]}"
 
 
-def count(program: Path, folder: Path) -> list[Piece]:
-    """Run the program under callgrind; the pieces in the order in which they were counted."""
-    argv = ["valgrind", "-q", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/out", str(program)]
-    log = folder / "log"
+def count(programs: list[Path], folder: Path) -> tuple[list[Piece], list[str]]:
+    """Run the programs under callgrind; the pieces in the order in which they were counted, and what this machine cannot count."""
+    pieces: list[Piece] = []
+    missing: list[str] = []
+    for program in programs:
+        pieces += _count_one(program, folder)
+        missing += re.findall(r"^not counted: (\S+)", (folder / f"{program.name}-log").read_text(), re.M)
+    return pieces, missing
+
+
+def _count_one(program: Path, folder: Path) -> list[Piece]:
+    out = folder / f"{program.name}-out"
+    argv = ["valgrind", "-q", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}", str(program)]
+    log = folder / f"{program.name}-log"
     with log.open("w") as output:
         status = subprocess.run(argv, stdout=output, stderr=subprocess.STDOUT, timeout=LIMIT_S).returncode
     if status != 0:
         sys.exit(f"{program} ended with status {status}:\n{log.read_text()[-2000:]}")
     pieces = []
-    for file in folder.glob("out.*"):
+    for file in folder.glob(f"{out.name}.*"):
         text = file.read_text()
         asked = re.search(r"^desc: Trigger: Client Request: (\S+) (\d+)$", text, re.M)
         total = re.search(r"^totals: (\d+)$", text, re.M)
@@ -103,9 +115,11 @@ def read_bounds() -> dict[str, Bound]:
     return bounds
 
 
-def write_bounds(costs: dict[str, Cost]) -> None:
-    """Rewrite bounds.txt by what was measured; which ones are bounded stays as it is."""
-    head = [line for line in BOUNDS.read_text().splitlines() if line.startswith("#")]
+def write_bounds(costs: dict[str, Cost], missing: list[str]) -> None:
+    """Rewrite bounds.txt by what was measured; which ones are bounded stays as it is, as do those of what is missing here."""
+    lines = BOUNDS.read_text().splitlines()
+    head = [line for line in lines if line.startswith("#")]
+    kept = [line for line in lines if line.split(" ", 1)[0] in missing]
     old = read_bounds()
 
     def room(measured: int) -> int:
@@ -115,7 +129,7 @@ def write_bounds(costs: dict[str, Cost]) -> None:
     for name, cost in costs.items():
         once = "-" if name in old and old[name].once is None else str(max(room(cost.once), ONCE_LEAST))
         rows.append(f"{name:<20}{cost.device:>10}{room(cost.device):>10}{cost.once:>12}{once:>10}")
-    BOUNDS.write_text("\n".join([*head, *rows]) + "\n")
+    BOUNDS.write_text("\n".join([*head, *rows, *kept]) + "\n")
 
 
 def verdict(cost: Cost | None, bound: Bound | None) -> str | None:
@@ -131,12 +145,17 @@ def verdict(cost: Cost | None, bound: Bound | None) -> str | None:
     return None
 
 
-def show(costs: dict[str, Cost], bounds: dict[str, Bound], before: dict[str, Cost] | None) -> dict[str, str | None]:
+def show(
+    costs: dict[str, Cost], bounds: dict[str, Bound], before: dict[str, Cost] | None, missing: list[str]
+) -> dict[str, str | None]:
     """Print the table; the verdicts by name."""
     verdicts = {}
     print(f"{'instructions':<20}{'per device':>12}{'bound':>10}{'once':>12}{'bound':>10}")
     for name in dict.fromkeys([*bounds, *costs]):
         cost, bound = costs.get(name), bounds.get(name)
+        if cost is None and name in missing:
+            print(f"{name:<20}  not on this machine")
+            continue
         verdicts[name] = verdict(cost, bound)
         row = [cost and cost.device, bound and bound.device, cost and cost.once, bound and bound.once]
         texts = ["-" if value is None else f"{value:,}" for value in row]
@@ -179,7 +198,7 @@ def profile(pieces: list[Piece], name: str, lines: int, inclusive: bool) -> None
 def main() -> int:
     """Count, show, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--program", type=Path, default=CHECKOUT / "build" / "release" / "tests" / "cost" / "cost")
+    parser.add_argument("--program", type=Path, action="append", help="instead of those of build/release; may be repeated")
     parser.add_argument("--junit", type=Path, help="write the result there as well")
     parser.add_argument("--profile", metavar="SCENARIO", action="append", default=[], help="its functions; may be repeated")
     parser.add_argument("--top", type=int, default=25, help="functions of a profile (%(default)s)")
@@ -188,23 +207,25 @@ def main() -> int:
     parser.add_argument("--twice", action="store_true", help="count twice and show the difference")
     parser.add_argument("--set", action="store_true", help=f"write bounds.txt anew: measured times {ROOM}")
     options = parser.parse_args()
+    programs = options.program or PROGRAMS
     reason = usable()
-    if reason is None and not options.program.exists():
-        reason = f"there is no {options.program.name}: valgrind/callgrind.h was not there when it was built"
+    absent = [program.name for program in programs if not program.exists()]
+    if reason is None and absent:
+        reason = f"there is no {absent[0]}: valgrind/callgrind.h was not there when it was built"
     if reason:
         print(f"skipped: {reason}")
         return SKIP
     with tempfile.TemporaryDirectory(prefix="cost-") as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        before = costs_of(count(options.program, folder)) if options.twice else None
-        for file in folder.glob("out*"):
+        before = costs_of(count(programs, folder)[0]) if options.twice else None
+        for file in folder.glob("*-out*"):
             file.unlink()
-        pieces = count(options.program, folder)
+        pieces, missing = count(programs, folder)
         costs = costs_of(pieces)
         if options.set:
-            write_bounds(costs)
-        verdicts = show(costs, read_bounds(), before)
+            write_bounds(costs, missing)
+        verdicts = show(costs, read_bounds(), before, missing)
         for name in options.profile:
             profile(pieces, name, options.top, options.inclusive)
     if platform.machine() != "x86_64":

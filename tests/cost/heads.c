@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /* What reading the head of a re-poll costs a front, as a browser sends it through a proxy. */
-#include "house.h"
-
+#include "count.h"
 #include "http_int.h"
+#include "http.h"
 
 static const char head[] =
     "GET /_matrix/client/v3/sync?filter=0&timeout=30000&org.matrix.msc4222.use_state_after=true"

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
-/* The stand-in for http, the devices, and callgrind's marks. */
+/* The stand-in for http, and the devices. */
 #include "house.h"
 
+#include "count.h"
 #include "request.h"
 
 #include <stdio.h>
@@ -19,20 +20,6 @@ ssize_t getrandom(void *p, size_t n, unsigned flags)
     (void)flags;
     memset(p, 0x5a, n);
     return (ssize_t)n;
-}
-
-void count_begin(void)
-{
-    CALLGRIND_START_INSTRUMENTATION;
-    CALLGRIND_ZERO_STATS;
-}
-
-void count_end(const char *name, int devices)
-{
-    char text[64];
-    snprintf(text, sizeof text, "%s %d", name, devices);
-    CALLGRIND_DUMP_STATS_AT(text);
-    CALLGRIND_STOP_INSTRUMENTATION;
 }
 
 /* ---- the database: world.h's, not counted ---- */

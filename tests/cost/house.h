@@ -7,7 +7,7 @@
  * what is counted of them.
  *
  * Counted is what the hub does: authentication, parameters, replication rows, runs, rendering, and giving
- * back the rope of an answer; heads of requests apart from it. Not counted are sockets, the stand-ins for the
+ * back the rope of an answer. Not counted are sockets, the stand-ins for the
  * database and for Redis, and what the house does itself. Whatever could differ between two runs is held
  * still: the clock, the periodic timers, the key of the hashes.
  */
@@ -50,10 +50,6 @@ enum poll_kind { POLL_STORED_FILTER, POLL_INLINE_FILTER };
 void house_poll(struct house *h, enum poll_kind kind, const char *count);
 /* Runs the loop until nothing moves. */
 void house_run(struct house *h);
-/* What is between the two is counted under that name, for so many devices. */
-void count_begin(void);
-void count_end(const char *name, int devices);
-void heads(int n); /* heads.c: so many heads of requests */
 
 /* Ends the program with an error: what was counted would be worth nothing. */
 void house_expect_answers(const struct house *h, const char *part); /* everybody's, with this in them */
