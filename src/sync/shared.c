@@ -26,7 +26,7 @@
  */
 #include "sync_int.h"
 
-enum { SHARED_LIFE_MS = 20, IDS_MAX = 32 };
+enum { SHARED_LIFE_MS = 20, IDS_MAX = 32, BYTES_MAX = 256 << 20 };
 
 struct shared {
     uint32_t refs; /* its slot, and entries of runs under way */
@@ -52,6 +52,11 @@ void shared_unref(struct shared **xp)
     blob_unref(&x->ids);
     filter_unref(&x->f);
     free(x);
+}
+
+void shared_init(struct shared_sections *s)
+{
+    *s = (struct shared_sections){.bytes_max = BYTES_MAX};
 }
 
 void shared_fini(struct shared_sections *s)
@@ -319,10 +324,11 @@ static bool own_ids(struct shared *x)
     return true;
 }
 
-static struct blob *flat(const struct rope *r)
+/* NULL: it is too long. */
+static struct blob *flat(const struct rope *r, size_t bytes_max)
 {
     struct buf b;
-    buf_init(&b, 256 << 20);
+    buf_init(&b, bytes_max);
     for (size_t i = 0; i < r->n; i++)
         buf_put(&b, str_n(r->v[i].p, r->v[i].n));
     struct blob *made = blob_from_buf(&b);
@@ -345,8 +351,8 @@ bool shared_offer(struct sync_run *run, struct room_entry *en)
     rope_init(&head);
     rope_init(&tail);
     render_shared(run, en, &head, prev_is_now(en) ? &head : &tail);
-    made.head = flat(&head);
-    made.tail = prev_is_now(en) ? NULL : flat(&tail);
+    made.head = flat(&head, run->shared->bytes_max);
+    made.tail = prev_is_now(en) ? NULL : flat(&tail, run->shared->bytes_max);
     rope_fini(&head);
     rope_fini(&tail);
     if (!made.head || (!prev_is_now(en) && !made.tail) || !own_ids(&made)) { /* too large to be kept */

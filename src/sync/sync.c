@@ -124,6 +124,7 @@ int sync_start(struct sync **out, struct uv_loop_s *loop, const struct config *c
         list_init(&s->states[i]);
     smap_init(&s->presence_buckets);
     answers_init(&s->answers, cfg->sync_response_cache_duration_ms, (size_t)cfg->response_cache_mb << 20);
+    shared_init(&s->shared);
     auth_on_suspect(a, on_suspect, s);
     wheel_init(&s->wheel, clock_mono_ms());
     s->idle = xcalloc(1, sizeof *s->idle);

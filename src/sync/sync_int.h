@@ -60,6 +60,7 @@ struct shared_key {
 enum { SHARED_SLOTS = 64 };
 struct shared_sections {
     struct shared *slots[SHARED_SLOTS]; /* by key; NULL: empty */
+    size_t bytes_max;                   /* of what is kept of a section, either half */
 };
 
 /* A token but for its room part. Tokens are large and entries are many: both are borrowed, from the run. */
@@ -273,6 +274,7 @@ void run_check(const struct sync_run *run, enum run_result res, const struct rop
 void run_sort_entries(struct sync_run *run);
 
 /* shared.c: the bytes of a room's section that are the same for many readers */
+void shared_init(struct shared_sections *s);
 void shared_fini(struct shared_sections *s);
 void shared_expire(struct shared_sections *s, int64_t wall_ms);
 void shared_unref(struct shared **x);

@@ -6,10 +6,14 @@
 #include "test_base.h"
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 static void test_fake_clock(void **state)
 {
@@ -106,12 +110,64 @@ static void test_log_lines(void **state)
     log_sink_set(NULL);
 }
 
+/* ---- lines of several threads in one pipe ---- */
+
+enum { THREADS = 4, LINES = 400, FILL = 300 };
+
+/* A line is of one letter, and says which. */
+static void *talk(void *arg)
+{
+    char text[FILL + 1];
+    memset(text, *(const char *)arg, FILL);
+    text[FILL] = 0;
+    log_together_begin();
+    for (int i = 0; i < LINES; i++)
+        log_info("chappe.test", "<%s>", text);
+    log_together_end();
+    return NULL;
+}
+
+static bool is_whole(const char *line)
+{
+    const char *text = strchr(line, '<');
+    return text && strspn(text + 1, (char[]){text[1], 0}) == FILL && !strcmp(text + 1 + FILL, ">\n");
+}
+
+/* Each thread writes more at once than the pipe holds. */
+static void test_threads_lines_do_not_mix(void **state)
+{
+    (void)state;
+    static const char letters[THREADS + 1] = "abcd";
+    pthread_t threads[THREADS];
+    char line[4096];
+    int ends[2], lines = 0, broken = 0, keep = dup(STDERR_FILENO);
+    assert_true(keep >= 0 && !pipe2(ends, O_CLOEXEC));
+    assert_true(dup2(ends[1], STDERR_FILENO) >= 0);
+    close(ends[1]);
+    FILE *in = fdopen(ends[0], "r");
+    assert_non_null(in);
+    for (int i = 0; i < THREADS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, talk, (void *)(uintptr_t)&letters[i]), 0);
+    while (lines < THREADS * LINES && fgets(line, sizeof line, in)) {
+        lines++;
+        broken += !is_whole(line);
+    }
+    assert_true(dup2(keep, STDERR_FILENO) >= 0);
+    close(keep);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(threads[i], NULL);
+    fclose(in);
+    assert_int_equal(broken, 0);
+    assert_int_equal(lines, THREADS * LINES);
+}
+
 int run_clock_log_tests(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fake_clock),
         cmocka_unit_test(test_rng),
         cmocka_unit_test(test_log_lines),
+        cmocka_unit_test(test_threads_lines_do_not_mix),
     };
     return cmocka_run_group_tests_name("clock and log", tests, NULL, NULL);
 }

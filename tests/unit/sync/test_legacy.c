@@ -172,6 +172,26 @@ static void test_peeking_poll(void **state)
     assert_int_equal(ask(f, events(f, "timeout=0&room_id=!s:x"))->status, 403);
 }
 
+/* What is known of one's own rooms (that nobody's presence concerned one since) says nothing of that one. */
+static void test_presence_while_peeking(void **state)
+{
+    struct front *f = *state;
+    world_room(f->w, "!w:x", 40, "world_readable", "@c:x", NULL);
+    (void)model_room_state(f->w->m, model_room(f->w->m, STR("!r:x"))); /* it is known who is in */
+    front_run(f);
+    struct client *c = ask(f, events(f, "timeout=30000&room_id=!w:x")),
+                  *at_home = ask(f, events(f, "timeout=30000"));
+    assert_int_equal(f->s->counts[REQ_PARKED], 2);
+    struct feed_row row = {.presence = {.user_id = STR("@c:x"), .state = STR("online")}};
+    world_send(f->w, STREAM_PRESENCE, MASTER, 101, &row);
+    world_burst_end(f->w);
+    front_later(f, 700);
+    assert_int_equal(c->answers, 1);
+    assert_has(c->body.p, "\"type\":\"m.presence\"");
+    assert_has(c->body.p, "\"user_id\":\"@c:x\"");
+    assert_int_equal(at_home->answers, 0);
+}
+
 static void test_limit_keeps_the_rest(void **state)
 {
     struct front *f = *state;
@@ -303,6 +323,7 @@ int run_legacy_tests(void)
         T(test_left_from_afar),
         T(test_poll),
         T(test_peeking_poll),
+        T(test_presence_while_peeking),
         T(test_limit_keeps_the_rest),
         T(test_rendering_leaves_nothing),
         T(test_writers),

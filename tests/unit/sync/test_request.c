@@ -371,6 +371,33 @@ static void test_presence_rate(void **state)
     presence_rate("rc_presence: {per_user: {per_second: 0.25, burst_count: 3}}\n", 3, 4000);
 }
 
+/* Synapse was put back to a release with shorter tokens while the request was under way: its own is none any
+ * more, wherever it is looked at next. Somebody else asks, so that it is not remembered as it was parsed. */
+static void test_token_became_none(void **state)
+{
+    (void)state;
+    for (int st = REQ_AUTH; st < REQ_DONE; st++) {
+        for (int late = 0; late < 2 && st != REQ_QUEUED; late++) { /* who is queued has no token */
+            struct front *f = front_new();
+            struct client *c = reach(f, (enum req_state)st);
+            token_arity_set(10);
+            f->user = "@b:x";
+            front_get(f, "timeout=0&since=s99_100_0_100_100_100_100_100_0_100");
+            f->user = NULL;
+            front_run(f);
+            if (late) /* its time is over before anything else */
+                front_later(f, 31000);
+            let_go(f);
+            front_later(f, 31000);
+            if (c->answers != 1 || c->status != 400 || !str_eq(c->body, STR("M_UNKNOWN")))
+                fail_msg("state %d late %d: %d answers, status %d, %.*s", st, late, c->answers, c->status,
+                         STR_ARG(c->body));
+            token_arity_set(TOKEN_FIELD_COUNT);
+            front_free(&f);
+        }
+    }
+}
+
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int run_request_tests(void)
@@ -388,6 +415,7 @@ int run_request_tests(void)
         T(test_wake_while_loading),
         T(test_typing_after_a_restart),
         cmocka_unit_test(test_presence_rate),
+        cmocka_unit_test(test_token_became_none),
     };
     return cmocka_run_group_tests_name("requests", tests, NULL, NULL);
 }

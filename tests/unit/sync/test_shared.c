@@ -376,10 +376,49 @@ static void test_account_data_of_rooms(void **state)
     assert_has(c.readers[2].poll->body.p, "m.fully_read");
 }
 
+static void both_get(struct crowd *c, const char *part)
+{
+    world_burst_end(c->w);
+    front_run(c->f);
+    for (size_t i = 0; i <= 2; i += 2)
+        assert_has(c->readers[i].poll->body.p, part);
+    harvest(c);
+    poll(c, &c->readers[0]);
+    poll(c, &c->readers[2]);
+    front_run(c->f);
+}
+
+/* What is too large to be kept is computed by each and sent all the same. A section without events has the
+ * reader's token inside, and either part may be too large. */
+static void test_too_large_to_be_kept(void **state)
+{
+    struct front *f = *state;
+    struct crowd c;
+    static const struct {
+        size_t bytes_max;
+        int shared;
+    } rows[] = {{0, 0}, {1, 0}, {100, 0}, {4096, 2}};
+    two_readers(&c, f, "{}");
+    both_wait(&c);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        int64_t before = metric_get(M_sync_sections_shared);
+        f->s->shared.bytes_max = rows[i].bytes_max;
+        say(&c, 0, "@far:y", "m.room.message", NULL, "{\"body\":\"b\"}");
+        both_get(&c, world_text(c.w, "\"$e%d\"", (int)c.stream));
+        typing(&c, 0, "@far:y");
+        both_get(&c, "m.typing");
+        assert_int_equal(metric_get(M_sync_sections_shared) - before, rows[i].shared);
+    }
+}
+
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 int run_shared_tests(void)
 {
-    const struct CMUnitTest tests[] = {T(test_crowds), T(test_one_message), T(test_receipts_from_before),
-                                       T(test_account_data_of_rooms), T(test_presence_of_a_newcomer)};
+    const struct CMUnitTest tests[] = {T(test_crowds),
+                                       T(test_one_message),
+                                       T(test_receipts_from_before),
+                                       T(test_account_data_of_rooms),
+                                       T(test_presence_of_a_newcomer),
+                                       T(test_too_large_to_be_kept)};
     return cmocka_run_group_tests_name("shortcuts", tests, NULL, NULL);
 }
