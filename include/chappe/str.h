@@ -68,6 +68,31 @@ bool str_eq_const_time(struct str a, struct str b);
  * batch.
  */
 bool str_storable(struct str s);
+/* Eight bytes at once, for scanners. */
+#define EIGHT_ONES  0x0101010101010101u
+#define EIGHT_HIGHS 0x8080808080808080u
+static inline uint64_t eight_load(const char *p)
+{
+    uint64_t x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+/* Not 0 when one of them is below n (at most 128), or is c. */
+static inline uint64_t eight_below_or(uint64_t x, unsigned n, unsigned char c)
+{
+    uint64_t y = x ^ (EIGHT_ONES * c);
+    return (((x - EIGHT_ONES * n) & ~x) | ((y - EIGHT_ONES) & ~y)) & EIGHT_HIGHS;
+}
+/* Not 0 when one of them is c, or is not ASCII. Quicker where the latter is rare. */
+static inline uint64_t eight_has(uint64_t x, unsigned char c)
+{
+    return (((x ^ (EIGHT_ONES * c)) - EIGHT_ONES) | x) & EIGHT_HIGHS;
+}
+/* Not 0 when one of them is not printable ASCII. */
+static inline uint64_t eight_odd(uint64_t x)
+{
+    return ((x - EIGHT_ONES * ' ') & EIGHT_HIGHS) | eight_has(x, 127);
+}
 /* Keyed hash (SipHash-1-3, key random per process): safe for peer-chosen keys. */
 uint64_t str_hash(struct str s);
 #endif

@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { TEXT_MAX = 2048, LINE_MAX_BYTES = 4096 };
+enum { TEXT_MAX = LOG_TEXT_MAX + 1, LINE_MAX_BYTES = 4096 };
 
 enum log_level log_level = LOG_INFO;
 
@@ -31,33 +31,64 @@ void log_sink_set(log_sink_fn *fn)
     atomic_store(&sink, fn);
 }
 
-static size_t put_escaped(char *out, size_t room, const char *text)
+/* How many bytes at the beginning are printable ASCII, which is nearly all there is: eight at a time. */
+static size_t plain_bytes(struct str s)
 {
     size_t n = 0;
-    for (const unsigned char *p = (const unsigned char *)text; *p && room - n > 10; p++) {
-        const unsigned char *begin = p; /* printable ASCII is nearly all there is */
-        while (*p >= 0x20 && *p < 0x7f && (size_t)(p - begin) < room - n - 10)
-            p++;
-        if (p > begin) {
-            memcpy(out + n, begin, (size_t)(p - begin));
-            n += (size_t)(p - begin);
-            p--;
-            continue;
-        }
-        bool c1 = p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0;
-        if (*p >= 0x20 && *p != 0x7f && !c1) {
-            out[n++] = (char)*p;
-            continue;
-        }
-        n += (size_t)snprintf(out + n, room - n, "\\x%02x", *p);
-        if (c1)
-            n += (size_t)snprintf(out + n, room - n, "\\x%02x", *++p);
-    }
+    while (s.n - n >= 8 && !eight_odd(eight_load(s.p + n)))
+        n += 8;
+    while (n < s.n && s.p[n] >= 0x20 && s.p[n] < 0x7f)
+        n++;
     return n;
 }
 
+static char *put_hex(char *out, unsigned char c)
+{
+    static const char digits[] = "0123456789abcdef";
+    memcpy(out, "\\x", 2);
+    out[2] = digits[c >> 4];
+    out[3] = digits[c & 15];
+    return out + 4;
+}
+
+/* Takes from text what there is room for. */
+static char *put_escaped(char *out, size_t room, struct str *rest)
+{
+    enum { CHAR_BYTES_MAX = 10 };
+    char *p = out;
+    const char *end = out + room - CHAR_BYTES_MAX;
+    struct str text = *rest;
+    while (text.n && p < end) {
+        size_t plain = plain_bytes(text);
+        if (plain) {
+            plain = plain < (size_t)(end - p) ? plain : (size_t)(end - p);
+            memcpy(p, text.p, plain);
+            p += plain;
+            text = str_n(text.p + plain, text.n - plain);
+            continue;
+        }
+        unsigned char c = (unsigned char)text.p[0], next = text.n > 1 ? (unsigned char)text.p[1] : 0;
+        bool c1 = c == 0xc2 && next >= 0x80 && next < 0xa0;
+        if (c >= 0x80 && !c1)
+            *p++ = (char)c;
+        else
+            p = put_hex(p, c);
+        if (c1)
+            p = put_hex(p, next);
+        text = str_n(text.p + 1 + c1, text.n - 1 - c1);
+    }
+    *rest = text;
+    return p;
+}
+
+static char *put(char *out, struct str s)
+{
+    memcpy(out, s.p, s.n);
+    return out + s.n;
+}
+
 /* The calendar is asked once a second. */
-static size_t put_time(char *out, size_t room)
+static char *put_time(char *out)
 {
     static _Thread_local struct {
         time_t seconds;
@@ -66,14 +97,19 @@ static size_t put_time(char *out, size_t room)
     } last;
     int64_t now = clock_wall_ms();
     time_t seconds = (time_t)(now / 1000);
+    unsigned ms = (unsigned)(now % 1000);
     if (last.n == 0 || seconds != last.seconds) {
         struct tm tm;
         localtime_r(&seconds, &tm);
         last.n = strftime(last.text, sizeof last.text, "%Y-%m-%d %H:%M:%S", &tm);
         last.seconds = seconds;
     }
-    memcpy(out, last.text, last.n);
-    return last.n + (size_t)snprintf(out + last.n, room - last.n, ",%03d", (int)(now % 1000));
+    out = put(out, str_n(last.text, last.n));
+    *out++ = ',';
+    *out++ = (char)('0' + ms / 100 % 10);
+    *out++ = (char)('0' + ms / 10 % 10);
+    *out++ = (char)('0' + ms % 10);
+    return out;
 }
 
 /* ---- a thread's lines, together ---- */
@@ -121,46 +157,58 @@ void log_together_end(void)
     waiting.bytes = NULL;
 }
 
-/* What is urgent goes out at once, after what came before it. */
-static void put_line(enum log_level level, const char *line, size_t n)
+/* A line is made where it will wait, if it may. */
+static void put_line(enum log_level level, const char *logger, struct str text, bool cut)
 {
-    if (waiting.n + n > TOGETHER_MAX || !waiting.bytes)
+    static const struct str names[] = {{"DEBUG", 5}, {"INFO", 4}, {"WARNING", 7}, {"ERROR", 5}};
+    enum { LOGGER_MAX = 100 };
+    char own[LINE_MAX_BYTES];
+    log_sink_fn *fn = atomic_load(&sink);
+    bool together = waiting.bytes && !fn;
+    if (together && waiting.n + LINE_MAX_BYTES > TOGETHER_MAX)
         log_together_put();
-    if (waiting.bytes) {
-        memcpy(waiting.bytes + waiting.n, line, n);
-        waiting.n += n;
+    char *line = together ? waiting.bytes + waiting.n : own;
+
+    char *p = put(put_time(line), STR(" - "));
+    p = put(p, str_n(logger, strnlen(logger, LOGGER_MAX)));
+    p = put(put(put(p, STR(" - ")), names[level]), STR(" - "));
+    p = put_escaped(p, LINE_MAX_BYTES - 16 - (size_t)(p - line), &text);
+    if (cut || text.n)
+        p = put(p, STR(" [cut]"));
+    *p++ = '\n';
+
+    if (fn) {
+        p[-1] = 0;
+        fn(level, line);
+    } else if (!together) {
+        put_out(line, (size_t)(p - line));
     } else {
-        put_out(line, n);
+        waiting.n += (size_t)(p - line);
+        if (level >= LOG_WARNING) /* urgent: goes out at once, after what came before it */
+            log_together_put();
     }
-    if (level >= LOG_WARNING)
-        log_together_put();
+}
+
+void log_text(enum log_level level, const char *logger, struct str text)
+{
+    if (level < log_level)
+        return;
+    int keep = errno;
+    bool cut = text.n >= TEXT_MAX;
+    put_line(level, logger, str_n(text.p, cut ? TEXT_MAX - 1 : text.n), cut);
+    errno = keep;
 }
 
 void log_write(enum log_level level, const char *logger, const char *fmt, ...)
 {
-    static const char *const names[] = {"DEBUG", "INFO", "WARNING", "ERROR"};
     if (level < log_level)
         return;
     int keep = errno;
-    char text[TEXT_MAX], line[LINE_MAX_BYTES];
+    char text[TEXT_MAX];
     va_list args;
     va_start(args, fmt);
     int want = vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-
-    size_t n = put_time(line, 64);
-    n += (size_t)snprintf(line + n, 128, " - %s - %s - ", logger, names[level]);
-    n += put_escaped(line + n, sizeof line - n - 16, want < 0 ? fmt : text);
-    if (want >= (int)sizeof text)
-        n += (size_t)snprintf(line + n, 16, " [cut]");
-    line[n++] = '\n';
-
-    log_sink_fn *fn = atomic_load(&sink);
-    if (fn) {
-        line[n - 1] = 0;
-        fn(level, line);
-    } else {
-        put_line(level, line, n);
-    }
+    put_line(level, logger, str_of(want < 0 ? fmt : text), want >= (int)sizeof text);
     errno = keep;
 }

@@ -13,29 +13,72 @@
 #include "chappe/clock.h"
 #include "chappe/log.h"
 
-static void put_escaped(struct buf *b, struct str s)
+/* The line being made: what is past the end of it would be cut from the log anyway. */
+struct line {
+    char *p, *end;
+};
+
+static inline void put(struct line *l, struct str s)
 {
-    size_t begin = 0; /* of a stretch that stays as it is */
-    for (size_t i = 0; i < s.n; i++) {
-        unsigned char c = (unsigned char)s.p[i];
-        if (c >= ' ' && c != 127 && c != '"' && c != '\\')
-            continue;
-        buf_put(b, str_n(s.p + begin, i - begin));
-        buf_printf(b, "\\x%02x", c);
-        begin = i + 1;
-    }
-    if (begin < s.n)
-        buf_put(b, str_n(s.p + begin, s.n - begin));
+    size_t room = (size_t)(l->end - l->p), n = s.n < room ? s.n : room;
+    if (n)
+        memcpy(l->p, s.p, n);
+    l->p += n;
 }
 
-static void put_seconds(struct buf *b, int64_t ms)
+static void put_char(struct line *l, char c)
 {
-    ms = ms > 0 ? ms : 0;
-    buf_i64(b, ms / 1000);
-    buf_putc(b, '.');
-    for (int64_t unit = 100; unit; unit /= 10)
-        buf_putc(b, (char)('0' + ms / unit % 10));
-    buf_put(b, STR("sec"));
+    if (l->p < l->end)
+        *l->p++ = c;
+}
+
+static void put_int(struct line *l, int64_t v)
+{
+    char digits[I64_DIGITS_MAX];
+    put(l, str_of_i64(digits, v));
+}
+
+static bool is_plain(unsigned char c)
+{
+    return c >= ' ' && c != 127 && c != '"' && c != '\\';
+}
+
+static size_t plain_bytes(struct str s)
+{
+    size_t n = 0;
+    for (; s.n - n >= 8; n += 8) {
+        uint64_t x = eight_load(s.p + n);
+        if (eight_odd(x) | eight_has(x, '"') | eight_has(x, '\\'))
+            break;
+    }
+    while (n < s.n && is_plain((unsigned char)s.p[n]))
+        n++;
+    return n;
+}
+
+static void put_escaped(struct line *l, struct str s)
+{
+    static const char digits[] = "0123456789abcdef";
+    while (s.n) {
+        size_t n = plain_bytes(s);
+        put(l, str_n(s.p, n));
+        if (n == s.n)
+            return;
+        unsigned char c = (unsigned char)s.p[n];
+        const char escape[] = {'\\', 'x', digits[c >> 4], digits[c & 15]};
+        put(l, str_n(escape, sizeof escape));
+        s = str_n(s.p + n + 1, s.n - n - 1);
+    }
+}
+
+static void put_seconds(struct line *l, int64_t ms)
+{
+    uint64_t t = ms > 0 ? (uint64_t)ms : 0;
+    const char fraction[] = {'.', (char)('0' + t / 100 % 10), (char)('0' + t / 10 % 10),
+                             (char)('0' + t % 10)};
+    put_int(l, (int64_t)(t / 1000));
+    put(l, str_n(fraction, sizeof fraction));
+    put(l, STR("sec"));
 }
 
 static bool is_secret(struct str name)
@@ -50,54 +93,70 @@ static bool is_secret(struct str name)
     return secret;
 }
 
-static void put_target(struct buf *b, struct str target)
+/* False when no name in the query can be that of a secret: then the parts need not be looked at. */
+static bool has_secret(struct str query)
+{
+    static const struct str names[] = {{"access_token", 12}, {"client_secret", 13}};
+    struct str before, rest;
+    if (str_find(query, '%') >= 0)
+        return true;
+    for (; str_cut(query, '=', &before, &rest); query = rest) {
+        if (str_ends(before, names[0]) || str_ends(before, names[1]))
+            return true;
+    }
+    return false;
+}
+
+static void put_target(struct line *l, struct str target)
 {
     struct str path, query, part, name, value;
-    if (!str_cut(target, '?', &path, &query)) {
-        put_escaped(b, target);
+    if (!str_cut(target, '?', &path, &query) || !has_secret(query)) {
+        put_escaped(l, target);
         return;
     }
-    put_escaped(b, path);
-    buf_putc(b, '?');
+    put_escaped(l, path);
+    put_char(l, '?');
     while (!str_absent(query)) {
         char sep = query_cut(&query, &part);
         if (str_cut(part, '=', &name, &value) && is_secret(name)) {
-            put_escaped(b, name);
-            buf_put(b, STR("=<redacted>"));
+            put_escaped(l, name);
+            put(l, STR("=<redacted>"));
         } else {
-            put_escaped(b, part);
+            put_escaped(l, part);
         }
         if (sep)
-            buf_putc(b, sep);
+            put_char(l, sep);
     }
 }
 
-void access_format(struct buf *b, const struct access_entry *e)
+struct str access_format(char *out, size_t room, const struct access_entry *e)
 {
-    buf_put(b, e->request_id);
-    buf_put(b, STR(" - "));
-    put_escaped(b, e->ip);
-    buf_put(b, STR(" - "));
-    buf_put(b, e->tag);
-    buf_put(b, STR(" - {"));
-    buf_put(b, e->requester);
-    buf_put(b, STR("} Processed request: "));
-    put_seconds(b, e->handler_ms);
-    buf_putc(b, '/');
-    put_seconds(b, e->send_ms);
-    buf_put(b, STR(" ru=(0.000sec, 0.000sec) db=(0.000sec/0.000sec/0) "));
-    buf_i64(b, (int64_t)e->bytes);
-    buf_put(b, STR("B "));
-    buf_i64(b, e->status);
-    buf_put(b, e->cut ? STR("! \"") : STR(" \""));
-    put_escaped(b, e->method);
-    buf_putc(b, ' ');
-    put_target(b, e->target);
-    buf_put(b, STR(" HTTP/1."));
-    buf_i64(b, e->minor);
-    buf_put(b, STR("\" \""));
-    put_escaped(b, e->user_agent.n ? e->user_agent : STR("-"));
-    buf_put(b, STR("\" [0 dbevts]"));
+    struct line l = {out, out + room};
+    put(&l, e->request_id);
+    put(&l, STR(" - "));
+    put_escaped(&l, e->ip);
+    put(&l, STR(" - "));
+    put(&l, e->tag);
+    put(&l, STR(" - {"));
+    put(&l, e->requester);
+    put(&l, STR("} Processed request: "));
+    put_seconds(&l, e->handler_ms);
+    put_char(&l, '/');
+    put_seconds(&l, e->send_ms);
+    put(&l, STR(" ru=(0.000sec, 0.000sec) db=(0.000sec/0.000sec/0) "));
+    put_int(&l, (int64_t)e->bytes);
+    put(&l, STR("B "));
+    put_int(&l, e->status);
+    put(&l, e->cut ? STR("! \"") : STR(" \""));
+    put_escaped(&l, e->method);
+    put_char(&l, ' ');
+    put_target(&l, e->target);
+    put(&l, STR(" HTTP/1."));
+    put_int(&l, e->minor);
+    put(&l, STR("\" \""));
+    put_escaped(&l, e->user_agent.n ? e->user_agent : STR("-"));
+    put(&l, STR("\" [0 dbevts]"));
+    return str_n(out, (size_t)(l.p - out));
 }
 
 void access_log(const struct httpd *h, const struct req *r, bool cut)
@@ -127,9 +186,6 @@ void access_log(const struct httpd *h, const struct req *r, bool cut)
         .minor = r->minor,
         .cut = cut,
     };
-    struct buf b;
-    buf_init(&b, 65536);
-    access_format(&b, &e);
-    log_write(level, l->logger, "%.*s", (int)b.n, b.p ? b.p : "");
-    buf_fini(&b);
+    char text[LOG_TEXT_MAX + 1]; /* one more than is shown, which tells that there was more */
+    log_text(level, l->logger, access_format(text, sizeof text, &e));
 }

@@ -14,29 +14,12 @@
 
 enum { QUICK_BYTES = 16384, QUICK_LINES = 64 };
 
-#define ONES  0x0101010101010101u
-#define HIGHS 0x8080808080808080u
-
-static uint64_t load8(const char *p)
-{
-    uint64_t x;
-    memcpy(&x, p, sizeof x);
-    return x;
-}
-
-/* Not 0 when a byte of x is below n (n at most 128) or is c. */
-static uint64_t below_or(uint64_t x, unsigned n, unsigned char c)
-{
-    uint64_t y = x ^ (ONES * c);
-    return (((x - ONES * n) & ~x) | ((y - ONES) & ~y)) & HIGHS;
-}
-
 /* The first byte that a target may not have. */
 static const char *target_end(const char *p, const char *end)
 {
     while (end - p >= 8) {
-        uint64_t x = load8(p);
-        if (below_or(x, 0x21, '#') || below_or(x, 1, 127) || (x & HIGHS))
+        uint64_t x = eight_load(p);
+        if (eight_odd(x) | eight_has(x, ' ') | eight_has(x, '#'))
             break;
         p += 8;
     }
@@ -49,7 +32,7 @@ static const char *target_end(const char *p, const char *end)
 static const char *value_end(const char *p, const char *end)
 {
     for (;;) {
-        while (end - p >= 8 && !below_or(load8(p), ' ', 127))
+        while (end - p >= 8 && !eight_below_or(eight_load(p), ' ', 127))
             p += 8;
         while (p < end && (unsigned char)*p >= ' ' && *p != 127)
             p++;

@@ -320,8 +320,8 @@ struct access_entry {
     int status, minor;
     bool cut; /* the client left before the end */
 };
-/* One line, without the logger's prefix. */
-void access_format(struct buf *b, const struct access_entry *e);
+/* One line, without the logger's prefix, in out; what there is no room for is left off. */
+struct str access_format(char *out, size_t room, const struct access_entry *e);
 void access_log(const struct httpd *h, const struct req *r, bool cut);
 
 /* url.c: cuts the next part off a query that is not absent, at '&' or ';'; returns which, or 0 at the end. */

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
+/* Marks for callgrind, which dumps what it counted since the first of the two under the name that cost.py
+ * reads. */
 #include "count.h"
 
 #include <stdio.h>

@@ -107,6 +107,27 @@ static void test_log_lines(void **state)
         assert_true(strlen(captured) < 4096);
         assert_non_null(strstr(captured, " [cut]"));
     }
+    memset(big, '\n', LOG_TEXT_MAX); /* fits, but not once it is escaped */
+    big[LOG_TEXT_MAX] = 0;
+    log_error("chappe.test", "%s", big);
+    assert_true(strlen(captured) < 4096);
+    assert_non_null(strstr(captured, "\\x0a [cut]"));
+
+    /* a message that is ready: the same, at any place among the eight bytes that are looked at at once */
+    for (size_t at = 0; at < 20; at++) {
+        char text[32], want[64];
+        memset(text, 'x', 20);
+        memcpy(text + at, "\x7f", 1);
+        log_text(LOG_ERROR, "chappe.test", str_n(text, 20));
+        snprintf(want, sizeof want, " - ERROR - %.*s\\x7f%.*s", (int)at, text, (int)(19 - at), text + at + 1);
+        assert_string_equal(strstr(captured, " - ERROR"), want);
+    }
+    memset(big, 'x', sizeof big);
+    for (size_t more = 0; more < 2; more++) {
+        log_text(LOG_ERROR, "chappe.test", str_n(big, LOG_TEXT_MAX + more));
+        assert_int_equal(strstr(captured, " [cut]") != NULL, more);
+        assert_int_equal(strspn(strchr(captured, 'x'), "x"), LOG_TEXT_MAX);
+    }
     log_sink_set(NULL);
 }
 

@@ -424,22 +424,22 @@ int64_t refused(enum close_reason why)
     return metric_get_l(M_http_refused, close_reasons[why].id);
 }
 
-static char log_text[20000];
+static char log_all[20000];
 static uv_mutex_t log_lock;
 
 static void keep_line(enum log_level level, const char *line)
 {
     (void)level;
     uv_mutex_lock(&log_lock);
-    size_t n = strlen(log_text);
-    snprintf(log_text + n, sizeof log_text - n, "%s\n", line);
+    size_t n = strlen(log_all);
+    snprintf(log_all + n, sizeof log_all - n, "%s\n", line);
     uv_mutex_unlock(&log_lock);
 }
 
 void log_keep(int level)
 {
     uv_mutex_init(&log_lock);
-    log_text[0] = 0;
+    log_all[0] = 0;
     log_sink_set(keep_line);
     log_level = (enum log_level)level;
 }
@@ -448,7 +448,7 @@ int logged_count(const char *text)
 {
     int n = 0;
     uv_mutex_lock(&log_lock);
-    for (const char *p = log_text; (p = strstr(p, text)) != NULL; p++)
+    for (const char *p = log_all; (p = strstr(p, text)) != NULL; p++)
         n++;
     uv_mutex_unlock(&log_lock);
     return n;
