@@ -22,9 +22,10 @@ enum http_method { HTTP_M_GET, HTTP_M_HEAD, HTTP_M_POST, HTTP_M_PUT, HTTP_M_DELE
 /* A complete request. Its slices live until http_reply(), but for the secret one. */
 struct http_req {
     enum http_method method;
-    int authorization_count; /* how many such header lines */
-    struct str path;         /* raw, not percent-decoded */
-    struct str query;        /* raw, without '?'; absent when there is none */
+    uint16_t authorization_count; /* how many such header lines */
+    bool gone;                    /* the client is no longer there */
+    struct str path;              /* raw, not percent-decoded */
+    struct str query;             /* raw, without '?'; absent when there is none */
     struct str
         authorization; /* value of the Authorization header, absent if none; gone after the handler's call */
     struct str user_agent; /* last User-Agent; empty if none; non-ASCII bytes as U+FFFD */
@@ -37,7 +38,6 @@ struct http_req {
      * later. */
     void (*on_gone)(struct http_req *req);
     void *user; /* the handler's own */
-    bool gone;  /* the client is no longer there */
 };
 
 struct http_res {

@@ -13,8 +13,8 @@ enum { LOG_TEXT_MAX = 2047 }; /* bytes of a message; longer ones are cut, and sa
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARNING, LOG_ERROR };
 extern enum log_level log_level; /* messages below it are dropped */
 void log_write(enum log_level level, const char *logger, const char *fmt, ...) PRINTF_LIKE(3, 4);
-/* The same for a message that is ready. */
-void log_text(enum log_level level, const char *logger, struct str text);
+/* The same for a message that is ready, of this moment (Unix time in ms). */
+void log_text(enum log_level level, const char *logger, struct str text, int64_t wall_ms);
 /* Hands each line (NUL-terminated, without its newline) to fn instead of standard error; NULL goes back. For
  * tests. */
 typedef void log_sink_fn(enum log_level level, const char *line);

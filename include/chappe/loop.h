@@ -45,6 +45,9 @@ struct transport_events {
     void (*on_sent)(void *arg, void *user, int status);
     /* accept() found no descriptor or memory; it is tried again shortly. Said once for each try. */
     void (*on_accept_failed)(void *arg, int system_errno);
+    /* Before some of the others, which follow at once: to look at the clock once for all of them. May be
+     * NULL. */
+    void (*on_events)(void *arg);
 };
 struct transport_options {
     struct transport_events events;
@@ -73,6 +76,8 @@ void transport_listen(struct transport *t, int fd, int tag);
 /* Ends accepting on all listeners with this tag. */
 void transport_unlisten(struct transport *t, int tag);
 
+/* Of the connection whose area this is. */
+uint64_t transport_id(const struct transport *t, const void *user);
 /* The owner's area, or NULL when the connection is gone. */
 void *transport_user(struct transport *t, uint64_t id);
 /* Moves body in; sent in order, after what the loop is doing now. */
@@ -97,25 +102,28 @@ size_t transport_memory(const struct transport *t);
 /* ---- timer wheel ---- */
 
 /* 1024 slots of 64 ms. A timer fires never early and at most one slot late, if wheel_advance() is called in
- * time. Setting and cancelling are a list move. Longer timers are looked at once per turn of the wheel (65
- * s). */
+ * time. Setting and cancelling are a list move; to put off one that is set, or to let it go, is a store: it
+ * is moved when it is next looked at. Longer timers are looked at once per turn of the wheel (65 s). */
 enum { WHEEL_SLOTS = 1024, WHEEL_TICK_MS = 64 };
 struct wheel_timer {
-    struct wheel_timer *prev, *next; /* NULL when not set */
-    int64_t due_ms;
+    struct wheel_timer *prev, *next; /* NULL when on no list */
+    uint32_t due, look; /* ticks: when it fires, WHEEL_NEVER if it was let go; when it is looked at */
 };
+#define WHEEL_NEVER UINT32_MAX
 struct wheel {
     struct wheel_timer slots[WHEEL_SLOTS];
     uint64_t used[WHEEL_SLOTS / 64]; /* a bit for each slot that may hold timers */
-    int64_t tick;                    /* last tick that was looked at */
-    size_t count;
+    int64_t begin_ms, tick;          /* last tick that was looked at, since the beginning */
+    size_t count;                    /* on lists */
 };
 void wheel_init(struct wheel *w, int64_t now_ms);
 void wheel_set(struct wheel *w, struct wheel_timer *t, int64_t due_ms); /* set or move */
 void wheel_cancel(struct wheel *w, struct wheel_timer *t);              /* harmless when not set */
+/* It will not fire, but may stand on a list until its look: wheel_cancel() it before its memory goes. */
+void wheel_let_go(struct wheel_timer *t);
 static inline bool wheel_is_set(const struct wheel_timer *t)
 {
-    return t->next != NULL;
+    return t->next != NULL && t->due != WHEEL_NEVER;
 }
 /* Fires what is due: each timer is unset, then fn is called; fn may set and cancel any timer. */
 void wheel_advance(struct wheel *w, int64_t now_ms, void (*fn)(void *arg, struct wheel_timer *t), void *arg);

@@ -50,13 +50,18 @@ void mem_report(void);
 /* Called by mem_report first, on its thread, to mem_set what others count. NULL: no more. */
 void mem_source_set(void (*fn)(void *arg), void *arg);
 
-/* Arena: bump allocation, freed all at once. bytes_max bounds it; past it arena_alloc aborts, arena_try_alloc
- * returns NULL: use the latter for peer-chosen sizes. CHAPPE_ARENA_SEPARATE makes each allocation separate.
+/* Arena: bump allocation, freed all at once. bytes_max (at most 4 GiB) bounds it; past it arena_alloc aborts,
+ * arena_try_alloc returns NULL: use the latter for peer-chosen sizes. CHAPPE_ARENA_SEPARATE makes each
+ * allocation separate.
  */
 struct arena;
 struct arena *arena_new(size_t bytes_max);
 /* The first block is made of first bytes (which arena_reset keeps) instead of about 4 KiB. */
 struct arena *arena_new_sized(size_t bytes_max, size_t first);
+/* In n bytes of the caller's (at least ARENA_BYTES, 16-byte aligned), which what fits is taken from; they
+ * must outlive it. */
+enum { ARENA_BYTES = 32 };
+struct arena *arena_new_in(void *memory, size_t n, size_t bytes_max);
 void arena_count(struct arena *a, enum mem_kind k); /* what its blocks are counted as; while it has none */
 void arena_free(struct arena **a);
 void arena_reset(struct arena *a);                                             /* keeps its first block */

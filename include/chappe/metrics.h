@@ -7,6 +7,7 @@
  * metric has one label whose values come from us (statement names, reasons, streams), never from peers.
  */
 #include "chappe/mem.h"
+#include <stdatomic.h>
 enum metric {
 #define COUNTER(id, name, help)          M_##id,
 #define GAUGE(id, name, help)            M_##id,
@@ -26,6 +27,9 @@ void metric_set(enum metric m, int64_t v);
 void metric_add_l(enum metric m, const char *label_value,
                   int64_t n); /* label_value must outlive the process */
 void metric_set_l(enum metric m, const char *label_value, int64_t v);
+/* Where a counter or gauge is kept, for those who add to it all the time; label_value: NULL for one without
+ * labels. */
+_Atomic int64_t *metric_cell(enum metric m, const char *label_value);
 void metric_observe(enum metric m, double seconds);
 int64_t metric_get(enum metric m);
 int64_t metric_get_l(enum metric m, const char *label_value);

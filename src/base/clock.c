@@ -44,6 +44,12 @@ int64_t clock_wall_ms(void)
     return read_us(CLOCK_REALTIME) / 1000;
 }
 
+int64_t clock_wall_s(void)
+{
+    int64_t fake = atomic_load_explicit(&fake_ms, memory_order_relaxed);
+    return fake >= 0 ? fake / 1000 : (int64_t)time(NULL);
+}
+
 static inline uint64_t rotl(uint64_t x, int by)
 {
     return x << by | x >> (64 - by);

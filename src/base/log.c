@@ -88,14 +88,13 @@ static char *put(char *out, struct str s)
 }
 
 /* The calendar is asked once a second. */
-static char *put_time(char *out)
+static char *put_time(char *out, int64_t now)
 {
     static _Thread_local struct {
         time_t seconds;
         size_t n;
         char text[32];
     } last;
-    int64_t now = clock_wall_ms();
     time_t seconds = (time_t)(now / 1000);
     unsigned ms = (unsigned)(now % 1000);
     if (last.n == 0 || seconds != last.seconds) {
@@ -158,7 +157,7 @@ void log_together_end(void)
 }
 
 /* A line is made where it will wait, if it may. */
-static void put_line(enum log_level level, const char *logger, struct str text, bool cut)
+static void put_line(enum log_level level, const char *logger, struct str text, bool cut, int64_t wall_ms)
 {
     static const struct str names[] = {{"DEBUG", 5}, {"INFO", 4}, {"WARNING", 7}, {"ERROR", 5}};
     enum { LOGGER_MAX = 100 };
@@ -169,7 +168,7 @@ static void put_line(enum log_level level, const char *logger, struct str text, 
         log_together_put();
     char *line = together ? waiting.bytes + waiting.n : own;
 
-    char *p = put(put_time(line), STR(" - "));
+    char *p = put(put_time(line, wall_ms), STR(" - "));
     p = put(p, str_n(logger, strnlen(logger, LOGGER_MAX)));
     p = put(put(put(p, STR(" - ")), names[level]), STR(" - "));
     p = put_escaped(p, LINE_MAX_BYTES - 16 - (size_t)(p - line), &text);
@@ -189,13 +188,13 @@ static void put_line(enum log_level level, const char *logger, struct str text, 
     }
 }
 
-void log_text(enum log_level level, const char *logger, struct str text)
+void log_text(enum log_level level, const char *logger, struct str text, int64_t wall_ms)
 {
     if (level < log_level)
         return;
     int keep = errno;
     bool cut = text.n >= TEXT_MAX;
-    put_line(level, logger, str_n(text.p, cut ? TEXT_MAX - 1 : text.n), cut);
+    put_line(level, logger, str_n(text.p, cut ? TEXT_MAX - 1 : text.n), cut, wall_ms);
     errno = keep;
 }
 
@@ -209,6 +208,6 @@ void log_write(enum log_level level, const char *logger, const char *fmt, ...)
     va_start(args, fmt);
     int want = vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    put_line(level, logger, str_of(want < 0 ? fmt : text), want >= (int)sizeof text);
+    put_line(level, logger, str_of(want < 0 ? fmt : text), want >= (int)sizeof text, clock_wall_ms());
     errno = keep;
 }

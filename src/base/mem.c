@@ -65,17 +65,24 @@ enum { ARENA_BLOCK_FIRST = 4096 - 64, ARENA_BLOCK_LAST = 1 << 20 };
 
 struct arena_block {
     struct arena_block *next; /* older */
-    size_t cap, used;
+    uint32_t cap, used;
     _Alignas(16) char p[];
 };
 
 struct arena {
     struct arena_block *newest;
-    size_t bytes, bytes_max;
-    size_t block_next; /* size of the next regular block */
-    size_t block_first;
-    enum mem_kind kind; /* of its blocks */
+    uint32_t bytes, bytes_max;
+    uint32_t block_next; /* size of the next regular block */
+    uint32_t block_first;
+    uint16_t kind;             /* of its blocks */
+    bool inside, inside_block; /* in memory of the caller's: itself; and behind it the first block */
 };
+_Static_assert(sizeof(struct arena) <= ARENA_BYTES && ARENA_BYTES % 16 == 0, "room for one");
+
+static uint32_t max_of(size_t bytes_max)
+{
+    return bytes_max < UINT32_MAX ? (uint32_t)bytes_max : UINT32_MAX;
+}
 
 struct arena *arena_new(size_t bytes_max)
 {
@@ -84,32 +91,62 @@ struct arena *arena_new(size_t bytes_max)
 
 struct arena *arena_new_sized(size_t bytes_max, size_t first)
 {
+    ASSERT(first <= UINT32_MAX);
     struct arena *a = xcalloc(1, sizeof *a);
-    a->bytes_max = bytes_max;
-    a->block_first = first;
+    a->bytes_max = max_of(bytes_max);
+    a->block_first = (uint32_t)first;
     a->block_next = a->block_first;
+    return a;
+}
+
+static struct arena_block *block_inside(struct arena *a)
+{
+    return (struct arena_block *)(void *)((char *)a + ARENA_BYTES);
+}
+
+struct arena *arena_new_in(void *memory, size_t n, size_t bytes_max)
+{
+    enum { BLOCK_NEXT = 128, BLOCK_LEAST = 16 };
+    struct arena *a = memory;
+    ASSERT(n >= ARENA_BYTES && (uintptr_t)memory % 16 == 0);
+    *a = (struct arena){.bytes_max = max_of(bytes_max), .inside = true};
+    a->block_first = a->block_next = BLOCK_NEXT;
+#ifndef CHAPPE_ARENA_SEPARATE
+    size_t left = n - ARENA_BYTES;
+    if (left >= sizeof(struct arena_block) + BLOCK_LEAST && left <= UINT32_MAX) {
+        a->newest = block_inside(a);
+        *a->newest = (struct arena_block){.cap = (uint32_t)(left - sizeof(struct arena_block)) & ~15u};
+        a->inside_block = true;
+    }
+#endif
     return a;
 }
 
 void arena_count(struct arena *a, enum mem_kind k)
 {
     ASSERT(!a->newest);
-    a->kind = k;
+    a->kind = (uint16_t)k;
 }
 
 static struct arena_block *block_new(const struct arena *a, size_t cap)
 {
-    struct arena_block *b = mem_renew(a->kind, NULL, sizeof *b + cap);
-    b->cap = cap;
+    struct arena_block *b = mem_renew((enum mem_kind)a->kind, NULL, sizeof *b + cap);
+    b->cap = (uint32_t)cap;
     b->used = 0;
     return b;
 }
 
-static void blocks_free(const struct arena *a, struct arena_block *b)
+static void block_free(struct arena *a, struct arena_block *b)
+{
+    if (!a->inside_block || b != block_inside(a))
+        mem_free((enum mem_kind)a->kind, b);
+}
+
+static void blocks_free(struct arena *a, struct arena_block *b)
 {
     while (b) {
         struct arena_block *next = b->next;
-        mem_free(a->kind, b);
+        block_free(a, b);
         b = next;
     }
 }
@@ -119,7 +156,8 @@ void arena_free(struct arena **a)
     if (!*a)
         return;
     blocks_free(*a, (*a)->newest);
-    free(*a);
+    if (!(*a)->inside)
+        free(*a);
     *a = NULL;
 }
 
@@ -131,13 +169,13 @@ void arena_reset(struct arena *a)
     a->newest = NULL;
 #else
     /* The first regular block is the one kept: it is the oldest of its size in the chain. */
-    struct arena_block *keep = NULL, *next;
+    struct arena_block *keep = a->inside_block ? block_inside(a) : NULL, *next;
     for (struct arena_block *b = a->newest; b; b = next) {
         next = b->next;
         if (b->cap == a->block_first && !keep)
             keep = b;
-        else
-            mem_free(a->kind, b);
+        else if (b != keep)
+            block_free(a, b);
     }
     a->newest = keep;
     a->block_next = a->block_first;
@@ -183,13 +221,13 @@ void *arena_try_alloc(struct arena *a, size_t n)
     size_t rounded = (n + 15) & ~(size_t)15;
     if (rounded < n || rounded > a->bytes_max - a->bytes)
         return NULL;
-    a->bytes += rounded;
+    a->bytes += (uint32_t)rounded;
 #ifdef CHAPPE_ARENA_SEPARATE
     rounded = n; /* the exact size, so that one byte past it is seen */
 #endif
     struct arena_block *b = arena_room(a, rounded);
     void *p = b->p + b->used;
-    b->used += rounded;
+    b->used += (uint32_t)rounded;
     if (n)
         memset(p, 0, n);
     return p;

@@ -119,6 +119,14 @@ int64_t metric_get_l(enum metric m, const char *label_value)
     return l ? atomic_load_explicit(&l->value, memory_order_relaxed) : 0;
 }
 
+_Atomic int64_t *metric_cell(enum metric m, const char *label_value)
+{
+    if (label_value)
+        return &label_find(m, label_value, true)->value;
+    check(m, false);
+    return &values[m];
+}
+
 void metric_observe(enum metric m, double seconds)
 {
     check(m, false);

@@ -10,7 +10,6 @@
  * control bytes, quotes and backslashes are escaped.
  */
 #include "http_int.h"
-#include "chappe/clock.h"
 #include "chappe/log.h"
 
 /* The line being made: what is past the end of it would be cut from the log anyway. */
@@ -159,16 +158,16 @@ struct str access_format(char *out, size_t room, const struct access_entry *e)
     return str_n(out, (size_t)(l.p - out));
 }
 
-void access_log(const struct httpd *h, const struct req *r, bool cut)
+void access_log(struct front *f, const struct req *r, bool cut)
 {
     if (log_level > LOG_INFO)
         return;
-    const struct http_listener *l = &h->listeners[r->listener];
+    const struct http_listener *l = &f->h->listeners[r->listener];
     enum log_level level = r->options || str_eq(r->pub.path, STR("/health")) ? LOG_DEBUG : LOG_INFO;
     if (log_level > level)
         return;
-    int64_t now = clock_mono_ms();
-    int64_t replied = r->replied ? r->replied_ms : now;
+    front_date(f);
+    int64_t now = f->now_ms, replied = r->replied ? r->replied_ms : now;
     struct access_entry e = {
         .ip = r->pub.client_ip.n         ? r->pub.client_ip
               : str_absent(l->cfg->path) ? STR("-")
@@ -187,5 +186,5 @@ void access_log(const struct httpd *h, const struct req *r, bool cut)
         .cut = cut,
     };
     char text[LOG_TEXT_MAX + 1]; /* one more than is shown, which tells that there was more */
-    log_text(level, l->logger, access_format(text, sizeof text, &e));
+    log_text(level, l->logger, access_format(text, sizeof text, &e), now + f->ahead_ms);
 }

@@ -19,7 +19,6 @@
  * until the answer comes: a client that closed only its own direction still gets it.
  */
 #include "http_int.h"
-#include "chappe/clock.h"
 #include "chappe/log.h"
 #include "chappe/metrics.h"
 #include <arpa/inet.h>
@@ -96,19 +95,21 @@ static void conn_set_state(struct conn *c, enum conn_state to)
         break;
     case CONN_WRITING:
         ms = cfg->write_timeout_ms;
-        c->sent_mark = (uint32_t)transport_sent_bytes(c->f->transport, c->id);
+        c->sent_mark = (uint32_t)transport_sent_bytes(c->f->transport, conn_id(c));
         break;
     case CONN_CLOSING:
         ms = LINGER_MS;
         break;
-    case CONN_NONE:
     case CONN_HANDED:
+        wheel_let_go(&c->timer);
+        return;
+    case CONN_NONE:
     case CONN_CLOSED:
     case CONN_STATE_COUNT:
         wheel_cancel(&c->f->wheel, &c->timer);
         return;
     }
-    front_timer_set(c->f, &c->timer, clock_mono_ms() + ms);
+    front_timer_set(c->f, &c->timer, c->f->now_ms + ms);
 }
 
 void conn_close(struct conn *c, enum close_reason why)
@@ -126,7 +127,7 @@ void conn_close(struct conn *c, enum close_reason why)
         atomic_fetch_sub(&f->h->connections, 1);
         metric_add(M_http_connections, -1);
     }
-    transport_close(f->transport, c->id, why == CLOSE_write_timeout || why == CLOSE_write_bytes_max);
+    transport_close(f->transport, conn_id(c), why == CLOSE_write_timeout || why == CLOSE_write_bytes_max);
     struct req *r = c->req;
     c->req = NULL;
     if (!r)
@@ -136,7 +137,7 @@ void conn_close(struct conn *c, enum close_reason why)
         front_gone(f, r);
     } else {
         if (was == CONN_WRITING)
-            access_log(f->h, r, true);
+            access_log(f, r, true);
         front_release(f, r);
     }
 }
@@ -165,10 +166,10 @@ static void conn_finish(struct conn *c)
     c->after = (uint8_t)why;
     in_free(c);
     conn_set_state(c, CONN_CLOSING);
-    transport_shutdown(c->f->transport, c->id);
+    transport_shutdown(c->f->transport, conn_id(c));
     if (c->paused) {
         c->paused = false;
-        transport_recv_resume(c->f->transport, c->id);
+        transport_recv_resume(c->f->transport, conn_id(c));
     }
 }
 
@@ -186,14 +187,17 @@ void conn_respond(struct conn *c, struct req *r, struct http_res *res)
     struct str head = response_head(f, res, c->close_after);
     if (head_only)
         rope_fini(&res->body);
-    metric_add_l(M_http_responses, http_status_label(res->status), 1);
-    metric_add(M_http_bytes_sent, (int64_t)(head.n + res->body.bytes));
+    if (res->status == 200)
+        httpd_add(f->h, f->h->ok_total, 1);
+    else
+        metric_add_l(M_http_responses, http_status_label(res->status), 1);
+    httpd_add(f->h, f->h->bytes_sent_total, (int64_t)(head.n + res->body.bytes));
     if (r) {
         r->status = (uint16_t)res->status;
-        req_replied(r, res->body.bytes);
+        req_replied(r, f->now_ms, res->body.bytes);
     }
     conn_set_state(c, CONN_WRITING);
-    transport_send_after(f->transport, c->id, head, &res->body);
+    transport_send_after(f->transport, conn_id(c), head, &res->body);
 }
 
 /* Ends the connection because of what the client sent, with the response that the reason's row tells. */
@@ -244,10 +248,9 @@ static void keep_address(struct conn *c, const struct sockaddr_storage *peer)
     }
 }
 
-void conn_accepted(struct front *f, uint64_t id, struct conn *c, int tag, const struct sockaddr_storage *peer)
+void conn_accepted(struct front *f, struct conn *c, int tag, const struct sockaddr_storage *peer)
 {
     c->f = f;
-    c->id = id;
     c->listener = (uint16_t)tag;
     keep_address(c, peer);
     if (atomic_fetch_add(&f->h->connections, 1) >= f->h->connections_max) {
@@ -318,7 +321,7 @@ static void request_complete(struct conn *c)
         if (c->in->buf.n == 0)
             in_free(c);
     }
-    metric_add(M_http_requests, 1);
+    httpd_add(c->f->h, c->f->h->requests_total, 1);
     front_request(c->f, c);
 }
 
@@ -338,16 +341,19 @@ static void request_head(struct conn *c, const struct http_head *head, bool more
         return;
     }
     char ip[46];
-    struct req *r = req_new(head, client_ip(c, l, head->forwarded_for, ip), atomic_fetch_add(&h->requests, 1),
-                            &c->f->agents);
-    r->front = c->f;
-    r->conn = c;
-    atomic_fetch_add_explicit(&h->request_bytes, r->memory, memory_order_relaxed);
-    r->listener = c->listener;
-    r->pub.received_ms = clock_mono_ms();
-    c->req = r;
     struct http_body body;
     http_body_init(&body, head);
+    /* The handler is called from here, unless there is more to wait for, or another thread to go to; then the
+     * head's bytes are gone, and those that were collected go with their buffer. */
+    bool borrow = !h->threaded && body.state == BODY_DONE && (!c->in || c->in->buf.n == 0);
+    struct req *r = req_new(head, client_ip(c, l, head->forwarded_for, ip),
+                            (uint64_t)httpd_add(h, &h->requests, 1), &c->f->agents, borrow);
+    r->front = c->f;
+    r->conn = c;
+    httpd_add(h, &h->request_bytes, r->memory);
+    r->listener = c->listener;
+    r->pub.received_ms = c->f->now_ms;
+    c->req = r;
     if (c->in) { /* the head was collected there; what follows it is still with the caller */
         buf_reset(&c->in->buf);
         c->in->scan = (struct http_head_scan){0};
@@ -364,7 +370,7 @@ static void request_head(struct conn *c, const struct http_head *head, bool more
         rope_init(&interim);
         rope_put(&interim, STR("HTTP/1.1 100 Continue\r\n\r\n"));
         c->interims++;
-        transport_send(c->f->transport, c->id, &interim);
+        transport_send(c->f->transport, conn_id(c), &interim);
     }
 }
 
@@ -444,7 +450,7 @@ static void read_ahead(struct conn *c, struct str in)
         conn_close(c, CLOSE_read_bytes_max);
     } else if (c->in->buf.n >= AHEAD_BYTES && !c->paused) {
         c->paused = true;
-        transport_recv_pause(c->f->transport, c->id);
+        transport_recv_pause(c->f->transport, conn_id(c));
     }
 }
 
@@ -522,7 +528,7 @@ static void conn_continue(struct conn *c)
     buf_fini(&ahead);
     if (c->paused && c->state != CONN_CLOSED && (!c->in || c->in->buf.n < AHEAD_BYTES)) {
         c->paused = false;
-        transport_recv_resume(c->f->transport, c->id);
+        transport_recv_resume(c->f->transport, conn_id(c));
     }
     if (!c->eof)
         return;
@@ -547,7 +553,7 @@ void conn_sent(struct conn *c, int status)
     c->req = NULL;
     if (r) {
         r->conn = NULL;
-        access_log(c->f->h, r, false);
+        access_log(c->f, r, false);
         front_release(c->f, r);
     }
     conn_finish(c);
@@ -568,13 +574,13 @@ void conn_timeout(struct conn *c)
         conn_refuse(c, CLOSE_body_timeout);
         break;
     case CONN_WRITING: {
-        uint32_t sent = (uint32_t)transport_sent_bytes(c->f->transport, c->id);
+        uint32_t sent = (uint32_t)transport_sent_bytes(c->f->transport, conn_id(c));
         if (sent == c->sent_mark) {
             conn_close(c, CLOSE_write_timeout);
             break;
         }
         c->sent_mark = sent;
-        front_timer_set(c->f, &c->timer, clock_mono_ms() + c->f->h->cfg->write_timeout_ms);
+        front_timer_set(c->f, &c->timer, c->f->now_ms + c->f->h->cfg->write_timeout_ms);
         break;
     }
     case CONN_CLOSING:

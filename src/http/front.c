@@ -18,9 +18,16 @@
 
 /* ---- transport events ---- */
 
+static void on_events(void *arg)
+{
+    struct front *f = arg;
+    f->now_ms = clock_mono_ms();
+}
+
 static void on_accept(void *arg, uint64_t id, void *user, int tag, const struct sockaddr_storage *peer)
 {
-    conn_accepted(arg, id, user, tag, peer);
+    (void)id;
+    conn_accepted(arg, user, tag, peer);
 }
 
 static void on_recv(void *arg, void *user, struct str bytes)
@@ -84,7 +91,7 @@ static void on_timer(uv_timer_t *h)
 {
     struct front *f = h->data;
     f->timer_due_ms = INT64_MAX; /* no restarts from inside */
-    int64_t now = clock_mono_ms();
+    int64_t now = f->now_ms = clock_mono_ms();
     wheel_advance(&f->wheel, now, fire, f);
     timer_start(f, now);
 }
@@ -107,10 +114,10 @@ void front_release(struct front *f, struct req *r)
         return;
     }
     if (r->handed) {
-        atomic_fetch_sub(&f->h->in_flight, 1);
-        metric_add(M_http_in_flight, -1);
+        httpd_add(f->h, &f->h->in_flight, -1);
+        httpd_add(f->h, f->h->in_flight_gauge, -1);
     }
-    atomic_fetch_sub_explicit(&f->h->request_bytes, r->memory, memory_order_relaxed);
+    httpd_add(f->h, &f->h->request_bytes, -(int64_t)r->memory);
     req_free(&r);
 }
 
@@ -133,10 +140,11 @@ void front_gone(struct front *f, struct req *r)
 void front_reply(struct front *f, struct req *r, struct http_res *res, bool drop)
 {
     struct conn *c = r->conn;
+    f->now_ms = clock_mono_ms();
     if (!c) { /* closed meanwhile */
         r->status = drop ? 0 : (uint16_t)res->status;
-        req_replied(r, 0);
-        access_log(f->h, r, true);
+        req_replied(r, f->now_ms, 0);
+        access_log(f, r, true);
         if (!drop)
             rope_fini(&res->body);
         front_release(f, r);
@@ -147,7 +155,7 @@ void front_reply(struct front *f, struct req *r, struct http_res *res, bool drop
         conn_respond(c, r, res);
         return;
     }
-    access_log(f->h, r, true);
+    access_log(f, r, true);
     c->req = NULL;
     r->conn = NULL;
     conn_close(c, CLOSE_dropped);
@@ -221,8 +229,8 @@ void front_request(struct front *f, struct conn *c)
     }
     conn_hand_over(c);
     r->handed = true;
-    atomic_fetch_add(&f->h->in_flight, 1);
-    metric_add(M_http_in_flight, 1);
+    httpd_add(f->h, &f->h->in_flight, 1);
+    httpd_add(f->h, f->h->in_flight_gauge, 1);
     httpd_hand_over(f->h, r);
 }
 
@@ -274,7 +282,7 @@ int front_open(struct front *f, struct err *e)
 {
     struct httpd *h = f->h;
     struct transport_options o = {
-        .events = {on_accept, on_recv, on_eof, on_sent, on_accept_failed},
+        .events = {on_accept, on_recv, on_eof, on_sent, on_accept_failed, on_events},
         .arg = f,
         .user_bytes = sizeof(struct conn),
         .waiting_bytes = &h->waiting_bytes,
@@ -292,12 +300,14 @@ int front_open(struct front *f, struct err *e)
         return rc;
     }
     log_together_begin();
-    wheel_init(&f->wheel, clock_mono_ms());
+    f->now_ms = clock_mono_ms();
+    wheel_init(&f->wheel, f->now_ms);
     f->timer = xcalloc(1, sizeof *f->timer);
     ASSERT(uv_timer_init(f->loop, f->timer) == 0);
     f->timer->data = f;
     f->timer_due_ms = -1;
     f->date_s = -1;
+    front_date(f);
     buf_init(&f->head, 4096);
     for (size_t i = 0; i < h->set.fds.n; i++) {
         struct listen_fd *lf = &h->set.fds.v[i];
@@ -342,6 +352,7 @@ static void close_one(void *arg, uint64_t id, void *user)
 void front_close(struct front *f)
 {
     if (f->transport) {
+        f->now_ms = clock_mono_ms();
         transport_each(f->transport, close_one, f);
         transport_free(&f->transport);
         uv_close((uv_handle_t *)f->timer, free_handle);

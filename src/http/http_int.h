@@ -104,13 +104,12 @@ struct gone {
     struct mail mail; /* first */
     struct req *req;
 };
-/* One allocation: this, then the copied bytes: method, target, request id, client address. Tens of thousands
- * wait here, so that every field counts. */
+/* One allocation: this, then the copied bytes (method, target, request id, client address), then the arena
+ * and what there is room for in it. Tens of thousands wait here, so that every field counts. */
 struct req {
     struct http_req pub;
     struct front *front;
     struct conn *conn; /* NULL once the connection is closed */
-    struct blob *agent;
     struct gone *gone; /* front's; NULL: not posted */
     union {
         struct mail mail; /* MAIL_REQUEST, until the hub has it */
@@ -122,13 +121,17 @@ struct req {
     uint32_t memory; /* what it takes of the heap, shared bytes not included */
     uint32_t target_bytes, method_bytes;
     uint16_t status, listener;
-    uint8_t id_bytes, minor;
-    bool options, close;              /* close: the connection ends with this response */
-    bool handed;                      /* counted in in_flight */
-    bool hub_replied;                 /* hub's */
-    bool gone_acked, release_pending; /* front's */
-    bool replied;                     /* front's */
-    bool secret_taken;                /* hub's */
+    uint8_t id_bytes;
+    /* the front's */
+    bool minor : 1; /* of HTTP/1.x */
+    bool options : 1;
+    bool close : 1;  /* the connection ends with this response */
+    bool handed : 1; /* counted in in_flight */
+    bool replied : 1;
+    bool gone_acked : 1, release_pending : 1;
+    /* the hub's, which may be another thread */
+    bool hub_replied;
+    bool secret_owned; /* the Authorization header has an allocation */
     char bytes[];
 };
 static inline struct str req_method(const struct req *r)
@@ -159,12 +162,15 @@ static inline struct req *req_of(struct http_req *p)
 {
     return (struct req *)(void *)p;
 }
-/* agents may be NULL. */
-struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number, struct agents *agents);
-/* The Authorization header's bytes; the caller forgets them (secret_free) when the handler has seen them. */
+/* agents may be NULL. borrow: the head's bytes live until the handler has seen the request, so that the
+ * Authorization header need not be copied. */
+struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number, struct agents *agents,
+                    bool borrow);
+/* The Authorization header's own bytes, or NULL; the caller forgets them (secret_free) when the handler has
+ * seen them. */
 char *req_take_secret(struct req *r);
 void req_free(struct req **r);
-void req_replied(struct req *r, size_t body_sent); /* now */
+void req_replied(struct req *r, int64_t now_ms, size_t body_sent);
 
 /* ---- conn.c ---- */
 
@@ -190,7 +196,6 @@ struct conn_in {
 };
 struct conn {
     struct front *f;
-    uint64_t id;
     struct wheel_timer timer;
     struct conn_in *in; /* usually NULL */
     struct req *req;
@@ -203,8 +208,7 @@ struct conn {
     uint8_t after; /* enum close_reason of a response that ends the connection */
     uint8_t ip[16];
 };
-void conn_accepted(struct front *f, uint64_t id, struct conn *c, int tag,
-                   const struct sockaddr_storage *peer);
+void conn_accepted(struct front *f, struct conn *c, int tag, const struct sockaddr_storage *peer);
 void conn_recv(struct conn *c, struct str bytes);
 void conn_eof(struct conn *c, int err);
 void conn_sent(struct conn *c, int status);
@@ -229,6 +233,8 @@ struct front {
     uv_prepare_t *before_sleep; /* log lines of the turn */
     uv_timer_t *timer;
     int64_t timer_due_ms; /* -1 when not running */
+    int64_t now_ms;       /* monotonic: when what is being handled began, some microseconds ago */
+    int64_t ahead_ms;     /* of it, the wall clock */
     int64_t date_s;       /* second for which date and prefix hold */
     char date[48];
     struct buf head;      /* of the response being built */
@@ -253,7 +259,12 @@ void front_refused_connection(struct front *f, enum close_reason why, const char
 void front_reply(struct front *f, struct req *r, struct http_res *res, bool drop);
 void front_release(struct front *f, struct req *r);
 void front_mail(void *arg, struct mail *m);
-void front_date(struct front *f, int64_t wall_ms);
+void front_date(struct front *f);
+
+static inline uint64_t conn_id(const struct conn *c)
+{
+    return transport_id(c->f->transport, c);
+}
 
 /* ---- listen.c ---- */
 
@@ -295,12 +306,23 @@ struct httpd {
     size_t with_handler; /* hub's: requests the handler has */
     bool stopping;
     _Atomic int64_t connections, in_flight, read_bytes, waiting_bytes, request_bytes;
-    _Atomic uint64_t requests;
+    _Atomic int64_t requests;
+    /* the metrics of every request: M_http_requests and so on */
+    _Atomic int64_t *requests_total, *in_flight_gauge, *bytes_sent_total, *ok_total;
     _Atomic bool healthy, ready, draining;
     uv_sem_t started;
     int start_rc;
     struct err start_err;
 };
+/* Adds to a counter of the server; answers what it was before. Without threads nobody else writes. */
+static inline int64_t httpd_add(const struct httpd *h, _Atomic int64_t *counter, int64_t n)
+{
+    if (h->threaded)
+        return atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+    int64_t before = atomic_load_explicit(counter, memory_order_relaxed);
+    atomic_store_explicit(counter, before + n, memory_order_relaxed);
+    return before;
+}
 /* Hands a request over; front's thread. */
 void httpd_hand_over(struct httpd *h, struct req *r);
 
@@ -322,7 +344,7 @@ struct access_entry {
 };
 /* One line, without the logger's prefix, in out; what there is no room for is left off. */
 struct str access_format(char *out, size_t room, const struct access_entry *e);
-void access_log(const struct httpd *h, const struct req *r, bool cut);
+void access_log(struct front *f, const struct req *r, bool cut);
 
 /* url.c: cuts the next part off a query that is not absent, at '&' or ';'; returns which, or 0 at the end. */
 char query_cut(struct str *rest, struct str *part);

@@ -3,16 +3,15 @@
 /*
  * The request object. A long poll may stand here for half a minute and there are tens of thousands of them,
  * so a request is one allocation: the struct and copies of what somebody reads later, nothing else of the
- * head. The user agent is shared with other requests. The value of Authorization has an allocation of its
- * own, which goes when the handler has seen it. The arena that handlers use takes no memory before its first
- * allocation.
+ * head, and an arena for the handler in the rest of the allocator's size class. The user agent is shared with
+ * other requests. The value of Authorization is read where it arrived; where that will not last, in an
+ * allocation of its own, which goes when the handler has seen it.
  */
 #include "http_int.h"
-#include "chappe/clock.h"
 #include <malloc.h>
 #include <stdlib.h>
 
-enum { REQUEST_ID_MAX = 64, METHOD_IN_ID_MAX = 24, ARENA_BYTES_MAX = 64 << 20, ARENA_FIRST_BYTES = 64 };
+enum { REQUEST_ID_MAX = 64, METHOD_IN_ID_MAX = 24, ARENA_BYTES_MAX = 64 << 20, ARENA_ROOM = 48 };
 
 static char *put(char *to, struct str s)
 {
@@ -109,14 +108,24 @@ static struct str make_id(struct str method, uint64_t number, char out[METHOD_IN
     return str_n(out, (size_t)(to - out));
 }
 
-struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number, struct agents *agents)
+/* What an allocator with four size classes for each doubling gives for n bytes. */
+static size_t size_class(size_t n)
+{
+    size_t step = ((size_t)1 << (63 - __builtin_clzl(n - 1))) / 4;
+    return (n + step - 1) & ~(step - 1);
+}
+
+struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number, struct agents *agents,
+                    bool borrow)
 {
     char made[METHOD_IN_ID_MAX + 24];
     struct str id = usable_id(h->request_id) ? h->request_id : make_id(h->method_name, number, made);
     /* path and query are inside the target, but for "/" of an absolute target without path */
     bool inside = h->path.p >= h->target.p && h->path.p <= h->target.p + h->target.n;
-    size_t bytes = sizeof(struct req) + h->method_name.n + h->target.n + id.n + client_ip.n + !inside;
-    struct req *r = xmalloc(bytes);
+    size_t bytes =
+        offsetof(struct req, bytes) + h->method_name.n + h->target.n + id.n + client_ip.n + !inside;
+    size_t arena_at = (bytes + 15) & ~(size_t)15, all = size_class(arena_at + ARENA_BYTES + ARENA_ROOM);
+    struct req *r = xmalloc(all);
     memset(r, 0, sizeof *r);
     r->method_bytes = (uint32_t)h->method_name.n;
     r->target_bytes = (uint32_t)h->target.n;
@@ -130,30 +139,32 @@ struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t nu
     r->pub.path = str_n(inside ? target + (h->path.p - h->target.p) : slash, h->path.n);
     if (!str_absent(h->query))
         r->pub.query = str_n(target + (h->query.p - h->target.p), h->query.n);
-    r->pub.authorization = str_dup(h->authorization);
-    r->agent = agent_of(agents, h->user_agent);
-    r->pub.user_agent = r->agent ? blob_str(r->agent) : STR("");
+    r->pub.authorization = borrow ? h->authorization : str_dup(h->authorization);
+    r->secret_owned = !borrow;
+    struct blob *agent = agent_of(agents, h->user_agent);
+    r->pub.user_agent = agent ? blob_str(agent) : STR("");
     r->pub.method = h->method;
-    r->pub.authorization_count = h->authorization_count;
+    r->pub.authorization_count = (uint16_t)h->authorization_count;
     r->pub.body = STR("");
     r->options = h->options;
-    r->minor = (uint8_t)h->minor;
+    r->minor = h->minor;
     r->close = !h->keep_alive;
-    r->pub.arena = arena_new_sized(ARENA_BYTES_MAX, ARENA_FIRST_BYTES);
-    r->memory = (uint32_t)(malloc_usable_size(r) + malloc_usable_size(r->pub.arena));
+    r->pub.arena = arena_new_in((char *)r + arena_at, all - arena_at, ARENA_BYTES_MAX);
+    r->memory = (uint32_t)malloc_usable_size(r);
     return r;
 }
 
 char *req_take_secret(struct req *r)
 {
-    r->secret_taken = true;
-    return (char *)(uintptr_t)r->pub.authorization.p;
+    char *secret = r->secret_owned ? (char *)(uintptr_t)r->pub.authorization.p : NULL;
+    r->secret_owned = false;
+    return secret;
 }
 
-void req_replied(struct req *r, size_t body_sent)
+void req_replied(struct req *r, int64_t now_ms, size_t body_sent)
 {
     r->replied = true;
-    r->replied_ms = clock_mono_ms();
+    r->replied_ms = now_ms;
     r->body_sent = body_sent;
 }
 
@@ -163,12 +174,13 @@ void req_free(struct req **rp)
     *rp = NULL;
     if (!r)
         return;
-    if (!r->secret_taken) {
-        char *secret = req_take_secret(r);
-        secret_free(&secret);
-    }
+    char *secret = req_take_secret(r);
+    secret_free(&secret);
     arena_free(&r->pub.arena);
-    blob_unref(&r->agent);
+    if (r->pub.user_agent.n) {
+        struct blob *agent = container_of(r->pub.user_agent.p, struct blob, p);
+        blob_unref(&agent);
+    }
     free(r->gone);
     if (r->pub.body.n)
         free((char *)(uintptr_t)r->pub.body.p);

@@ -55,13 +55,14 @@ const char *http_status_label(int status)
 }
 
 /* Locale-free, as RFC 9110 wants it. */
-void front_date(struct front *f, int64_t wall_ms)
+void front_date(struct front *f)
 {
     static const char days[] = "SunMonTueWedThuFriSat", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    int64_t now = wall_ms / 1000;
+    int64_t now = clock_wall_s();
     if (now == f->date_s)
         return;
     f->date_s = now;
+    f->ahead_ms = clock_wall_ms() - clock_mono_ms();
     time_t t = (time_t)now;
     struct tm tm;
     gmtime_r(&t, &tm);
@@ -92,7 +93,7 @@ static void put_head(struct buf *b, const struct front *f, const struct http_res
 
 struct str response_head(struct front *f, const struct http_res *res, bool close)
 {
-    front_date(f, clock_wall_ms());
+    front_date(f);
     struct buf *b = &f->head;
     if (res->status == 200 && !res->content_type && !close && res->retry_after_s == 0) {
         if (f->usual_bytes == 0) {

@@ -226,6 +226,10 @@ int httpd_start(struct httpd **out, struct uv_loop_s *loop, const struct config 
     h->threaded = cfg->front_threads > 0;
     h->fronts_count = h->threaded ? (size_t)cfg->front_threads : 1;
     h->fronts = xcalloc(h->fronts_count, sizeof *h->fronts);
+    h->requests_total = metric_cell(M_http_requests, NULL);
+    h->in_flight_gauge = metric_cell(M_http_in_flight, NULL);
+    h->bytes_sent_total = metric_cell(M_http_bytes_sent, NULL);
+    h->ok_total = metric_cell(M_http_responses, http_status_label(200));
     atomic_store(&h->healthy, true);
     atomic_store(&h->ready, true);
     for (size_t i = 0; i < h->fronts_count; i++) {

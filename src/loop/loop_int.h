@@ -79,7 +79,7 @@ struct transport_ops {
     void (*stop)(struct transport *t);          /* after all slots and listeners were told to close */
 };
 
-enum { SLOT_CHUNK = 256, SEND_SLICE = 64 };
+enum { SLOT_CHUNK = 256, SEND_SLICE = 64, EVENTS_TOGETHER = 16 };
 
 struct transport {
     const struct transport_ops *ops;
@@ -123,6 +123,12 @@ void slot_ready(struct slot *s);
  */
 bool tx_begin(struct slot *s, struct tx *x);
 void tx_progress(struct slot *s, struct tx *x, size_t n);
+/* To be said before events. */
+static inline void transport_events_begin(struct transport *t)
+{
+    if (t->o.events.on_events)
+        t->o.events.on_events(t->o.arg);
+}
 /* Takes the oldest send off and tells the owner. */
 void slot_sent(struct slot *s, int status);
 void slot_eof(struct slot *s, int err);

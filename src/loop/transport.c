@@ -76,6 +76,12 @@ void *slot_user(struct slot *s)
     return (char *)s + s->t->slot_bytes - round16(s->t->o.user_bytes);
 }
 
+uint64_t transport_id(const struct transport *t, const void *user)
+{
+    const char *slot = (const char *)user - (t->slot_bytes - round16(t->o.user_bytes));
+    return slot_id((const struct slot *)(const void *)slot);
+}
+
 static struct slot *slot_find(const struct transport *t, uint64_t id)
 {
     struct slot *s = transport_slot(t, (uint32_t)id);

@@ -439,6 +439,8 @@ static unsigned reap(struct transport_uring *t, struct ring *r)
     io_uring_cq_advance(&r->uring, n);
     int given = 0;
     for (unsigned i = 0; i < n; i++) {
+        if (i % EVENTS_TOGETHER == 0)
+            transport_events_begin(&t->t);
         complete(t, r, &done[i]);
         if (done[i].flags & IORING_CQE_F_BUFFER)
             ring_buf_give(r, done[i].flags >> IORING_CQE_BUFFER_SHIFT, given++);

@@ -142,6 +142,7 @@ static void on_poll(uv_poll_t *h, int status, int events)
     struct slot *s = h->data;
     if (s->state != SLOT_OPEN)
         return;
+    transport_events_begin(s->t);
     if (status < 0) { /* the descriptor is in error: let recv() name it */
         recv_some(s);
         return;
@@ -165,6 +166,7 @@ static void on_acceptable(uv_poll_t *h, int status, int events)
         socklen_t peer_bytes = sizeof peer;
         int fd = accept4(l->fd, (struct sockaddr *)&peer, &peer_bytes, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
+            transport_events_begin(t);
             transport_accepted(t, l, fd, 0, &peer);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             uv_poll_stop(&l->poll);
@@ -206,6 +208,8 @@ static void on_prepare(uv_prepare_t *h)
 {
     struct transport *t = h->data;
     for (int i = 0; i < SEND_SLICE && !list_empty(&t->ready); i++) {
+        if (i % EVENTS_TOGETHER == 0)
+            transport_events_begin(t);
         struct slot *s = container_of(t->ready.next, struct slot, ready);
         list_del(&s->ready);
         send_some(s);

@@ -6,6 +6,10 @@
  * slots may hold something, so that an idle server can sleep until the next one. Bits are set on insertion
  * and cleared when the slot is looked at and found empty: cancelling touches the list only.
  *
+ * A timer that is put off while it hangs somewhere before its new time is left there, as it will be looked at
+ * early enough. So a connection that is set a timer for each step of each request touches its neighbours on
+ * the list, whose memory is far away, once in a turn of the wheel.
+ *
  * Slots are lists whose head is a struct wheel_timer. While a slot is being fired its timers stand on a
  * private list, so callbacks may set and cancel whatever they like, timers of the same slot included.
  */
@@ -31,14 +35,16 @@ static void take_off(struct wheel_timer *t)
     t->prev = t->next = NULL;
 }
 
-static int64_t tick_of(int64_t due_ms)
-{
-    return (due_ms + WHEEL_TICK_MS - 1) / WHEEL_TICK_MS;
-}
-
 static size_t slot_of(int64_t tick)
 {
     return (size_t)(tick % WHEEL_SLOTS);
+}
+
+/* Ticks are counted from the wheel's beginning, so that 32 bits last for eight years. */
+static uint32_t due_of(const struct wheel *w, int64_t due_ms)
+{
+    int64_t ms = due_ms - w->begin_ms, tick = ms > 0 ? (ms + WHEEL_TICK_MS - 1) / WHEEL_TICK_MS : 0;
+    return tick < WHEEL_NEVER ? (uint32_t)tick : WHEEL_NEVER - 1;
 }
 
 void wheel_init(struct wheel *w, int64_t now_ms)
@@ -46,26 +52,36 @@ void wheel_init(struct wheel *w, int64_t now_ms)
     for (size_t i = 0; i < WHEEL_SLOTS; i++)
         head_init(&w->slots[i]);
     memset(w->used, 0, sizeof w->used);
-    w->tick = now_ms / WHEEL_TICK_MS;
+    w->begin_ms = now_ms;
+    w->tick = 0;
     w->count = 0;
 }
 
 static void place(struct wheel *w, struct wheel_timer *t)
 {
-    int64_t tick = tick_of(t->due_ms);
-    if (tick <= w->tick)
-        tick = w->tick + 1; /* already due: the next look */
+    int64_t next = w->tick + 1, tick = t->due > next ? t->due : next; /* already due: the next look */
     size_t slot = slot_of(tick);
     insert(&w->slots[slot], t);
+    t->look = (uint32_t)(next + (tick - next) % WHEEL_SLOTS);
     w->used[slot / 64] |= (uint64_t)1 << (slot % 64);
 }
 
 void wheel_set(struct wheel *w, struct wheel_timer *t, int64_t due_ms)
 {
+    uint32_t due = due_of(w, due_ms);
+    if (t->next && t->look <= due) {
+        t->due = due;
+        return;
+    }
     wheel_cancel(w, t);
-    t->due_ms = due_ms;
+    t->due = due;
     place(w, t);
     w->count++;
+}
+
+void wheel_let_go(struct wheel_timer *t)
+{
+    t->due = WHEEL_NEVER;
 }
 
 void wheel_cancel(struct wheel *w, struct wheel_timer *t)
@@ -76,8 +92,8 @@ void wheel_cancel(struct wheel *w, struct wheel_timer *t)
     w->count--;
 }
 
-static void fire_slot(struct wheel *w, size_t slot, int64_t now_ms,
-                      void (*fn)(void *arg, struct wheel_timer *t), void *arg)
+static void fire_slot(struct wheel *w, size_t slot, int64_t now, void (*fn)(void *arg, struct wheel_timer *t),
+                      void *arg)
 {
     struct wheel_timer batch;
     struct wheel_timer *head = &w->slots[slot];
@@ -90,25 +106,26 @@ static void fire_slot(struct wheel *w, size_t slot, int64_t now_ms,
     while (batch.next != &batch) {
         struct wheel_timer *t = batch.next;
         take_off(t);
-        if (t->due_ms > now_ms) {
-            place(w, t); /* another turn */
+        if (t->due > now && t->due != WHEEL_NEVER) {
+            place(w, t); /* another turn, or put off */
             continue;
         }
         w->count--;
-        fn(arg, t);
+        if (t->due != WHEEL_NEVER)
+            fn(arg, t);
     }
 }
 
 void wheel_advance(struct wheel *w, int64_t now_ms, void (*fn)(void *arg, struct wheel_timer *t), void *arg)
 {
-    int64_t until = now_ms / WHEEL_TICK_MS;
+    int64_t until = (now_ms - w->begin_ms) / WHEEL_TICK_MS;
     if (until - w->tick > WHEEL_SLOTS)
         w->tick = until - WHEEL_SLOTS; /* after a long sleep one turn sees every slot */
     while (w->tick < until) {
         w->tick++;
         size_t slot = slot_of(w->tick);
         if (w->used[slot / 64] >> (slot % 64) & 1)
-            fire_slot(w, slot, now_ms, fn, arg);
+            fire_slot(w, slot, until, fn, arg);
     }
 }
 
@@ -123,7 +140,7 @@ int64_t wheel_next_ms(const struct wheel *w, int64_t now_ms)
             continue;
         }
         if (w->used[slot / 64] >> (slot % 64) & 1) {
-            int64_t ms = (w->tick + i) * WHEEL_TICK_MS - now_ms;
+            int64_t ms = w->begin_ms + (w->tick + i) * WHEEL_TICK_MS - now_ms;
             return ms > 0 ? ms : 0;
         }
     }

@@ -63,7 +63,7 @@ static void mix(struct outcome *o, struct str s)
 
 static void take_request(struct outcome *o, const struct http_head *h)
 {
-    struct req *r = req_new(h, STR("1.2.3.4"), o->requests, NULL);
+    struct req *r = req_new(h, STR("1.2.3.4"), o->requests, NULL, false);
     mix(o, r->pub.path);
     mix(o, r->pub.query);
     mix(o, r->pub.authorization);

@@ -118,13 +118,14 @@ static void test_log_lines(void **state)
         char text[32], want[64];
         memset(text, 'x', 20);
         memcpy(text + at, "\x7f", 1);
-        log_text(LOG_ERROR, "chappe.test", str_n(text, 20));
+        log_text(LOG_ERROR, "chappe.test", str_n(text, 20), 1784714400123);
         snprintf(want, sizeof want, " - ERROR - %.*s\\x7f%.*s", (int)at, text, (int)(19 - at), text + at + 1);
         assert_string_equal(strstr(captured, " - ERROR"), want);
+        assert_non_null(strstr(captured, "2026-07-22 12:00:00,123 - chappe.test - "));
     }
     memset(big, 'x', sizeof big);
     for (size_t more = 0; more < 2; more++) {
-        log_text(LOG_ERROR, "chappe.test", str_n(big, LOG_TEXT_MAX + more));
+        log_text(LOG_ERROR, "chappe.test", str_n(big, LOG_TEXT_MAX + more), 1784714400123);
         assert_int_equal(strstr(captured, " [cut]") != NULL, more);
         assert_int_equal(strspn(strchr(captured, 'x'), "x"), LOG_TEXT_MAX);
     }

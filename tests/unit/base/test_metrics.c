@@ -17,6 +17,12 @@ static void test_plain(void **state)
     assert_int_equal(metric_get(M_http_requests), before + 2);
     metric_set(M_pg_connections, 7);
     assert_int_equal(metric_get(M_pg_connections), 7);
+    atomic_fetch_add(metric_cell(M_pg_connections, NULL), 2);
+    assert_int_equal(metric_get(M_pg_connections), 9);
+    metric_set(M_pg_connections, 7);
+    metric_add_l(M_http_closed, "a cell", 4);
+    atomic_fetch_add(metric_cell(M_http_closed, "a cell"), 1);
+    assert_int_equal(metric_get_l(M_http_closed, "a cell"), 5);
 }
 
 static void *add_from_thread(void *names)

@@ -262,7 +262,7 @@ static void test_request_copies(void **state)
     struct http_head h;
     enum close_reason why;
     assert_int_equal(http_head_parse(str_of(text), STR("x-id"), STR("x"), &h, &why), 0);
-    struct req *r = req_new(&h, STR("1.2.3.4"), 17, NULL);
+    struct req *r = req_new(&h, STR("1.2.3.4"), 17, NULL, false);
     memset(text, '!', sizeof text); /* nothing may point there */
     assert_true(str_eq(r->pub.query, STR("q=1")));
     assert_true(str_eq(r->pub.path, STR("/")));

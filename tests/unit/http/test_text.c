@@ -2,6 +2,7 @@
 /* Copyright the Chappe contributors */
 /* Queries, percent-encoding, access log lines, error bodies. */
 #include "test_http.h"
+#include "chappe/clock.h"
 #include "chappe/json.h"
 #include "http_int.h"
 #include <stdlib.h>
@@ -184,10 +185,13 @@ static void test_date(void **state)
 {
     (void)state;
     struct front f = {.date_s = -1};
-    front_date(&f, 784111777000LL);
+    clock_fake_set(784111777000LL);
+    front_date(&f);
     assert_string_equal(f.date, "Sun, 06 Nov 1994 08:49:37 GMT");
-    front_date(&f, 1709210096999LL);
+    clock_fake_set(1709210096999LL);
+    front_date(&f);
     assert_string_equal(f.date, "Thu, 29 Feb 2024 12:34:56 GMT");
+    clock_fake_set(-1);
 }
 
 int run_text_tests(void)

@@ -34,15 +34,24 @@ static struct {
     _Atomic int64_t waiting;
     int accepted, eofs, resets, sends_done, sends_failed, limit_failures, with_peer, accept_failures;
     bool echo, close_on_recv;
+    bool told; /* on_events was called in this turn */
     uint64_t last;
     size_t received;
 } env;
+
+static void on_events(void *arg)
+{
+    assert_ptr_equal(arg, &env);
+    env.told = true;
+}
 
 static void on_accept(void *arg, uint64_t id, void *user, int tag, const struct sockaddr_storage *peer)
 {
     struct echo_conn *c = user;
     assert_ptr_equal(arg, &env);
     assert_int_equal(tag, 5);
+    assert_true(env.told);
+    assert_true(transport_id(env.t, user) == id);
     assert_int_equal(c->id, 0); /* zeroed, even when the slot is used again */
     c->id = id;
     env.last = id;
@@ -54,6 +63,7 @@ static void on_recv(void *arg, void *user, struct str bytes)
 {
     struct echo_conn *c = user;
     (void)arg;
+    assert_true(env.told);
     assert_false(c->eof);
     c->received += bytes.n;
     env.received += bytes.n;
@@ -75,6 +85,7 @@ static void on_eof(void *arg, void *user, int err)
 {
     struct echo_conn *c = user;
     (void)arg;
+    assert_true(env.told);
     assert_false(c->eof);
     c->eof = true;
     if (err)
@@ -89,6 +100,7 @@ static void on_sent(void *arg, void *user, int status)
 {
     struct echo_conn *c = user;
     (void)arg;
+    assert_true(env.told);
     env.sends_done += status == 0;
     env.sends_failed += status == -ERR_CLOSED;
     env.limit_failures += status == -ERR_LIMIT;
@@ -105,6 +117,7 @@ static void on_accept_failed(void *arg, int e)
 
 static void turn(void)
 {
+    env.told = false;
     uv_run(&env.loop, UV_RUN_NOWAIT);
 }
 
@@ -153,7 +166,7 @@ static int env_setup(enum transport_kind kind, int64_t waiting_max)
     env.kind = kind;
     env.echo = true;
     struct transport_options o = {
-        .events = {on_accept, on_recv, on_eof, on_sent, on_accept_failed},
+        .events = {on_accept, on_recv, on_eof, on_sent, on_accept_failed, on_events},
         .arg = &env,
         .user_bytes = sizeof(struct echo_conn),
         .waiting_bytes = &env.waiting,

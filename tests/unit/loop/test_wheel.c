@@ -9,7 +9,7 @@
 
 struct probe {
     struct wheel_timer t;
-    int64_t fired_ms;
+    int64_t due_ms, fired_ms;
     int fired;
 };
 static int64_t now_ms;
@@ -44,8 +44,10 @@ static void test_never_early_once(void **state)
         now_ms = starts[k];
         wheel_init(w, now_ms);
         lcg_state = 7 + (uint32_t)k;
-        for (int i = 0; i < N; i++) /* up to three turns of the wheel */
-            wheel_set(w, &probes[i].t, now_ms + lcg_below(200000));
+        for (int i = 0; i < N; i++) { /* up to three turns of the wheel */
+            probes[i].due_ms = now_ms + lcg_below(200000);
+            wheel_set(w, &probes[i].t, probes[i].due_ms);
+        }
         int64_t end = now_ms + 200000 + WHEEL_TICK_MS;
         while (now_ms < end) {
             now_ms += 1 + lcg_below(50);
@@ -56,8 +58,8 @@ static void test_never_early_once(void **state)
         assert_int_equal(wheel_next_ms(w, now_ms), -1);
         for (int i = 0; i < N; i++) {
             assert_int_equal(probes[i].fired, 1);
-            assert_true(probes[i].fired_ms >= probes[i].t.due_ms);
-            assert_true(probes[i].fired_ms - probes[i].t.due_ms <= WHEEL_TICK_MS + 50);
+            assert_true(probes[i].fired_ms >= probes[i].due_ms);
+            assert_true(probes[i].fired_ms - probes[i].due_ms <= WHEEL_TICK_MS + 50);
         }
         free(probes);
         free(w);
@@ -117,6 +119,88 @@ static void test_cancel_and_move(void **state)
     free(w);
 }
 
+/* Timers that are put off, brought forward, let go and cancelled at random, against what was said last. */
+static void test_put_off_and_let_go(void **state)
+{
+    (void)state;
+    enum { N = 300, STEPS = 20000 };
+    struct wheel *w = calloc(1, sizeof *w);
+    struct probe *probes = calloc(N, sizeof *probes);
+    int fired = 0, expected = 0;
+    now_ms = 777;
+    wheel_init(w, now_ms);
+    lcg_state = 3;
+    for (int step = 0; step < STEPS; step++) {
+        struct probe *p = &probes[lcg_below(N)];
+        if (!p->due_ms || p->fired) { /* not set, or it has fired: begins again */
+            assert_false(wheel_is_set(&p->t));
+            expected += p->fired;
+            p->fired = 0;
+        }
+        switch (lcg_below(8)) {
+        case 0:
+            wheel_cancel(w, &p->t);
+            p->due_ms = 0;
+            break;
+        case 1:
+            wheel_let_go(&p->t);
+            p->due_ms = 0;
+            break;
+        default:
+            p->due_ms = now_ms + lcg_below(step % 3 ? 100000 : 500);
+            wheel_set(w, &p->t, p->due_ms);
+            assert_true(wheel_is_set(&p->t));
+        }
+        now_ms += lcg_below(40);
+        wheel_advance(w, now_ms, on_fire, &fired);
+        for (int i = 0; i < N; i++) {
+            struct probe *q = &probes[i];
+            assert_true(q->fired <= 1);
+            if (q->fired && q->fired_ms == now_ms) {
+                assert_true(q->due_ms > 0 && q->due_ms <= now_ms);
+            } else if (q->due_ms && !q->fired) {
+                assert_true(now_ms - q->due_ms <= WHEEL_TICK_MS + 40);
+            }
+        }
+    }
+    for (int i = 0; i < N; i++)
+        expected += probes[i].fired;
+    assert_int_equal(fired, expected);
+    assert_true(fired > STEPS / 10);
+    /* what was let go leaves by itself, without having fired */
+    fired = 0;
+    for (int i = 0; i < N; i++) {
+        wheel_set(w, &probes[i].t, now_ms + 5000);
+        wheel_let_go(&probes[i].t);
+        assert_false(wheel_is_set(&probes[i].t));
+    }
+    wheel_advance(w, now_ms + 70000, on_fire, &fired);
+    assert_int_equal(fired, 0);
+    assert_int_equal(w->count, 0);
+    assert_int_equal(wheel_next_ms(w, now_ms + 70000), -1);
+    free(probes);
+    free(w);
+}
+
+/* Putting off does not touch the list: nobody's memory but its own. */
+static void test_putting_off_moves_nothing(void **state)
+{
+    (void)state;
+    struct wheel *w = calloc(1, sizeof *w);
+    struct probe p[3] = {0};
+    wheel_init(w, 0);
+    for (int i = 0; i < 3; i++)
+        wheel_set(w, &p[i].t, 1000);
+    struct wheel before = *w;
+    struct wheel_timer neighbour = p[2].t;
+    wheel_set(w, &p[1].t, 90000);
+    wheel_let_go(&p[1].t);
+    wheel_set(w, &p[1].t, 60000);
+    assert_memory_equal(w, &before, sizeof before);
+    assert_memory_equal(&p[2].t, &neighbour, sizeof neighbour);
+    free(w);
+}
+
 /* A callback that cancels its neighbour of the same slot, and sets itself again. */
 static struct probe chain[3];
 static void on_chain(void *arg, struct wheel_timer *t)
@@ -149,10 +233,9 @@ static void test_callbacks_change_the_wheel(void **state)
 int run_wheel_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_never_early_once),
-        cmocka_unit_test(test_next_leads_there),
-        cmocka_unit_test(test_cancel_and_move),
-        cmocka_unit_test(test_callbacks_change_the_wheel),
+        cmocka_unit_test(test_never_early_once),          cmocka_unit_test(test_next_leads_there),
+        cmocka_unit_test(test_cancel_and_move),           cmocka_unit_test(test_put_off_and_let_go),
+        cmocka_unit_test(test_putting_off_moves_nothing), cmocka_unit_test(test_callbacks_change_the_wheel),
     };
     return cmocka_run_group_tests_name("wheel", tests, NULL, NULL);
 }
