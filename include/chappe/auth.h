@@ -16,24 +16,31 @@ enum requester_kind { REQUESTER_USER, REQUESTER_GUEST, REQUESTER_APP_SERVICE, RE
 /* Counted. What stands above the line never changes. */
 struct requester {
     uint32_t refs;
-    struct str user_id;   /* effective user */
-    struct str device_id; /* absent if none */
-    struct str owner_id;  /* authenticated entity: differs for puppet tokens */
-    int64_t token_id;     /* access_tokens.id; 0 if none */
-    bool is_guest, is_admin, is_app_service, shadow_banned;
-    uint64_t token_key[4]; /* SHA-256 of the token */
-    enum requester_kind kind;
+    enum requester_kind kind : 8;
+    bool is_guest : 1;
+    bool is_admin : 1;
+    bool is_app_service : 1;
+    bool shadow_banned : 1;
+    bool locked : 1; /* this and the next two belong to src/auth */
+    bool used : 1;
+    bool refreshable : 1;
+    struct str user_id;         /* effective user */
+    struct str device_id;       /* absent if none */
+    int64_t token_id;           /* access_tokens.id; 0 if none */
+    uint64_t token_key[4];      /* SHA-256 of the token */
     int64_t valid_until_ms;     /* of the token, wall clock; 0: no end */
     int64_t account_expires_ms; /* of the account (legacy account validity); 0: no end */
     /* ---- the rest belongs to src/auth */
-    bool locked, used, refreshable;
     uint32_t suspected, verified; /* rows that concern it; how many of them its last check had seen */
     struct auth *auth;
     struct list by_user, by_token; /* rings of all live requesters */
-    struct list watches;
+    struct auth_watch *watches;    /* a ring; NULL: none */
+    const struct str *owner_id;    /* NULL: the user itself */
 };
 struct requester *requester_ref(struct requester *r);
 void requester_unref(struct requester **r);
+/* The authenticated entity: differs from the user for puppet tokens. */
+struct str requester_owner(const struct requester *r);
 /* What the access log shows: the user, or "owner|user" for a puppet token. In a. */
 const char *requester_log_name(const struct requester *r, struct arena *a);
 
@@ -75,11 +82,10 @@ struct auth_watch {
     int64_t expires_ms;  /* wall clock; 0 = never */
     void (*revoked)(struct auth_watch *w, const struct auth_error *e); /* w is already removed */
     bool checking, active;
-    struct auth *auth;
     /* ---- the rest belongs to src/auth */
+    uint32_t heap_at;
     struct list by_age;
     struct auth_check *check;
-    size_t heap_at;
     int64_t checked_ms;
 };
 /* Takes a count of r of its own. When rows about the token or its user arrived since r was made, a check

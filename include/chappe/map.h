@@ -10,11 +10,14 @@
  */
 #include "chappe/mem.h"
 
-struct smap {
-    struct smap_slot *slots;
+/* Objects have many tables, of which most are empty or hold one entry: so a table is a pointer. */
+struct smap_table {
     uint32_t n;
-    uint8_t cap_log2; /* of slots, when there are any */
-    uint8_t kind;     /* enum mem_kind of the slots */
+    uint8_t cap_log2;
+    uint8_t kind; /* enum mem_kind of the table */
+};
+struct smap {
+    uintptr_t table; /* struct smap_table and its slots; odd while there is none: the kind, twice, and one */
 };
 void smap_init(struct smap *m);
 void smap_init_of(struct smap *m, enum mem_kind k); /* its table is counted as this kind */
@@ -25,9 +28,14 @@ void *smap_put(struct smap *m, struct str key,
 void *smap_del(struct smap *m, struct str key); /* returns the value, or NULL */
 /* size_t it = 0; while ((v = smap_next(m, &it))) … */
 void *smap_next(const struct smap *m, size_t *it);
+static inline struct smap_table *smap_table(const struct smap *m) /* NULL: it is empty */
+{
+    return m->table & 1 ? NULL : (struct smap_table *)m->table;
+}
 static inline size_t smap_count(const struct smap *m)
 {
-    return m->n;
+    const struct smap_table *t = smap_table(m);
+    return t ? t->n : 0;
 }
 size_t smap_bytes(const struct smap *m);
 

@@ -159,7 +159,7 @@ struct room {
     /* state groups seen here, by id */
     struct imap groups;
     /* users with a waiting or recent request who are joined here: whom a change here wakes */
-    VEC(struct user *) active;
+    VEC(struct membership_row *) active;
     uint32_t redaction_gen; /* raised when an event here is redacted: unread counters reload */
     struct list relations;  /* struct relations.in_room */
     bool touched;           /* scratch: in the burst being applied */
@@ -214,15 +214,24 @@ struct device_list_row {
 
 struct membership_row { /* local_current_membership */
     struct room *room;
-    struct str room_id, sender;
-    struct evrec *rec;
+    struct user *user;
+    union {
+        struct evrec *rec;    /* pinned; not of a join, whose event nobody asks for */
+        int64_t joined_group; /* of a join: a state group in which the user is joined (sync/shared.c), or 0 */
+    };
     int64_t stream;
-    int64_t joined_group; /* a state group in which the user is joined (sync/shared.c); 0: not looked at */
+    uint32_t active_at; /* in the room's, while the user is active */
     writer_id writer;
+    uint16_t sender_n;
     uint8_t membership; /* enum membership */
-    bool forgotten;
-    bool known_version;
+    bool forgotten : 1;
+    bool known_version : 1;
+    char sender[]; /* of a membership that somebody else may have made: not of a join */
 };
+static inline struct str membership_sender(const struct membership_row *row)
+{
+    return str_n(row->sender, row->sender_n);
+}
 struct own_event { /* a membership event of the user */
     struct evrec *rec;
     struct room *room;
@@ -272,26 +281,30 @@ struct ll_sent {
     struct evrec *rec;    /* pinned */
     struct mpos_kept *at; /* where the answer ended that had it; kept by the model */
 };
+/* Of a device that loads members lazily. */
+struct ll_state {
+    VEC(struct ll_sent) sent;     /* least recently used first */
+    int64_t expires_ms, newest;   /* the latter: no entry was sent beyond it */
+    int64_t given_min, given_max; /* no next_batch was beyond this: min, and the farthest writer */
+};
 struct device {
     struct str device_id;
     struct user *user;
-    /* undelivered messages: complete in (td_lo, td_hi] when td_known */
+    /* undelivered messages: complete in (td_lo, td_hi] when td_known; while they are loaded, from td_lo on */
     VEC(struct to_device_msg) td;
-    int64_t td_lo, td_hi, td_want_lo;
+    int64_t td_lo, td_hi;
     int64_t td_deleted_upto; /* rows at or below are deleted, or being deleted; -1: never done here */
     int64_t td_seen_upto;    /* rows may exist up to here */
     /* key counts */
     struct blob *otk_json;      /* {"signed_curve25519":50} */
     struct blob *fallback_json; /* ["signed_curve25519"] */
-    /* lazy-loaded members sent: user -> event (sync-v3 4.2) */
-    VEC(struct ll_sent) ll;             /* least recently used first */
-    int64_t ll_expires_ms, ll_newest;   /* the latter: no entry was sent beyond it */
-    int64_t ll_given_min, ll_given_max; /* no next_batch was beyond this: min, and the farthest writer */
+    struct ll_state *ll;        /* members sent: user -> event (sync-v3 4.2); NULL: none ever */
     uint32_t keys_gen;
     uint16_t pages;    /* scratch of the loader: rows of this load */
     uint16_t deleting; /* deletions under way: not to be evicted */
     uint8_t td_load, keys_load;
-    bool td_known, keys_stale, hidden_unused;
+    bool td_known : 1;
+    bool keys_stale : 1;
 };
 struct presence {
     struct str user_id, state, status_msg;
@@ -302,17 +315,28 @@ struct news_at { /* where a room stood: stream ids, and the serial of typing */
     int64_t events, receipts, typing;
 };
 struct news_item {
-    struct room *room;
+    struct membership_row *row; /* of the user in the room, joined */
     struct news_at at;
 };
-/* A parked poll costs one of these: small fields stand together, so that none of it is padding. */
+/* A part of an object that is read as a whole: raising gen makes stale what is being read. */
+struct user_part {
+    uint32_t gen : 29;
+    uint32_t load : 2; /* enum load_state */
+    uint32_t stale : 1;
+};
+/* Device list rows from before the model's ring: in (lo, floor of the ring], when loaded. */
+struct device_list_past {
+    VEC(struct device_list_row) rows;
+    int64_t lo, want_lo, floor;
+};
+/* A parked poll costs one of these: what few users have is made on demand, and small fields share words. */
 struct user {
     struct str user_id;
     struct mpos_kept *since_events; /* own membership events absorbed from here on */
     struct smap rooms;              /* room_id -> struct membership_row */
     int64_t rooms_newest;           /* greatest stream among them */
     VEC(struct own_event) own;      /* ascending; complete above since_events or own_horizon */
-    int64_t own_horizon, own_want_lo;
+    int64_t own_horizon;            /* while they are loaded: what is wanted */
     /* account data: complete copies, refreshed by rows newer than ad_upto */
     struct smap account_data, room_account_data;
     int64_t ad_upto; /* newest stream id loaded */
@@ -326,30 +350,29 @@ struct user {
     struct smap devices;
     int64_t td_last;              /* to_device stream: last row of this user, or position at creation */
     int64_t full_presence_stream; /* users_to_send_full_presence_to; -1 unknown */
-    /* device list rows in (dl_lo, floor of the model's ring], when dl_load is done */
-    VEC(struct device_list_row) dl;
-    int64_t dl_lo, dl_want_lo, dl_floor;
+    struct device_list_past *dl;  /* NULL: never wanted */
     /* waiting */
     struct list waiters, running; /* requests: parked; being computed */
     int64_t initial_turn;         /* of the last initial sync that asked (sync/park.c) */
     VEC(struct news_item) news;   /* while active: rooms with news, complete above news_floor */
     struct news_at news_floor;
-    int64_t presence_news; /* likewise: newest presence row that concerned the user */
-    struct list woken_list;
+    int64_t presence_news;    /* likewise: newest presence row that concerned the user */
+    struct user *woken_after; /* in the queue of users to look at, while woken */
     int64_t used_ms;
-    struct list lru;
     uint32_t pins;          /* requests that are being answered for this user */
     uint32_t waiters_count; /* parked, or joined to another */
-    uint32_t rooms_gen, ad_gen, tags_gen, push_rules_gen, ignored_gen, features_gen, full_presence_gen;
-    uint8_t rooms_load, own_load, ad_load, tags_load, push_rules_load, ignored_load, features_load,
-        full_presence_load, dl_load;
-    bool rooms_stale, ad_stale, tags_stale, push_rules_stale, ignored_stale, features_stale;
-    bool local, own_horizon_known;
-    bool msc4222;    /* an experimental feature, turned on for this user */
-    bool ad_changed; /* scratch of a sync run */
-    bool active;     /* listed in the active vectors of its joined rooms */
-    bool reactivate; /* scratch of the loader */
-    bool woken;      /* in the list of users to look at */
+    struct {
+        struct user_part rooms, account_data, tags, push_rules, ignored, features, full_presence;
+    } parts;
+    uint8_t own_load : 2; /* enum load_state, both */
+    uint8_t dl_load : 2;
+    bool local : 1;
+    bool own_horizon_known : 1;
+    bool msc4222 : 1;    /* an experimental feature, turned on for this user */
+    bool ad_changed : 1; /* scratch of a sync run */
+    bool active : 1;     /* listed in the active vectors of its joined rooms */
+    bool reactivate : 1; /* scratch of the loader */
+    bool woken : 1;      /* in the list of users to look at */
 };
 
 /* ---- sticky events ---- */
@@ -512,7 +535,8 @@ void model_user_activate(struct model *m, struct user *u);
  * events, receipts and typing only. */
 bool model_user_news(const struct user *u, int64_t events, int64_t receipts, int64_t typing);
 
-/* Lazily loaded members (sync/ll.c). */
+/* Lazily loaded members (sync/ll.c). model_ll makes d->ll if need be. */
+struct ll_state *model_ll(struct device *d);
 void model_ll_add(struct model *m, struct device *d, uint64_t user, struct str event_id,
                   const struct mpos *at);
 void model_ll_del(struct model *m, struct device *d, size_t i);

@@ -281,8 +281,8 @@ static void send_user_ip(struct auth_op *op, const struct requester *r)
         return;
     if (r->is_app_service && str_absent(device))
         device = STR("dummy-device");
-    feed_send_user_ip(op->a->feed, r->owner_id, op->token, op->ip, op->user_agent, device);
-    if (cfg->track_puppeted_user_ips && !str_eq(r->owner_id, r->user_id))
+    feed_send_user_ip(op->a->feed, requester_owner(r), op->token, op->ip, op->user_agent, device);
+    if (cfg->track_puppeted_user_ips && r->owner_id)
         feed_send_user_ip(op->a->feed, r->user_id, op->token, op->ip, op->user_agent, r->device_id);
 }
 

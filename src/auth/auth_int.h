@@ -62,9 +62,13 @@ struct centry {
     struct str key;  /* bytes are the class's */
     struct list lru; /* in found or missing; or in the queue while pending and not sent */
     struct list waiters;
-    enum centry_state state;
-    int64_t loaded_ms;
-    uint64_t issued; /* sequence number when the statement was sent; 0: its answer must not be used */
+    union {
+        uint64_t
+            issued; /* pending: sequence number when the statement was sent; 0: its answer must not be used */
+        int64_t loaded_ms; /* found or missing */
+    };
+    uint32_t secret_n; /* pending tokens: of tok_entry.token */
+    uint8_t state;     /* enum centry_state */
     uint8_t tries;
     bool busy, doomed; /* being delivered; to be freed after that */
 };
@@ -108,8 +112,7 @@ void cache_abort(struct cache *c, int err);
 struct tok_entry { /* token_cache.c */
     struct centry e;
     uint64_t hash[4];
-    char *token; /* while pending */
-    size_t token_n;
+    char *token;         /* while pending */
     struct requester *r; /* while found */
 };
 struct user_fact {

@@ -24,7 +24,7 @@ static void refuse_limit(struct auth_op *op, struct str text, struct str type)
 void run_blocking(struct auth_op *op)
 {
     const struct config *cfg = op->a->cfg;
-    struct str user = op->r->owner_id;
+    struct str user = requester_owner(op->r);
 
     if (!op_need_user(&op, user))
         return;
@@ -60,8 +60,9 @@ void auth_check_blocking(struct auth *a, struct requester *r,
     const struct config *cfg = a->cfg;
 
     if ((!cfg->hs_disabled && !cfg->limit_usage_by_mau) ||
-        (r->is_app_service && !cfg->track_appservice_user_ips) || str_eq(r->owner_id, cfg->server_name) ||
-        (cfg->server_notices_mxid.n && str_eq(r->owner_id, cfg->server_notices_mxid))) {
+        (r->is_app_service && !cfg->track_appservice_user_ips) ||
+        str_eq(requester_owner(r), cfg->server_name) ||
+        (cfg->server_notices_mxid.n && str_eq(requester_owner(r), cfg->server_notices_mxid))) {
         done(arg, NULL);
         return;
     }

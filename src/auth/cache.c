@@ -106,7 +106,7 @@ void cache_drop_entry(struct cache *c, struct centry *e)
         return;
     if (smap_get(&c->by_key, e->key) == e)
         smap_del(&c->by_key, e->key);
-    enum centry_state was = e->state;
+    uint8_t was = e->state;
     centry_leave(c, e);
     if (e->busy) {
         e->doomed = true;
@@ -194,7 +194,7 @@ int cache_ask(struct cache *c, struct str key, struct str secret, struct auth_wa
         if (c->class == &cache_tokens) {
             struct tok_entry *t = container_of(e, struct tok_entry, e);
             t->token = xstrndup(secret);
-            t->token_n = secret.n;
+            e->secret_n = (uint32_t)secret.n;
         }
         centry_enqueue(c, e);
     }

@@ -33,18 +33,22 @@ static struct str put(char **to, struct str s)
 struct requester *requester_new(struct auth *a, enum requester_kind kind, struct str user_id,
                                 struct str device_id, struct str owner_id, const uint64_t key[4])
 {
-    size_t owner_n = str_eq(owner_id, user_id) ? 0 : owner_id.n;
-    struct requester *r = mem_new(MEM_tokens, sizeof *r + user_id.n + device_id.n + owner_n + 1);
-    char *text = (char *)(r + 1);
+    bool puppet = !str_eq(owner_id, user_id);
+    size_t owner_n = puppet ? sizeof owner_id + owner_id.n : 0;
+    struct requester *r = mem_new(MEM_tokens, sizeof *r + owner_n + user_id.n + device_id.n);
+    struct str *owner = (struct str *)(r + 1);
+    char *text = puppet ? (char *)(owner + 1) : (char *)owner;
 
     r->refs = 1;
     r->auth = a;
     r->kind = kind;
     r->user_id = put(&text, user_id);
     r->device_id = str_absent(device_id) ? STR_ABSENT : put(&text, device_id);
-    r->owner_id = str_eq(owner_id, user_id) ? r->user_id : put(&text, owner_id);
+    if (puppet) {
+        *owner = put(&text, owner_id);
+        r->owner_id = owner;
+    }
     memcpy(r->token_key, key, sizeof r->token_key);
-    list_init(&r->watches);
     ring_add(&a->requesters_by_user, ring_key_user(r->user_id), &r->by_user);
     ring_add(&a->requesters_by_token, ring_key_token(r->token_key), &r->by_token);
     a->requesters_n++;
@@ -67,7 +71,7 @@ void requester_unref(struct requester **rp)
     ASSERT(r->refs > 0);
     if (--r->refs)
         return;
-    ASSERT(list_empty(&r->watches));
+    ASSERT(!r->watches);
     if (r->auth) {
         ring_del(&r->auth->requesters_by_user, ring_key_user(r->user_id), &r->by_user);
         ring_del(&r->auth->requesters_by_token, ring_key_token(r->token_key), &r->by_token);
@@ -76,11 +80,16 @@ void requester_unref(struct requester **rp)
     mem_free(MEM_tokens, r);
 }
 
+struct str requester_owner(const struct requester *r)
+{
+    return r->owner_id ? *r->owner_id : r->user_id;
+}
+
 const char *requester_log_name(const struct requester *r, struct arena *a)
 {
-    if (str_eq(r->owner_id, r->user_id))
+    if (!r->owner_id)
         return arena_str(a, r->user_id).p;
-    return arena_printf(a, "%.*s|%.*s", STR_ARG(r->owner_id), STR_ARG(r->user_id)).p;
+    return arena_printf(a, "%.*s|%.*s", STR_ARG(*r->owner_id), STR_ARG(r->user_id)).p;
 }
 
 /* Columns of auth_tokens and auth_tokens_by_id:
@@ -137,7 +146,7 @@ static struct pg_args *tok_args(struct centry **v, size_t n)
 
     for (size_t i = 0; i < n; i++) {
         const struct tok_entry *t = container_of(v[i], struct tok_entry, e);
-        tokens[i] = str_n(t->token, t->token_n);
+        tokens[i] = str_n(t->token, t->e.secret_n);
     }
     pg_args_text_array(args, tokens, n);
     free(tokens);

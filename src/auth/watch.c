@@ -43,7 +43,7 @@ struct check_call {
 static void heap_set(struct checks *c, size_t i, struct auth_watch *w)
 {
     c->heap[i] = w;
-    w->heap_at = i + 1;
+    w->heap_at = (uint32_t)i + 1;
 }
 
 static void heap_up(struct checks *c, size_t i, struct auth_watch *w)
@@ -367,13 +367,21 @@ void checks_tick(struct auth *a)
     metric_set(M_auth_watches, (int64_t)cs->watches);
 }
 
+static struct auth_watch *next_watch(const struct auth_watch *w)
+{
+    return container_of(w->by_user.next, struct auth_watch, by_user);
+}
+
 void requester_suspect(struct requester *r)
 {
     struct auth_watch *w;
 
     r->suspected++;
-    list_each(w, &r->watches, struct auth_watch, by_user)
-        check_queue(r->auth, w, false);
+    if ((w = r->watches)) {
+        do
+            check_queue(r->auth, w, false);
+        while ((w = next_watch(w)) != r->watches);
+    }
     if (r->auth->suspect)
         r->auth->suspect(r->auth->suspect_arg, r);
 }
@@ -389,7 +397,6 @@ void auth_on_suspect(struct auth *a, void (*fn)(void *arg, const struct requeste
 void auth_watch_add(struct auth *a, struct auth_watch *w, struct requester *r)
 {
     ASSERT(!w->active && w->revoked && r->auth == a);
-    w->auth = a;
     w->r = requester_ref(r);
     w->active = true;
     w->checking = false;
@@ -398,7 +405,10 @@ void auth_watch_add(struct auth *a, struct auth_watch *w, struct requester *r)
     w->checked_ms = clock_mono_ms();
     list_init(&w->by_user);
     list_init(&w->by_age);
-    list_push(&r->watches, &w->by_user);
+    if (r->watches)
+        list_push(&r->watches->by_user, &w->by_user);
+    else
+        r->watches = w;
     list_push(&a->checks.by_age, &w->by_age);
     heap_add(&a->checks, w, r);
     a->checks.watches++;
@@ -422,11 +432,12 @@ void auth_watch_del(struct auth_watch *w)
             check_free(c);
         }
     }
+    if (w->r->watches == w)
+        w->r->watches = list_empty(&w->by_user) ? NULL : next_watch(w);
     list_del(&w->by_user);
     list_del(&w->by_age);
-    heap_del(&w->auth->checks, w);
-    w->auth->checks.watches--;
-    w->auth = NULL;
+    heap_del(&w->r->auth->checks, w);
+    w->r->auth->checks.watches--;
     requester_unref(&w->r);
 }
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Hash tables with open addressing and linear probing, a power of two of slots, at most three quarters full;
- * the smallest has two slots, for one entry: of the tables that users and devices have, most hold one or
- * none.
+ * Hash tables with open addressing and linear probing, a power of two of slots, at most three quarters full.
+ * Of the tables that users and devices have, most hold one entry or none: the smallest has one slot, and is
+ * the only one that may be full (for strings; for integers it has two).
  *
  * A deletion closes the gap by moving later entries of the same run back (no tombstones: a table that lives
  * for months with a constant number of entries stays as fast as on its first day). The run ends at an empty
@@ -18,7 +18,7 @@
 #include "chappe/map.h"
 #include "chappe/clock.h"
 
-enum { CAP_FIRST_LOG2 = 1, CAP_LAST_LOG2 = 30 };
+enum { CAP_FIRST_LOG2 = 1, CAP_SECOND_LOG2 = 2, CAP_LAST_LOG2 = 30 };
 
 struct smap_slot {
     const char *p;
@@ -39,10 +39,10 @@ static __attribute__((constructor)) void imap_secret_draw(void)
     imap_secret = rng_u64();
 }
 
-/* One slot at least stays empty: it ends a search. */
+/* Unless there is but one, one slot at least stays empty: it ends a search. */
 static bool is_full(size_t n, size_t cap)
 {
-    return n + 1 > cap - (cap < 4 ? 1 : cap / 4);
+    return n + 1 > cap - (cap == 1 ? 0 : cap < 4 ? 1 : cap / 4);
 }
 
 /* True when an entry whose home is `home`, found at `at`, may move back to the gap. */
@@ -53,9 +53,14 @@ static bool may_move(size_t home, size_t at, size_t gap, size_t mask)
 
 /* ---- strings ---- */
 
-static size_t smap_cap(const struct smap *m)
+static struct smap_slot *slots_of(const struct smap_table *t)
 {
-    return m->slots ? (size_t)1 << m->cap_log2 : 0;
+    return (struct smap_slot *)(uintptr_t)(t + 1);
+}
+
+static size_t table_cap(const struct smap_table *t)
+{
+    return (size_t)1 << t->cap_log2;
 }
 
 void smap_init(struct smap *m)
@@ -65,13 +70,20 @@ void smap_init(struct smap *m)
 
 void smap_init_of(struct smap *m, enum mem_kind k)
 {
-    *m = (struct smap){.kind = (uint8_t)k};
+    m->table = (uintptr_t)k << 1 | 1;
+}
+
+static enum mem_kind smap_kind(const struct smap *m)
+{
+    const struct smap_table *t = smap_table(m);
+    return t ? (enum mem_kind)t->kind : (enum mem_kind)(m->table >> 1);
 }
 
 void smap_fini(struct smap *m)
 {
-    mem_free(m->kind, m->slots);
-    smap_init_of(m, m->kind);
+    enum mem_kind kind = smap_kind(m);
+    mem_free(kind, smap_table(m));
+    smap_init_of(m, kind);
 }
 
 static bool smap_slot_is(const struct smap_slot *s, uint32_t hash, struct str key)
@@ -79,51 +91,63 @@ static bool smap_slot_is(const struct smap_slot *s, uint32_t hash, struct str ke
     return s->hash == hash && s->n == key.n && (key.n == 0 || memcmp(s->p, key.p, key.n) == 0);
 }
 
-/* The slot of key, or the empty slot where it would go. */
-static struct smap_slot *smap_find(const struct smap *m, struct str key, uint32_t hash)
+/* The slot of key, or the empty slot where it would go. NULL: there is one slot, and it is another's. */
+static struct smap_slot *smap_find(const struct smap_table *t, struct str key, uint32_t hash)
 {
-    size_t mask = smap_cap(m) - 1, i = hash & mask;
-    while (m->slots[i].value && !smap_slot_is(&m->slots[i], hash, key))
+    struct smap_slot *slots = slots_of(t);
+    size_t mask = table_cap(t) - 1, i = hash & mask;
+    while (slots[i].value && !smap_slot_is(&slots[i], hash, key)) {
+        if (mask == 0)
+            return NULL;
         i = (i + 1) & mask;
-    return &m->slots[i];
+    }
+    return &slots[i];
 }
 
-static void smap_grow(struct smap *m)
+static struct smap_table *smap_grow(struct smap *m)
 {
-    struct smap_slot *old = m->slots;
-    size_t old_cap = smap_cap(m);
-    ASSERT(m->cap_log2 < CAP_LAST_LOG2);
-    m->cap_log2 = (uint8_t)(old ? m->cap_log2 + 1 : CAP_FIRST_LOG2);
-    m->slots = mem_new(m->kind, sizeof *m->slots << m->cap_log2);
-    size_t mask = smap_cap(m) - 1;
-    for (size_t k = 0; k < old_cap; k++) {
-        if (!old[k].value)
+    struct smap_table *old = smap_table(m), *t;
+    uint8_t cap_log2 = (uint8_t)(!old ? 0 : old->cap_log2 ? old->cap_log2 + 1 : CAP_SECOND_LOG2);
+    ASSERT(cap_log2 <= CAP_LAST_LOG2);
+    enum mem_kind kind = smap_kind(m);
+    t = mem_new(kind, sizeof *t + (sizeof(struct smap_slot) << cap_log2));
+    t->cap_log2 = cap_log2;
+    t->kind = (uint8_t)kind;
+    size_t mask = table_cap(t) - 1;
+    for (size_t k = 0; old && k < table_cap(old); k++) {
+        if (!slots_of(old)[k].value)
             continue;
-        size_t i = old[k].hash & mask;
-        while (m->slots[i].value)
+        size_t i = slots_of(old)[k].hash & mask;
+        while (slots_of(t)[i].value)
             i = (i + 1) & mask;
-        m->slots[i] = old[k];
+        slots_of(t)[i] = slots_of(old)[k];
+        t->n++;
     }
-    mem_free(m->kind, old);
+    mem_free(kind, old);
+    m->table = (uintptr_t)t;
+    return t;
 }
 
 void *smap_get(const struct smap *m, struct str key)
 {
-    return m->n ? smap_find(m, key, (uint32_t)str_hash(key))->value : NULL;
+    const struct smap_table *t = smap_table(m);
+    struct smap_slot *s = t && t->n ? smap_find(t, key, (uint32_t)str_hash(key)) : NULL;
+    return s ? s->value : NULL;
 }
 
 void *smap_put(struct smap *m, struct str key, void *value)
 {
     ASSERT(value != NULL && key.n <= UINT32_MAX);
     uint32_t hash = (uint32_t)str_hash(key);
-    struct smap_slot *s = m->slots ? smap_find(m, key, hash) : NULL;
+    struct smap_table *t = smap_table(m);
+    struct smap_slot *s = t ? smap_find(t, key, hash) : NULL;
     void *before = s ? s->value : NULL;
     if (!before) {
-        if (!s || is_full(m->n, smap_cap(m))) {
-            smap_grow(m);
-            s = smap_find(m, key, hash);
+        if (!s || is_full(t->n, table_cap(t))) {
+            t = smap_grow(m);
+            s = smap_find(t, key, hash);
         }
-        m->n++;
+        t->n++;
     }
     *s = (struct smap_slot){key.p, value, (uint32_t)key.n, hash};
     return before;
@@ -131,36 +155,44 @@ void *smap_put(struct smap *m, struct str key, void *value)
 
 void *smap_del(struct smap *m, struct str key)
 {
-    struct smap_slot *s = m->n ? smap_find(m, key, (uint32_t)str_hash(key)) : NULL;
+    struct smap_table *t = smap_table(m);
+    struct smap_slot *s = t && t->n ? smap_find(t, key, (uint32_t)str_hash(key)) : NULL;
     void *value = s ? s->value : NULL;
     if (!value)
         return NULL;
-    size_t mask = smap_cap(m) - 1, gap = (size_t)(s - m->slots);
-    for (size_t i = (gap + 1) & mask; m->slots[i].value; i = (i + 1) & mask) {
-        if (may_move(m->slots[i].hash & mask, i, gap, mask)) {
-            m->slots[gap] = m->slots[i];
+    struct smap_slot *slots = slots_of(t);
+    size_t mask = table_cap(t) - 1, gap = (size_t)(s - slots);
+    for (size_t i = (gap + 1) & mask; mask && slots[i].value; i = (i + 1) & mask) {
+        if (may_move(slots[i].hash & mask, i, gap, mask)) {
+            slots[gap] = slots[i];
             gap = i;
         }
     }
-    m->slots[gap] = (struct smap_slot){0};
-    m->n--;
+    slots[gap] = (struct smap_slot){0};
+    t->n--;
     return value;
 }
 
 void *smap_next(const struct smap *m, size_t *it)
 {
-    size_t cap = smap_cap(m), mask = cap - 1;
+    const struct smap_table *t = smap_table(m);
+    if (!t || (*it == 0 && t->n == 0))
+        return NULL;
+    const struct smap_slot *slots = slots_of(t);
+    size_t cap = table_cap(t), mask = cap - 1;
     if (*it == 0) {
-        if (!m->n)
-            return NULL;
         size_t empty = 0;
-        while (m->slots[empty].value)
+        while (empty < mask && slots[empty].value)
             empty++;
         *it = (empty + 1) << 32;
+        if (mask == 0) { /* the one slot there is */
+            *it |= 1;
+            return slots[0].value;
+        }
     }
     size_t empty = (*it >> 32) - 1;
     for (size_t step = (*it & UINT32_MAX) + 1; step < cap; step++) {
-        const struct smap_slot *s = &m->slots[(empty - step) & mask];
+        const struct smap_slot *s = &slots[(empty - step) & mask];
         if (s->value) {
             *it = (empty + 1) << 32 | step;
             return s->value;
@@ -172,7 +204,8 @@ void *smap_next(const struct smap *m, size_t *it)
 
 size_t smap_bytes(const struct smap *m)
 {
-    return smap_cap(m) * sizeof *m->slots;
+    const struct smap_table *t = smap_table(m);
+    return t ? sizeof *t + table_cap(t) * sizeof(struct smap_slot) : 0;
 }
 
 /* ---- integers ---- */

@@ -10,35 +10,29 @@
 
 /* ---- a want and a load, the same for every part of a user ---- */
 
-struct part {
-    uint8_t *load;
-    uint32_t *gen;
-    bool *stale;
-};
 typedef __typeof__(((struct model *)0)->want_rooms) user_vec;
 
-static enum have part_have(struct model *m, struct user *u, struct part p, user_vec *queue)
+static enum have part_have(struct model *m, struct user *u, struct user_part *p, user_vec *queue)
 {
-    if (*p.load == LOAD_DONE && !*p.stale)
+    if (p->load == LOAD_DONE && !p->stale)
         return HAVE;
-    if (*p.load == LOAD_NONE || *p.load == LOAD_DONE) {
-        *p.load = LOAD_QUEUED;
+    if (p->load == LOAD_NONE || p->load == LOAD_DONE) {
+        p->load = LOAD_QUEUED;
         vec_push(queue, u);
         loader_kick(m);
     }
     return LACK;
 }
 
-static void part_loaded(struct part p, bool ok, uint32_t gen)
+static void part_loaded(struct user_part *p, bool ok, uint32_t gen)
 {
-    *p.load = ok ? LOAD_DONE : LOAD_NONE;
-    *p.stale = *p.gen != gen;
+    p->load = ok ? LOAD_DONE : LOAD_NONE;
+    p->stale = p->gen != gen;
 }
 
-#define PART(u, name) ((struct part){&(u)->name##_load, &(u)->name##_gen, &(u)->name##_stale})
-
-static void part_send(struct model *m, struct batch *b, user_vec *queue, struct part (*part)(struct user *),
-                      load_done_fn *done, enum pg_stmt stmt, bool with_lo)
+static void part_send(struct model *m, struct batch *b, user_vec *queue,
+                      struct user_part *(*part)(struct user *), load_done_fn *done, enum pg_stmt stmt,
+                      bool with_lo)
 {
     size_t n = queue->n;
     if (n == 0)
@@ -49,12 +43,12 @@ static void part_send(struct model *m, struct batch *b, user_vec *queue, struct 
     int64_t *lo = xmalloc(sizeof *lo * n);
     for (size_t i = 0; i < n; i++) {
         struct user *u = queue->v[i];
-        struct part p = part(u);
-        *p.load = LOAD_BUSY;
+        struct user_part *p = part(u);
+        p->load = LOAD_BUSY;
         ids[i] = u->user_id;
         lo[i] = u->ad_upto;
         vec_push(&op->targets, u);
-        vec_push(&op->gens, *p.gen);
+        vec_push(&op->gens, p->gen);
     }
     struct pg_args *args = pg_args_new();
     pg_args_text_array(args, ids, n);
@@ -66,27 +60,21 @@ static void part_send(struct model *m, struct batch *b, user_vec *queue, struct 
     load_op_send(op, stmt, args);
 }
 
-static struct part part_ad(struct user *u)
+static struct user_part *part_ad(struct user *u)
 {
-    return PART(u, ad);
+    return &u->parts.account_data;
 }
-static struct part part_tags(struct user *u)
+static struct user_part *part_tags(struct user *u)
 {
-    return PART(u, tags);
+    return &u->parts.tags;
 }
-static struct part part_push_rules(struct user *u)
+static struct user_part *part_push_rules(struct user *u)
 {
-    return PART(u, push_rules);
+    return &u->parts.push_rules;
 }
-static struct part part_ignored(struct user *u)
+static struct user_part *part_ignored(struct user *u)
 {
-    return PART(u, ignored);
-}
-
-static void part_touch(struct part p)
-{
-    (*p.gen)++;
-    *p.stale = true;
+    return &u->parts.ignored;
 }
 
 /* ---- account data ---- */
@@ -268,14 +256,14 @@ enum have model_push_rules_position(struct model *m, struct user *u)
  * read again when it is wanted again. */
 enum have model_push_rules(struct model *m, struct user *u)
 {
-    if (u->push_rules_load == LOAD_DONE && !u->push_rules)
-        u->push_rules_load = LOAD_NONE;
+    if (u->parts.push_rules.load == LOAD_DONE && !u->push_rules)
+        u->parts.push_rules.load = LOAD_NONE;
     return model_push_rules_position(m, u);
 }
 
 void account_shrink(struct user *u)
 {
-    if (u->push_rules_load == LOAD_DONE)
+    if (u->parts.push_rules.load == LOAD_DONE)
         blob_unref(&u->push_rules);
 }
 
@@ -369,10 +357,10 @@ static void on_ignored(struct load_op *op, const struct pg_result *r)
 
 enum have model_full_presence(struct model *m, struct user *u)
 {
-    if (u->full_presence_load == LOAD_DONE)
+    if (u->parts.full_presence.load == LOAD_DONE)
         return HAVE;
-    if (u->full_presence_load == LOAD_NONE) {
-        u->full_presence_load = LOAD_QUEUED;
+    if (u->parts.full_presence.load == LOAD_NONE) {
+        u->parts.full_presence.load = LOAD_QUEUED;
         vec_push(&m->want_full_presence, u);
         loader_kick(m);
     }
@@ -383,7 +371,8 @@ static void on_full_presence(struct load_op *op, const struct pg_result *r)
 {
     for (size_t i = 0; i < op->targets.n; i++) {
         struct user *u = op->targets.v[i];
-        u->full_presence_load = r && u->full_presence_gen == op->gens.v[i] ? LOAD_DONE : LOAD_NONE;
+        u->parts.full_presence.load =
+            r && u->parts.full_presence.gen == op->gens.v[i] ? LOAD_DONE : LOAD_NONE;
         u->full_presence_stream = -1;
     }
     for (int i = 0; r && i < pg_rows(r); i++) {
@@ -395,9 +384,9 @@ static void on_full_presence(struct load_op *op, const struct pg_result *r)
 
 /* ---- experimental features for one user ---- */
 
-static struct part part_features(struct user *u)
+static struct user_part *part_features(struct user *u)
 {
-    return PART(u, features);
+    return &u->parts.features;
 }
 
 enum have model_features(struct model *m, struct user *u)
@@ -509,10 +498,9 @@ static void filters_flush(struct model *m, struct batch *b)
 
 /* ---- all of it ---- */
 
-static struct part part_full_presence(struct user *u)
+static struct user_part *part_full_presence(struct user *u)
 {
-    static bool stale;
-    return (struct part){&u->full_presence_load, &u->full_presence_gen, &stale};
+    return &u->parts.full_presence;
 }
 
 void account_flush(struct model *m, struct batch *b)

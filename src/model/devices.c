@@ -36,30 +36,39 @@ void device_free(struct model *m, struct device *d)
     vec_free_of(MEM_devices, &d->td);
     blob_unref(&d->otk_json);
     blob_unref(&d->fallback_json);
-    while (d->ll.n)
-        model_ll_del(m, d, d->ll.n - 1);
+    while (d->ll && d->ll->sent.n)
+        model_ll_del(m, d, d->ll->sent.n - 1);
+    mem_free(MEM_lazy_members, d->ll);
     mem_free(MEM_devices, d);
 }
 
 /* ---- lazily loaded members ---- */
+
+struct ll_state *model_ll(struct device *d)
+{
+    if (!d->ll)
+        d->ll = MEM_NEW(MEM_lazy_members, struct ll_state);
+    return d->ll;
+}
 
 void model_ll_add(struct model *m, struct device *d, uint64_t user, struct str event_id,
                   const struct mpos *at)
 {
     struct ll_sent e = {user, model_rec(m, event_id), mpos_keep(MEM_lazy_members, &m->kept_ll, at)};
     evrec_pin(e.rec);
-    vec_push_of(MEM_lazy_members, &d->ll, e);
+    vec_push_of(MEM_lazy_members, &model_ll(d)->sent, e);
 }
 
 void model_ll_del(struct model *m, struct device *d, size_t i)
 {
-    struct ll_sent *e = &d->ll.v[i];
+    struct ll_state *ll = d->ll;
+    struct ll_sent *e = &ll->sent.v[i];
     evrec_unpin(m, e->rec);
     mpos_unref(MEM_lazy_members, &e->at);
-    d->ll.n--;
-    memmove(e, e + 1, (d->ll.n - i) * sizeof *e);
-    if (d->ll.n == 0)
-        vec_free_of(MEM_lazy_members, &d->ll);
+    ll->sent.n--;
+    memmove(e, e + 1, (ll->sent.n - i) * sizeof *e);
+    if (ll->sent.n == 0)
+        vec_free_of(MEM_lazy_members, &ll->sent);
 }
 
 /* ---- to-device ---- */
@@ -81,11 +90,12 @@ enum have model_to_device(struct model *m, struct device *d, int64_t lo)
     }
     if (d->td_load == LOAD_NONE) {
         d->td_load = LOAD_QUEUED;
-        d->td_want_lo = lo;
+        d->td_known = false;
+        d->td_lo = lo;
         vec_push(&m->want_td, d);
         loader_kick(m);
-    } else if (d->td_load == LOAD_QUEUED && lo < d->td_want_lo) {
-        d->td_want_lo = lo;
+    } else if (d->td_load == LOAD_QUEUED && lo < d->td_lo) {
+        d->td_lo = lo;
     }
     return LACK;
 }
@@ -126,7 +136,6 @@ static void on_to_device(struct load_op *op, const struct pg_result *r)
             continue;
         td_clear(d);
         d->td_known = true;
-        d->td_lo = d->td_want_lo;
         d->td_hi = op->at_i64;
         d->pages = 0;
     }
@@ -428,20 +437,23 @@ enum have model_device_list_rows(struct model *m, struct user *u, const struct m
     if (lo->min < m->dl_pruned)
         return ABSENT;
     bool old = !mpos_le(&m->dl_floor, lo);
-    if (old && (u->dl_load != LOAD_DONE || u->dl_lo > lo->min || u->dl_floor < m->dl_floor.min)) {
+    if (old && !u->dl)
+        u->dl = MEM_NEW(MEM_users, struct device_list_past);
+    struct device_list_past *past = u->dl;
+    if (old && (u->dl_load != LOAD_DONE || past->lo > lo->min || past->floor < m->dl_floor.min)) {
         if (u->dl_load == LOAD_QUEUED) {
-            u->dl_want_lo = lo->min < u->dl_want_lo ? lo->min : u->dl_want_lo;
+            past->want_lo = lo->min < past->want_lo ? lo->min : past->want_lo;
         } else if (u->dl_load != LOAD_BUSY) {
             u->dl_load = LOAD_QUEUED;
-            u->dl_want_lo = lo->min;
+            past->want_lo = lo->min;
             vec_push(&m->want_dl, u);
             loader_kick(m);
         }
         return LACK;
     }
-    for (size_t i = 0; old && i < u->dl.n; i++) {
-        if (mpos_in_range(lo, hi, u->dl.v[i].writer, u->dl.v[i].stream))
-            fn(arg, &u->dl.v[i]);
+    for (size_t i = 0; old && i < past->rows.n; i++) {
+        if (mpos_in_range(lo, hi, past->rows.v[i].writer, past->rows.v[i].stream))
+            fn(arg, &past->rows.v[i]);
     }
     for (size_t i = m->dl_ring.n; i-- > 0;) {
         const struct device_list_row *row = &m->dl_ring.v[i];
@@ -456,21 +468,36 @@ enum have model_device_list_rows(struct model *m, struct user *u, const struct m
     return HAVE;
 }
 
+static void past_clear(struct device_list_past *past)
+{
+    for (size_t i = 0; i < past->rows.n; i++)
+        mem_free(MEM_users, past->rows.v[i].mem);
+    past->rows.n = 0;
+}
+
+void device_list_past_free(struct user *u)
+{
+    if (!u->dl)
+        return;
+    past_clear(u->dl);
+    vec_free_of(MEM_users, &u->dl->rows);
+    mem_free(MEM_users, u->dl);
+    u->dl = NULL;
+}
+
 static void on_dl_user(struct load_op *op, const struct pg_result *r)
 {
     struct model *m = op->m;
     for (size_t i = 0; i < op->targets.n; i++) {
         struct user *u = op->targets.v[i];
         u->dl_load = r ? LOAD_DONE : LOAD_NONE;
-        for (size_t k = 0; k < u->dl.n; k++)
-            mem_free(MEM_users, u->dl.v[k].mem);
-        u->dl.n = 0;
-        u->dl_lo = u->dl_want_lo;
-        u->dl_floor = op->at_i64;
+        past_clear(u->dl);
+        u->dl->lo = u->dl->want_lo;
+        u->dl->floor = op->at_i64;
     }
     for (int i = 0; r && i < pg_rows(r); i++) {
         struct user *u = smap_get(&m->users, pg_str(r, i, 1));
-        if (!u)
+        if (!u || !u->dl)
             continue;
         struct str who = pg_str(r, i, 2), room = pg_str(r, i, 3), writer = pg_str(r, i, 5);
         struct device_list_row row = {.stream = pg_i64(r, i, 4),
@@ -483,7 +510,7 @@ static void on_dl_user(struct load_op *op, const struct pg_result *r)
             memcpy(p + who.n, room.p, room.n);
             row.room_id = str_n(p + who.n, room.n);
         }
-        vec_push_of(MEM_users, &u->dl, row);
+        vec_push_of(MEM_users, &u->dl->rows, row);
     }
 }
 
@@ -522,7 +549,7 @@ static void devices_send(struct model *m, struct batch *b, struct device **v, si
         *(keys ? &d->keys_load : &d->td_load) = LOAD_BUSY;
         users[i] = d->user->user_id;
         devices[i] = d->device_id;
-        lo[i] = d->td_want_lo;
+        lo[i] = d->td_lo;
         vec_push(&op->targets, d);
         vec_push(&op->gens, d->keys_gen);
     }
@@ -559,7 +586,7 @@ void device_flush(struct model *m, struct batch *b)
         struct user *u = m->want_dl.v[i];
         u->dl_load = LOAD_BUSY;
         users[i] = u->user_id;
-        lo[i] = u->dl_want_lo;
+        lo[i] = u->dl->want_lo;
         hi[i] = op->at_i64;
         vec_push(&op->targets, u);
     }

@@ -120,8 +120,6 @@ struct user *model_user(struct model *m, struct str user_id)
     smap_init_of(&u->devices, MEM_users);
     list_init(&u->waiters);
     list_init(&u->running);
-    list_init(&u->woken_list);
-    list_push(&m->user_lru, &u->lru);
     smap_put(&m->users, u->user_id, u);
     u->used_ms = clock_mono_ms();
     return u;
@@ -131,8 +129,6 @@ void model_user_free(struct model *m, struct user *u)
 {
     ASSERT(u->pins == 0);
     smap_del(&m->users, u->user_id);
-    list_del(&u->lru);
-    list_del(&u->woken_list);
     user_data_free(m, u);
     mpos_unref(MEM_users, &u->since_events);
     mem_str_free(MEM_users, u->user_id);
@@ -141,10 +137,9 @@ void model_user_free(struct model *m, struct user *u)
 
 void model_user_pin(struct model *m, struct user *u)
 {
+    (void)m;
     u->pins++;
     u->used_ms = clock_mono_ms();
-    list_del(&u->lru);
-    list_push(&m->user_lru, &u->lru);
 }
 
 void model_user_unpin(struct model *m, struct user *u)
@@ -227,20 +222,26 @@ void model_wake_user(struct model *m, struct user *u)
     if (u->woken || u->pins == 0)
         return;
     u->woken = true;
-    list_push(&m->woken, &u->woken_list);
+    if (m->woken_last)
+        m->woken_last->woken_after = u;
+    else
+        m->woken_first = u;
+    m->woken_last = u;
 }
 
 void model_wake_room(struct model *m, struct room *r)
 {
     for (size_t i = 0; i < r->active.n; i++)
-        model_wake_user(m, r->active.v[i]);
+        model_wake_user(m, r->active.v[i]->user);
 }
 
 void model_run_woken(struct model *m)
 {
-    while (!list_empty(&m->woken)) {
-        struct user *u = container_of(m->woken.next, struct user, woken_list);
-        list_del(&u->woken_list);
+    for (struct user *u; (u = m->woken_first);) {
+        m->woken_first = u->woken_after;
+        if (!m->woken_first)
+            m->woken_last = NULL;
+        u->woken_after = NULL;
         u->woken = false;
         m->hooks.wake(m->hooks.arg, u);
     }
@@ -341,10 +342,10 @@ static bool loading(uint8_t load)
 
 static bool user_idle(const struct user *u, int64_t now, int64_t idle_ms)
 {
-    if (u->pins || u->woken || now - u->used_ms < idle_ms || loading(u->rooms_load) || loading(u->own_load) ||
-        loading(u->ad_load) || loading(u->tags_load) || loading(u->push_rules_load) ||
-        loading(u->ignored_load) || loading(u->full_presence_load) || loading(u->features_load) ||
-        loading(u->dl_load))
+    if (u->pins || u->woken || now - u->used_ms < idle_ms || loading(u->own_load) || loading(u->dl_load) ||
+        loading(u->parts.rooms.load) || loading(u->parts.account_data.load) || loading(u->parts.tags.load) ||
+        loading(u->parts.push_rules.load) || loading(u->parts.ignored.load) ||
+        loading(u->parts.full_presence.load) || loading(u->parts.features.load))
         return false;
     size_t it = 0;
     for (struct device *d; (d = smap_next(&u->devices, &it));) {
@@ -421,14 +422,12 @@ void model_trim(struct model *m)
     relations_trim(m, budget / 16);
     int64_t now = clock_mono_ms();
     size_t it = 0;
-    for (struct user *x; (x = smap_next(&m->users, &it));)
-        account_shrink(x);
+    for (struct user *u; (u = smap_next(&m->users, &it));)
+        account_shrink(u);
     bool pressed = bytes_held() > budget;
     int64_t user_ms = pressed ? PRESSED_MS : IDLE_USER_MS, room_ms = pressed ? PRESSED_MS : IDLE_ROOM_MS;
-    struct user *u;
-    list_each(u, &m->user_lru, struct user, lru) {
-        if (now - u->used_ms < user_ms && u->pins == 0)
-            break;
+    it = 0;
+    for (struct user *u; (u = smap_next(&m->users, &it));) {
         if (user_idle(u, now, user_ms)) {
             model_user_free(m, u);
             metric_add(M_model_evictions, 1);
@@ -491,9 +490,7 @@ int model_start(struct model **out, struct uv_loop_s *loop, const struct config 
     smap_init_of(&m->filters, MEM_filters);
     smap_init(&m->partial);
     list_init(&m->room_lru);
-    list_init(&m->user_lru);
     list_init(&m->event_lru);
-    list_init(&m->woken);
     relations_init(m);
     for (int s = 0; s < STREAM_COUNT; s++)
         m->pos[s] = positions_new();

@@ -111,7 +111,7 @@ struct model {
     struct smap rooms, users, recs;
     struct mpos_kept *kept_user, *kept_ll; /* the newest of each kind */
     struct blob *key_texts[KEY_TEXTS];     /* by hash */
-    struct list room_lru, user_lru, event_lru;
+    struct list room_lru, event_lru;
     size_t event_bytes, event_count;
     struct smap presence;                     /* user_id -> struct presence */
     VEC(struct presence_change) presence_log; /* ascending; a user may occur more than once */
@@ -147,7 +147,7 @@ struct model {
     VEC(struct dl_advance) sticky_advances;
     size_t sticky_asked_n, sticky_asked_advances;
     bool sticky_pending, retry_sticky;
-    struct list woken;
+    struct user *woken_first, *woken_last; /* woken_after leads from one to the next */
     bool burst_retry;
     uint32_t ticks;
     bool trim_due;
@@ -207,6 +207,12 @@ void user_flush(struct model *m, struct batch *b);
 void unread_flush(struct model *m, struct batch *b);
 void device_flush(struct model *m, struct batch *b);
 void relations_flush(struct model *m, struct batch *b);
+
+static inline void part_touch(struct user_part *p)
+{
+    p->gen++;
+    p->stale = true;
+}
 
 /* model.c */
 void model_wake_user(struct model *m, struct user *u);
@@ -293,6 +299,7 @@ void unread_free(struct unread *un);
 void unread_apply(struct model *m, const struct burst *b);
 void unread_receipt(struct model *m, struct user *u, struct str room_id);
 void device_free(struct model *m, struct device *d);
+void device_list_past_free(struct user *u);
 
 /* relations.c */
 void relations_init(struct model *m);

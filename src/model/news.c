@@ -8,9 +8,8 @@
  * that was heard of longest ago is forgotten and the floors rise to where it stood. So the list is complete
  * above the floors, and absence from it is knowledge, as for everything that has a horizon (design D2).
  *
- * Costs a look at NEWS_MAX entries, at most, for each event and active member. The entries point to rooms
- * that the user's membership rows keep in memory: when those are read again, activity begins anew, and this
- * with it.
+ * Costs a look at NEWS_MAX entries, at most, for each event and active member. The entries point to the
+ * user's membership rows: when those are read again, activity begins anew, and this with it.
  */
 #include "model_int.h"
 
@@ -37,16 +36,27 @@ void news_end(struct user *u)
     vec_free_of(MEM_users, &u->news);
 }
 
-static void note(struct user *u, struct room *r, const struct news_at *at)
+/* Most users have one room with news: room for one first, then as vectors grow. */
+static void append(struct user *u, struct membership_row *row, const struct news_at *at)
 {
+    if (u->news.cap == 0) {
+        u->news.v = MEM_NEW(MEM_users, struct news_item);
+        u->news.cap = 1;
+    }
+    vec_push_of(MEM_users, &u->news, ((struct news_item){row, *at}));
+}
+
+static void note(struct membership_row *row, const struct news_at *at)
+{
+    struct user *u = row->user;
     size_t i = u->news.n;
-    while (i > 0 && u->news.v[i - 1].room != r)
+    while (i > 0 && u->news.v[i - 1].row != row)
         i--;
     if (i > 0) {
         i--;
     } else if (u->news.n < NEWS_MAX) {
-        i = u->news.n;
-        vec_push_of(MEM_users, &u->news, ((struct news_item){.room = r}));
+        append(u, row, at);
+        return;
     } else {
         const struct news_at *old = &u->news.v[0].at;
         u->news_floor.events = greater(u->news_floor.events, old->events);
@@ -55,8 +65,9 @@ static void note(struct user *u, struct room *r, const struct news_at *at)
         i = 0;
     }
     size_t last = u->news.n - 1;
-    memmove(&u->news.v[i], &u->news.v[i + 1], (last - i) * sizeof u->news.v[0]);
-    u->news.v[last] = (struct news_item){r, *at};
+    if (i < last)
+        memmove(&u->news.v[i], &u->news.v[i + 1], (last - i) * sizeof u->news.v[0]);
+    u->news.v[last] = (struct news_item){row, *at};
 }
 
 /* Everything of the room that has been absorbed is at or below this. An event's row may come before its
@@ -65,8 +76,8 @@ void model_wake_news(struct model *m, struct room *r)
 {
     struct news_at at = {r->last_event, r->last_receipt, r->typing_serial};
     for (size_t i = 0; i < r->active.n; i++) {
-        note(r->active.v[i], r, &at);
-        model_wake_user(m, r->active.v[i]);
+        note(r->active.v[i], &at);
+        model_wake_user(m, r->active.v[i]->user);
     }
 }
 
@@ -74,8 +85,10 @@ void model_wake_news(struct model *m, struct room *r)
 void news_members(struct model *m, struct room *r)
 {
     int64_t at = positions_max(m->pos[STREAM_PRESENCE]);
-    for (size_t i = 0; i < r->active.n; i++)
-        r->active.v[i]->presence_news = greater(r->active.v[i]->presence_news, at);
+    for (size_t i = 0; i < r->active.n; i++) {
+        struct user *u = r->active.v[i]->user;
+        u->presence_news = greater(u->presence_news, at);
+    }
 }
 
 /* The typing writer counts from the beginning again. */

@@ -83,7 +83,7 @@ static void concern_user(struct model *m, struct user *u, int64_t stream, bool w
 static void concern_room(struct model *m, struct room *r, int64_t stream, bool wake)
 {
     for (size_t i = 0; i < r->active.n; i++)
-        concern_user(m, r->active.v[i], stream, wake);
+        concern_user(m, r->active.v[i]->user, stream, wake);
 }
 
 /* Tells those who share a room with the user: through its own rooms when they are in memory, else through
@@ -94,9 +94,9 @@ static void tell_sharing(struct model *m, struct str user_id, int64_t stream, bo
     if (u)
         concern_user(m, u, stream, wake);
     size_t it = 0;
-    if (u && u->rooms_load == LOAD_DONE && !u->rooms_stale) {
+    if (u && u->parts.rooms.load == LOAD_DONE && !u->parts.rooms.stale) {
         for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
-            if (row->membership == MEMBERSHIP_JOIN && !excluded(m->cfg, row->room_id))
+            if (row->membership == MEMBERSHIP_JOIN && !excluded(m->cfg, row->room->room_id))
                 concern_room(m, row->room, stream, wake);
         }
         return;

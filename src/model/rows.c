@@ -41,21 +41,19 @@ static void account_restart(struct model *m, struct user *u)
 static void push_rules_stale(struct model *m, struct user *u)
 {
     (void)m;
-    u->push_rules_stale = true;
-    u->push_rules_gen++;
+    part_touch(&u->parts.push_rules);
 }
 static void features_stale(struct model *m, struct user *u)
 {
     (void)m;
-    u->features_stale = true;
-    u->features_gen++;
+    part_touch(&u->parts.features);
 }
 static void full_presence_stale(struct model *m, struct user *u)
 {
     (void)m;
-    u->full_presence_gen++;
-    if (u->full_presence_load == LOAD_DONE)
-        u->full_presence_load = LOAD_NONE;
+    u->parts.full_presence.gen++;
+    if (u->parts.full_presence.load == LOAD_DONE)
+        u->parts.full_presence.load = LOAD_NONE;
 }
 
 /* A room's history was purged, or the room deleted: nothing of it that we remember can be trusted. */
@@ -81,7 +79,7 @@ static void room_forget(struct model *m, struct str room_id)
     }
     it = 0;
     for (struct user *u; (u = smap_next(&m->users, &it));) {
-        if (u->rooms_load == LOAD_BUSY ||
+        if (u->parts.rooms.load == LOAD_BUSY ||
             smap_get(&u->rooms, room_id)) /* what is being read may be out of date */
             user_rooms_drop(m, u);
     }

@@ -16,10 +16,20 @@
  */
 #include "model_int.h"
 
+static const struct str main_thread = {"main", 4}; /* not copied: nearly everybody's */
+
+static void threads_clear(struct unread *un)
+{
+    for (size_t i = 0; i < un->threads.n; i++) {
+        if (un->threads.v[i].thread_id.p != main_thread.p)
+            mem_str_free(MEM_users, un->threads.v[i].thread_id);
+    }
+    un->threads.n = 0;
+}
+
 void unread_free(struct unread *un)
 {
-    for (size_t i = 0; i < un->threads.n; i++)
-        mem_str_free(MEM_users, un->threads.v[i].thread_id);
+    threads_clear(un);
     vec_free_of(MEM_users, &un->threads);
     vec_free_of(MEM_users, &un->included);
     un->room->refs--;
@@ -28,9 +38,7 @@ void unread_free(struct unread *un)
 
 static void unread_clear(struct unread *un)
 {
-    for (size_t i = 0; i < un->threads.n; i++)
-        mem_str_free(MEM_users, un->threads.v[i].thread_id);
-    un->threads.n = 0;
+    threads_clear(un);
     un->included.n = 0;
     un->base = 0;
     un->old_sum = false;
@@ -42,8 +50,10 @@ static struct unread_thread *thread_of(struct unread *un, struct str id)
         if (str_eq(un->threads.v[i].thread_id, id))
             return &un->threads.v[i];
     }
-    vec_push_of(MEM_users, &un->threads,
-                ((struct unread_thread){.thread_id = mem_str(MEM_users, id), .receipt = un->base}));
+    vec_push_of(
+        MEM_users, &un->threads,
+        ((struct unread_thread){.thread_id = str_eq(id, main_thread) ? main_thread : mem_str(MEM_users, id),
+                                .receipt = un->base}));
     return &un->threads.v[un->threads.n - 1];
 }
 

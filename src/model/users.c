@@ -8,7 +8,8 @@
 
 static void membership_free(struct model *m, struct membership_row *row)
 {
-    evrec_unpin(m, row->rec);
+    if (row->membership != MEMBERSHIP_JOIN)
+        evrec_unpin(m, row->rec);
     row->room->refs--;
     mem_free(MEM_users, row);
 }
@@ -29,8 +30,7 @@ static void rooms_clear(struct model *m, struct user *u)
 void user_rooms_drop(struct model *m, struct user *u)
 {
     (void)m;
-    u->rooms_gen++;
-    u->rooms_stale = true;
+    part_touch(&u->parts.rooms);
 }
 
 void user_own_add(struct model *m, struct user *u, struct evrec *rec, struct room *r, int64_t stream,
@@ -53,10 +53,10 @@ void user_own_add(struct model *m, struct user *u, struct evrec *rec, struct roo
 
 enum have model_user_rooms(struct model *m, struct user *u)
 {
-    if (u->rooms_load == LOAD_DONE && !u->rooms_stale)
+    if (u->parts.rooms.load == LOAD_DONE && !u->parts.rooms.stale)
         return HAVE;
-    if (u->rooms_load == LOAD_NONE || u->rooms_load == LOAD_DONE) {
-        u->rooms_load = LOAD_QUEUED;
+    if (u->parts.rooms.load == LOAD_NONE || u->parts.rooms.load == LOAD_DONE) {
+        u->parts.rooms.load = LOAD_QUEUED;
         vec_push(&m->want_rooms, u);
         loader_kick(m);
     }
@@ -70,23 +70,30 @@ enum have model_user_own_events(struct model *m, struct user *u, const struct mp
         return HAVE;
     if (u->own_load == LOAD_NONE) {
         u->own_load = LOAD_QUEUED;
-        u->own_want_lo = lo->min;
+        u->own_horizon_known = false;
+        u->own_horizon = lo->min;
         vec_push(&m->want_own, u);
         loader_kick(m);
-    } else if (u->own_load == LOAD_QUEUED && lo->min < u->own_want_lo) {
-        u->own_want_lo = lo->min;
+    } else if (u->own_load == LOAD_QUEUED && lo->min < u->own_horizon) {
+        u->own_horizon = lo->min;
     }
     return LACK;
 }
 
-static void active_remove(struct room *r, struct user *u)
+static void active_add(struct membership_row *row)
 {
-    for (size_t i = 0; i < r->active.n; i++) {
-        if (r->active.v[i] == u) {
-            r->active.v[i] = r->active.v[--r->active.n];
-            return;
-        }
-    }
+    struct room *r = row->room;
+    row->active_at = r->active.n;
+    vec_push_of(MEM_rooms, &r->active, row);
+}
+
+static void active_remove(struct membership_row *row)
+{
+    struct room *r = row->room;
+    struct membership_row *last = r->active.v[--r->active.n];
+    ASSERT(r->active.v[row->active_at] == row);
+    r->active.v[row->active_at] = last;
+    last->active_at = row->active_at;
 }
 
 void model_user_activate(struct model *m, struct user *u)
@@ -98,7 +105,7 @@ void model_user_activate(struct model *m, struct user *u)
     size_t it = 0;
     for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
         if (row->membership == MEMBERSHIP_JOIN)
-            vec_push_of(MEM_rooms, &row->room->active, u);
+            active_add(row);
     }
 }
 
@@ -109,8 +116,10 @@ static void user_deactivate(struct user *u)
     u->active = false;
     news_end(u);
     size_t it = 0;
-    for (struct membership_row *row; (row = smap_next(&u->rooms, &it));)
-        active_remove(row->room, u);
+    for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
+        if (row->membership == MEMBERSHIP_JOIN)
+            active_remove(row);
+    }
 }
 
 void user_data_free(struct model *m, struct user *u)
@@ -123,9 +132,7 @@ void user_data_free(struct model *m, struct user *u)
         u->own.v[i].room->refs--;
     }
     vec_free_of(MEM_users, &u->own);
-    for (size_t i = 0; i < u->dl.n; i++)
-        mem_free(MEM_users, u->dl.v[i].mem);
-    vec_free_of(MEM_users, &u->dl);
+    device_list_past_free(u);
     account_free(m, u);
     size_t it = 0;
     for (struct unread *un; (un = smap_next(&u->unread, &it));)
@@ -137,41 +144,53 @@ void user_data_free(struct model *m, struct user *u)
     smap_fini(&u->devices);
 }
 
+static struct membership_row *row_read(struct model *m, struct user *u, const struct pg_result *r, int i)
+{
+    enum membership membership = membership_parse(pg_str(r, i, 3));
+    struct str sender = membership == MEMBERSHIP_JOIN ? STR("") : pg_str(r, i, 2);
+    if (sender.n > UINT16_MAX)
+        sender.n = 0;
+    struct membership_row *row = mem_new(MEM_users, sizeof *row + sender.n);
+    row->room = model_room(m, pg_str(r, i, 1));
+    row->room->refs++;
+    row->user = u;
+    row->membership = (uint8_t)membership;
+    if (membership != MEMBERSHIP_JOIN) {
+        row->rec = model_rec(m, pg_str(r, i, 4));
+        evrec_pin(row->rec);
+    }
+    if (sender.n)
+        memcpy(row->sender, sender.p, sender.n);
+    row->sender_n = (uint16_t)sender.n;
+    row->writer = model_writer(m, pg_str(r, i, 5));
+    row->stream = pg_i64(r, i, 6);
+    row->known_version = room_version_find(pg_str(r, i, 7)) != NULL;
+    row->forgotten = pg_i64(r, i, 8) != 0;
+    return row;
+}
+
 static void on_rooms(struct load_op *op, const struct pg_result *r)
 {
     struct model *m = op->m;
     for (size_t i = 0; i < op->targets.n; i++) {
         struct user *u = op->targets.v[i];
         if (!r) {
-            u->rooms_load = LOAD_NONE;
+            u->parts.rooms.load = LOAD_NONE;
             continue;
         }
         u->reactivate = u->active;
         user_deactivate(u);
         rooms_clear(m, u);
-        u->rooms_load = LOAD_DONE;
-        u->rooms_stale = u->rooms_gen != op->gens.v[i];
+        u->parts.rooms.load = LOAD_DONE;
+        u->parts.rooms.stale = u->parts.rooms.gen != op->gens.v[i];
     }
     for (int i = 0; r && i < pg_rows(r); i++) {
         struct user *u = smap_get(&m->users, pg_str(r, i, 0));
         if (!u)
             continue;
-        struct str room_id = pg_str(r, i, 1), sender = pg_str(r, i, 2);
-        struct membership_row *row = mem_new(MEM_users, sizeof *row + sender.n + 1);
-        memcpy(row + 1, sender.p ? sender.p : "", sender.n);
-        row->room = model_room(m, room_id);
-        row->room_id = row->room->room_id;
-        row->sender = str_n((char *)(row + 1), sender.n);
-        row->membership = membership_parse(pg_str(r, i, 3));
-        row->rec = model_rec(m, pg_str(r, i, 4));
-        evrec_pin(row->rec);
-        row->writer = model_writer(m, pg_str(r, i, 5));
-        row->stream = pg_i64(r, i, 6);
+        struct membership_row *row = row_read(m, u, r, i);
         u->rooms_newest = row->stream > u->rooms_newest ? row->stream : u->rooms_newest;
-        row->known_version = room_version_find(pg_str(r, i, 7)) != NULL;
-        row->forgotten = pg_i64(r, i, 8) != 0;
-        struct membership_row *old = smap_put(&u->rooms, row->room_id, row);
-        row->room->refs++;
+        struct membership_row *old = smap_put(&u->rooms, row->room->room_id, row);
         if (old)
             membership_free(m, old);
     }
@@ -195,10 +214,7 @@ static void on_own(struct load_op *op, const struct pg_result *r)
     for (size_t i = 0; i < op->targets.n; i++) {
         struct user *u = op->targets.v[i];
         u->own_load = LOAD_NONE;
-        if (r) {
-            u->own_horizon_known = true;
-            u->own_horizon = u->own_want_lo;
-        }
+        u->own_horizon_known = r != NULL;
     }
 }
 
@@ -209,10 +225,10 @@ void user_flush(struct model *m, struct batch *b)
         struct str *ids = xmalloc(sizeof *ids * m->want_rooms.n);
         for (size_t i = 0; i < m->want_rooms.n; i++) {
             struct user *u = m->want_rooms.v[i];
-            u->rooms_load = LOAD_BUSY;
+            u->parts.rooms.load = LOAD_BUSY;
             ids[i] = u->user_id;
             vec_push(&op->targets, u);
-            vec_push(&op->gens, u->rooms_gen);
+            vec_push(&op->gens, u->parts.rooms.gen);
         }
         struct pg_args *args = pg_args_new();
         pg_args_text_array(args, ids, m->want_rooms.n);
@@ -229,7 +245,7 @@ void user_flush(struct model *m, struct batch *b)
             struct user *u = m->want_own.v[i];
             u->own_load = LOAD_BUSY;
             ids[i] = u->user_id;
-            lo[i] = u->own_want_lo;
+            lo[i] = u->own_horizon;
             vec_push(&op->targets, u);
         }
         struct pg_args *args = pg_args_new();

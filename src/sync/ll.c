@@ -30,9 +30,9 @@ static uint64_t user_key(struct str user_id)
 
 static struct ll_sent *find(const struct device *d, uint64_t user)
 {
-    for (size_t i = d->ll.n; i-- > 0;) {
-        if (d->ll.v[i].user == user)
-            return &d->ll.v[i];
+    for (size_t i = d->ll ? d->ll->sent.n : 0; i-- > 0;) {
+        if (d->ll->sent.v[i].user == user)
+            return &d->ll->sent.v[i];
     }
     return NULL;
 }
@@ -45,7 +45,7 @@ struct str ll_get(struct sync_run *run, struct str user_id)
         if (str_eq(run->ll.v[i].user_id, user_id))
             return run->ll.v[i].event_id;
     }
-    if (clock_mono_ms() >= run->d->ll_expires_ms)
+    if (!run->d->ll || clock_mono_ms() >= run->d->ll->expires_ms)
         return STR_ABSENT;
     struct ll_sent *e = find(run->d, user_key(user_id));
     if (!e)
@@ -66,10 +66,11 @@ void ll_set(struct sync_run *run, struct str user_id, struct str event_id)
 
 static void forget_all(struct model *m, struct device *d)
 {
-    while (d->ll.n)
-        model_ll_del(m, d, d->ll.n - 1);
-    d->ll_newest = 0;
-    d->ll_expires_ms = clock_mono_ms() + EXPIRY_MS;
+    struct ll_state *ll = model_ll(d);
+    while (ll->sent.n)
+        model_ll_del(m, d, ll->sent.n - 1);
+    ll->newest = 0;
+    ll->expires_ms = clock_mono_ms() + EXPIRY_MS;
 }
 
 /* Before anything of a request is computed: forgets what the client cannot have seen. */
@@ -78,8 +79,10 @@ void ll_begin(struct sync_run *run)
     struct device *d = run->d;
     if (!d || !run->f->lazy_load_members)
         return;
-    if (run->has_since &&
-        (run->since.room.min > d->ll_given_min || mpos_max(&run->since.room) > d->ll_given_max))
+    struct ll_state *ll = d->ll;
+    if (!ll)
+        return;
+    if (run->has_since && (run->since.room.min > ll->given_min || mpos_max(&run->since.room) > ll->given_max))
         forget_all(run->m, d);
     if (!release_has(RELEASE_LAZY_BY_POSITION))
         return;
@@ -87,11 +90,11 @@ void ll_begin(struct sync_run *run)
         forget_all(run->m, d);
         return;
     }
-    if (d->ll_newest <= run->since.room.min)
+    if (ll->newest <= run->since.room.min)
         return;
     int64_t newest = 0;
-    for (size_t i = 0; i < d->ll.n;) {
-        struct mpos at = mpos_of_kept(d->ll.v[i].at);
+    for (size_t i = 0; i < ll->sent.n;) {
+        struct mpos at = mpos_of_kept(ll->sent.v[i].at);
         if (mpos_le(&at, &run->since.room)) {
             newest = mpos_max(&at) > newest ? mpos_max(&at) : newest;
             i++;
@@ -99,19 +102,19 @@ void ll_begin(struct sync_run *run)
             model_ll_del(run->m, d, i);
         }
     }
-    d->ll_newest = newest;
+    ll->newest = newest;
 }
 
 static void store(struct model *m, struct device *d, struct str user_id, struct str event_id,
                   const struct mpos *at, size_t max)
 {
     struct ll_sent *old = find(d, user_key(user_id));
-    if (mpos_max(at) > d->ll_newest)
-        d->ll_newest = mpos_max(at);
+    if (mpos_max(at) > model_ll(d)->newest)
+        d->ll->newest = mpos_max(at);
     if (old)
-        model_ll_del(m, d, (size_t)(old - d->ll.v));
+        model_ll_del(m, d, (size_t)(old - d->ll->sent.v));
     model_ll_add(m, d, user_key(user_id), event_id, at);
-    while (d->ll.n > max)
+    while (d->ll->sent.n > max)
         model_ll_del(m, d, 0);
 }
 
@@ -121,22 +124,24 @@ static void used(struct device *d, struct str user_id)
     struct ll_sent *e = find(d, user_key(user_id));
     if (!e)
         return;
-    struct ll_sent moved = *e, *last = &d->ll.v[d->ll.n - 1];
+    struct ll_sent moved = *e, *last = &d->ll->sent.v[d->ll->sent.n - 1];
     memmove(e, e + 1, (size_t)(last - e) * sizeof *e);
     *last = moved;
 }
 
+/* What has been given matters once members have been sent: until then a device has nothing of this. */
 void ll_commit(struct sync_run *run)
 {
-    if (!run->d)
+    if (!run->d || (!run->d->ll && run->ll.n == 0))
         return;
-    if (run->now.room.min > run->d->ll_given_min)
-        run->d->ll_given_min = run->now.room.min;
-    if (mpos_max(&run->now.room) > run->d->ll_given_max)
-        run->d->ll_given_max = mpos_max(&run->now.room);
+    struct ll_state *ll = model_ll(run->d);
+    if (run->now.room.min > ll->given_min)
+        ll->given_min = run->now.room.min;
+    if (mpos_max(&run->now.room) > ll->given_max)
+        ll->given_max = mpos_max(&run->now.room);
     if (run->ll.n + run->ll_used.n == 0)
         return;
-    if (clock_mono_ms() >= run->d->ll_expires_ms)
+    if (clock_mono_ms() >= ll->expires_ms)
         forget_all(run->m, run->d);
     for (size_t i = 0; i < run->ll_used.n; i++)
         used(run->d, run->ll_used.v[i].user_id);
@@ -147,5 +152,5 @@ void ll_commit(struct sync_run *run)
         else
             store(run->m, run->d, run->ll.v[i].user_id, run->ll.v[i].event_id, &run->now.room, max ? max : 1);
     }
-    vec_fit_of(MEM_lazy_members, &run->d->ll); /* it may be long until the next one */
+    vec_fit_of(MEM_lazy_members, &ll->sent); /* it may be long until the next one */
 }

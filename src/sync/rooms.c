@@ -103,13 +103,13 @@ static void classify_initial(struct sync_run *run)
             break;
         }
         case MEMBERSHIP_INVITE:
-            add_invite(run, row->room, row->rec, row->sender);
+            add_invite(run, row->room, row->rec, membership_sender(row));
             break;
         case MEMBERSHIP_KNOCK:
             add_stripped(run, row->room, row->rec, true);
             break;
         case MEMBERSHIP_LEAVE:
-            if (str_eq(row->sender, run->u->user_id) && !run->f->include_leave)
+            if (str_eq(membership_sender(row), run->u->user_id) && !run->f->include_leave)
                 break;
             __attribute__((fallthrough));
         case MEMBERSHIP_BAN: {
@@ -355,9 +355,9 @@ static bool only_news(const struct sync_run *run)
 static void news_entries(struct sync_run *run)
 {
     for (size_t i = 0; i < run->u->news.n; i++) {
-        struct room *room = run->u->news.v[i].room;
-        if (run_is_joined(run, room->room_id))
-            joined_entry(run, room);
+        const struct membership_row *row = run->u->news.v[i].row;
+        if (is_shown(run, row))
+            joined_entry(run, row->room);
     }
 }
 

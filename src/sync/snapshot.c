@@ -156,7 +156,7 @@ static void put_invite(struct legacy *l, struct sync_run *run, const struct memb
     if (run->lack)
         return;
     rope_put(out, STR(",\"inviter\":"));
-    rope_json_str(run, out, row->sender);
+    rope_json_str(run, out, membership_sender(row));
     rope_put(out, STR(",\"invite\":"));
     render_event_v1(run, ev, false, STR_ABSENT, l->raw, out);
 }
@@ -164,12 +164,12 @@ static void put_invite(struct legacy *l, struct sync_run *run, const struct memb
 static void put_room(struct legacy *l, struct sync_run *run, const struct membership_row *row,
                      struct rope *out)
 {
-    const struct room_fact *fact = legacy_fact(l, run, row->room_id);
+    const struct room_fact *fact = legacy_fact(l, run, row->room->room_id);
     struct part p = {.room = row->room, .start = run->now};
     struct stream_token end = run->now;
     struct mpos left;
     rope_put(out, STR("{\"room_id\":"));
-    rope_json_str(run, out, row->room_id);
+    rope_json_str(run, out, row->room->room_id);
     rope_put(out, STR(",\"membership\":\""));
     rope_put(out, str_of(membership_name(row->membership)));
     rope_put(out, fact && fact->is_public ? STR("\",\"visibility\":\"public\"")
@@ -188,7 +188,7 @@ static void put_room(struct legacy *l, struct sync_run *run, const struct member
         if (ok && !run->lack) {
             rope_put(out, STR(","));
             put_messages(l, run, &p, &end, out);
-            put_account(run, row->room_id, out);
+            put_account(run, row->room->room_id, out);
         }
         vec_free(&p.state);
     }
@@ -261,11 +261,11 @@ static enum run_result put_left(struct legacy *l, struct sync_run *run, const st
     ok = load_state(run, &p) && ok;
     if (ok) {
         rope_put(out, STR("{\"membership\":\"leave\",\"room_id\":"));
-        rope_json_str(run, out, row->room_id);
+        rope_json_str(run, out, row->room->room_id);
         rope_put(out, STR(","));
         put_messages(l, run, &p, &end, out);
         rope_put(out, STR(",\"presence\":[],\"receipts\":[]"));
-        put_account(run, row->room_id, out);
+        put_account(run, row->room->room_id, out);
         rope_put(out, STR("}"));
     }
     vec_free(&p.state);

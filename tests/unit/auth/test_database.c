@@ -174,7 +174,7 @@ static void tokens(void **state)
                            rows[i].token);
     }
     assert_true(o[1].r->is_admin && o[1].r->shadow_banned && !o[0].r->shadow_banned);
-    assert_true(str_eq(o[2].r->owner_id, STR("@bob:hs.test")));
+    assert_true(str_eq(requester_owner(o[2].r), STR("@bob:hs.test")));
     assert_true(o[4].r->valid_until_ms == 99999999999999);
     for (int i = 0; sql_number("SELECT count(*) FROM access_tokens WHERE used") != 1 && i < 50; i++)
         fix_pump(f);

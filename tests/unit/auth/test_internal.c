@@ -60,7 +60,7 @@ static void flags(void **state)
     struct arena *a = arena_new(4096);
 
     (void)state;
-    assert_true(str_eq(o.r->owner_id, STR("@admin:hs.test")));
+    assert_true(str_eq(requester_owner(o.r), STR("@admin:hs.test")));
     assert_string_equal(requester_log_name(o.r, a), "@admin:hs.test|@alice:hs.test");
     assert_int_equal(o.r->token_id, 3);
     assert_false(o.r->is_admin); /* the effective user is alice */

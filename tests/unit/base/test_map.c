@@ -95,6 +95,38 @@ static void test_smap_random(void **state)
     assert_int_equal(smap_count(&m) + smap_bytes(&m), 0);
 }
 
+/* The smallest table is full with one entry. */
+static void test_smap_single(void **state)
+{
+    (void)state;
+    struct smap m;
+    int a, b;
+    smap_init_of(&m, MEM_rooms);
+    int64_t before = mem_bytes(MEM_rooms);
+    for (int round = 0; round < 3; round++) {
+        size_t it = 0;
+        assert_null(smap_get(&m, STR("a")));
+        assert_null(smap_put(&m, STR("a"), &a));
+        assert_ptr_equal(smap_get(&m, STR("a")), &a);
+        assert_null(smap_get(&m, STR("b")));
+        assert_null(smap_del(&m, STR("b")));
+        assert_ptr_equal(smap_next(&m, &it), &a);
+        assert_ptr_equal(smap_del(&m, STR("a")), &a);
+        assert_null(smap_next(&m, &it));
+        assert_int_equal(smap_count(&m), 0);
+        it = 0;
+        assert_null(smap_next(&m, &it));
+    }
+    assert_true(smap_bytes(&m) <= 32);
+    assert_null(smap_put(&m, STR("a"), &a));
+    assert_ptr_equal(smap_put(&m, STR("a"), &b), &a);
+    assert_null(smap_put(&m, STR("b"), &a));
+    assert_ptr_equal(smap_get(&m, STR("a")), &b);
+    assert_ptr_equal(smap_get(&m, STR("b")), &a);
+    smap_fini(&m);
+    assert_int_equal(mem_bytes(MEM_rooms), before);
+}
+
 static void iterate_numbers(struct imap *m, struct entry **model)
 {
     size_t it = 0, seen = 0, before = imap_count(m);
@@ -238,11 +270,9 @@ static void test_list(void **state)
 int run_map_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_smap_random),
-        cmocka_unit_test(test_imap_random),
-        cmocka_unit_test(test_delete_all_while_iterating),
-        cmocka_unit_test(test_empty_and_odd_keys),
-        cmocka_unit_test(test_list),
+        cmocka_unit_test(test_smap_random),        cmocka_unit_test(test_smap_single),
+        cmocka_unit_test(test_imap_random),        cmocka_unit_test(test_delete_all_while_iterating),
+        cmocka_unit_test(test_empty_and_odd_keys), cmocka_unit_test(test_list),
     };
     return cmocka_run_group_tests_name("map", tests, NULL, NULL);
 }

@@ -211,7 +211,7 @@ static void every_stream(void **state)
         " (13, '!r', 'm.room.topic', '', NULL, 'ep1'), (13, '!r', 'm.other', '', NULL, 'ep2');"
         "INSERT INTO ex_outlier_stream VALUES (13, '$out', 'ep1'), (-8, '$exo', 'ep1')");
     /* ($out is also a live event: its ordering is not in the range) */
-    x->f->pairs[STREAM_EVENTS].n ? (void)0 : fail();
+    smap_count(&x->f->pairs[STREAM_EVENTS]) ? (void)0 : fail();
     feed_pair_find(x->f, STREAM_EVENTS, STR("ep1"))->received = 10;
     caught_up(
         x, "POSITION events ep1 20 20", "events 2 20\n",
