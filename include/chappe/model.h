@@ -324,6 +324,10 @@ struct user_part {
     uint32_t load : 2; /* enum load_state */
     uint32_t stale : 1;
 };
+static inline bool user_part_fresh(const struct user_part *p)
+{
+    return p->load == LOAD_DONE && !p->stale;
+}
 /* Device list rows from before the model's ring: in (lo, floor of the ring], when loaded. */
 struct device_list_past {
     VEC(struct device_list_row) rows;
@@ -356,11 +360,14 @@ struct user {
     int64_t initial_turn;         /* of the last initial sync that asked (sync/park.c) */
     VEC(struct news_item) news;   /* while active: rooms with news, complete above news_floor */
     struct news_at news_floor;
-    int64_t presence_news;    /* likewise: newest presence row that concerned the user */
+    int64_t presence_news; /* likewise: newest presence row that concerned the user */
+    uint64_t stirred,
+        stirred_other;        /* versions: when something last came, but for news of rooms (versions.c) */
     struct user *woken_after; /* in the queue of users to look at, while woken */
     int64_t used_ms;
     uint32_t pins;          /* requests that are being answered for this user */
     uint32_t waiters_count; /* parked, or joined to another */
+    uint16_t sessions;      /* of its clients (sync/session.c) */
     struct {
         struct user_part rooms, account_data, tags, push_rules, ignored, features, full_presence;
     } parts;
@@ -534,6 +541,17 @@ void model_user_activate(struct model *m, struct user *u);
 /* Is u->news complete above these: has nothing happened, in rooms that are not listed there, since then? Of
  * events, receipts and typing only. */
 bool model_user_news(const struct user *u, int64_t events, int64_t receipts, int64_t typing);
+
+/* The texts of model_now_text() have numbers, in their order. 0: none of ours, or not of the latest. */
+struct model_version {
+    uint64_t number;
+    int64_t to_device; /* where that stream stood */
+};
+struct model_version model_version_of(const struct model *m, uint64_t text_hash); /* str_hash() */
+/* Certain that nothing has come that u may see since the text of that number; that nothing has but what
+ * u->news tells (which model_user_news must bear out). Sticky events, and state_after, are not part of it. */
+bool model_user_quiet(const struct model *m, const struct user *u, uint64_t version);
+bool model_user_only_news(const struct model *m, const struct user *u, uint64_t version);
 
 /* Lazily loaded members (sync/ll.c). model_ll makes d->ll if need be. */
 struct ll_state *model_ll(struct device *d);

@@ -95,4 +95,9 @@ static inline uint64_t eight_odd(uint64_t x)
 }
 /* Keyed hash (SipHash-1-3, key random per process): safe for peer-chosen keys. */
 uint64_t str_hash(struct str s);
+/* The same with 128 bits (SipHash-1-3-128): where a match is taken for equality. */
+struct hash128 {
+    uint64_t a, b;
+};
+struct hash128 str_hash128(struct str s);
 #endif

@@ -184,6 +184,8 @@ struct requester *requester_new(struct auth *a, enum requester_kind kind, struct
 
 /* ---- extract.c: 0, or -ERR_PARSE with the error text of M_MISSING_TOKEN in why. */
 int auth_extract(struct http_req *req, struct str *token, bool *decoded, const char **why) NODISCARD;
+/* The token in the value of an Authorization header: 0, or -ERR_PARSE. */
+int auth_header_token(struct str value, struct str *token) NODISCARD;
 bool token_is_plausible(struct str token);
 void auth_hash(struct auth *a, struct str token, uint64_t out[4]);
 

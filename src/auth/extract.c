@@ -11,7 +11,7 @@
 #include <openssl/evp.h>
 
 /* "Bearer" and exactly one more part, split at every single space. */
-static int extract_header(struct str value, struct str *token)
+int auth_header_token(struct str value, struct str *token)
 {
     struct str head, rest;
 
@@ -36,7 +36,7 @@ int auth_extract(struct http_req *req, struct str *token, bool *decoded, const c
             *why = "Too many Authorization headers.";
             return -ERR_PARSE;
         }
-        if (extract_header(req->authorization, token)) {
+        if (auth_header_token(req->authorization, token)) {
             *why = "Invalid Authorization header.";
             return -ERR_PARSE;
         }

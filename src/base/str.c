@@ -178,31 +178,60 @@ static inline void sip_round(struct sip *v)
     v->c = rotl(v->c, 32);
 }
 
-uint64_t str_hash(struct str s)
+/* All of s is in v; what is left is the finish. */
+static void sip_absorb(struct sip *v, struct str s)
 {
-    struct sip v = {hash_key[0] ^ 0x736f6d6570736575u, hash_key[1] ^ 0x646f72616e646f6du,
-                    hash_key[0] ^ 0x6c7967656e657261u, hash_key[1] ^ 0x7465646279746573u};
     size_t left = s.n;
     const char *p = s.p;
     uint64_t w;
     for (; left >= 8; left -= 8, p += 8) {
         memcpy(&w, p, 8);
-        v.d ^= w;
-        sip_round(&v);
-        v.a ^= w;
+        v->d ^= w;
+        sip_round(v);
+        v->a ^= w;
     }
     w = 0;
     if (left)
         memcpy(&w, p, left);
     w |= (uint64_t)s.n << 56;
-    v.d ^= w;
-    sip_round(&v);
-    v.a ^= w;
+    v->d ^= w;
+    sip_round(v);
+    v->a ^= w;
+}
+
+static uint64_t sip_finish(struct sip *v)
+{
+    sip_round(v);
+    sip_round(v);
+    sip_round(v);
+    return v->a ^ v->b ^ v->c ^ v->d;
+}
+
+static struct sip sip_keyed(void)
+{
+    return (struct sip){hash_key[0] ^ 0x736f6d6570736575u, hash_key[1] ^ 0x646f72616e646f6du,
+                        hash_key[0] ^ 0x6c7967656e657261u, hash_key[1] ^ 0x7465646279746573u};
+}
+
+uint64_t str_hash(struct str s)
+{
+    struct sip v = sip_keyed();
+    sip_absorb(&v, s);
     v.c ^= 0xff;
-    sip_round(&v);
-    sip_round(&v);
-    sip_round(&v);
-    return v.a ^ v.b ^ v.c ^ v.d;
+    return sip_finish(&v);
+}
+
+struct hash128 str_hash128(struct str s)
+{
+    struct sip v = sip_keyed();
+    struct hash128 h;
+    v.b ^= 0xee;
+    sip_absorb(&v, s);
+    v.c ^= 0xee;
+    h.a = sip_finish(&v);
+    v.b ^= 0xdd;
+    h.b = sip_finish(&v);
+    return h;
 }
 
 bool str_storable(struct str s)

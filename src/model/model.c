@@ -110,6 +110,7 @@ struct user *model_user(struct model *m, struct str user_id)
     struct mpos since = positions_mpos(m->pos[STREAM_EVENTS]);
     u->since_events = mpos_keep(MEM_users, &m->kept_user, &since);
     u->td_last = positions_persisted_upto(m->pos[STREAM_TO_DEVICE]);
+    user_stir(m, u);
     u->full_presence_stream = -1;
     smap_init_of(&u->rooms, MEM_users);
     smap_init_of(&u->account_data, MEM_users);
@@ -195,7 +196,13 @@ static void now_render(struct model *m)
                            : mpos_of(positions_persisted_upto(m->pos[STREAM_STICKY_EVENTS]));
     t->profile_updates = positions_persisted_upto(m->pos[STREAM_PROFILE_UPDATES]);
     t->quarantined_media = positions_mpos(m->pos[STREAM_QUARANTINED_MEDIA]);
-    m->now_text_n = token_format(t, m->now_text);
+    char text[TOKEN_TEXT_MAX];
+    size_t n = token_format(t, text);
+    if (n == m->now_text_n && memcmp(text, m->now_text, n) == 0)
+        return;
+    memcpy(m->now_text, text, n);
+    m->now_text_n = n;
+    version_next(m);
 }
 
 const struct stream_token *model_now(struct model *m)
@@ -217,7 +224,7 @@ uint64_t model_serial(const struct model *m)
 
 /* ---- waking ---- */
 
-void model_wake_user(struct model *m, struct user *u)
+static void wake(struct model *m, struct user *u)
 {
     if (u->woken || u->pins == 0)
         return;
@@ -227,6 +234,18 @@ void model_wake_user(struct model *m, struct user *u)
     else
         m->woken_first = u;
     m->woken_last = u;
+}
+
+void model_wake_user(struct model *m, struct user *u)
+{
+    user_stir(m, u);
+    wake(m, u);
+}
+
+void model_wake_user_news(struct model *m, struct user *u)
+{
+    u->stirred = m->version;
+    wake(m, u);
 }
 
 void model_wake_room(struct model *m, struct room *r)

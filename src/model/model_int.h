@@ -95,6 +95,13 @@ struct burst {
 };
 
 enum { KEY_TEXTS = 64 };
+/* versions.c */
+enum { VERSIONS = 2048 };
+struct version_slot {
+    uint64_t hash; /* of the text */
+    struct model_version version;
+};
+
 struct model {
     const struct config *cfg;
     struct uv_loop_s *loop;
@@ -133,6 +140,8 @@ struct model {
     char now_text[TOKEN_TEXT_MAX];
     size_t now_text_n;
     bool now_dirty;
+    uint64_t version; /* of now_text */
+    struct version_slot versions[VERSIONS];
 
     /* bursts of the events stream (with backfill and un_partial_*): one being fetched, one being filled */
     struct burst *filling, *fetching;
@@ -216,7 +225,8 @@ static inline void part_touch(struct user_part *p)
 
 /* model.c */
 void model_wake_user(struct model *m, struct user *u);
-void model_wake_room(struct model *m, struct room *r); /* for what is not in news.c */
+void model_wake_user_news(struct model *m, struct user *u); /* for what is in u->news */
+void model_wake_room(struct model *m, struct room *r);      /* for what is not in news.c */
 void model_run_woken(struct model *m);
 struct room *model_room_find(struct model *m, struct str room_id);
 writer_id model_writer(struct model *m, struct str name); /* NULL name: master for events */
@@ -266,6 +276,11 @@ void room_receipt_add(struct model *m, struct room *r, const struct receipt *src
 void room_receipts_free(struct room *r);
 
 /* news.c */
+/* versions.c */
+void version_next(struct model *m); /* now_text is another one */
+/* Something has come that u might see: with what wakes it (model_wake_user), or without. */
+void user_stir(struct model *m, struct user *u);
+
 void news_begin(struct model *m, struct user *u); /* u becomes active: nothing is news yet */
 void news_end(struct user *u);
 void news_members(struct model *m, struct room *r); /* somebody may have come into it */

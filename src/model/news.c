@@ -29,6 +29,7 @@ void news_begin(struct model *m, struct user *u)
         .typing = m->typing_serial,
     };
     u->presence_news = positions_max(m->pos[STREAM_PRESENCE]);
+    user_stir(m, u);
 }
 
 void news_end(struct user *u)
@@ -77,7 +78,7 @@ void model_wake_news(struct model *m, struct room *r)
     struct news_at at = {r->last_event, r->last_receipt, r->typing_serial};
     for (size_t i = 0; i < r->active.n; i++) {
         note(r->active.v[i], &at);
-        model_wake_user(m, r->active.v[i]->user);
+        model_wake_user_news(m, r->active.v[i]->user);
     }
 }
 

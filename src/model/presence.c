@@ -76,6 +76,7 @@ static void concern_user(struct model *m, struct user *u, int64_t stream, bool w
 {
     if (stream > u->presence_news)
         u->presence_news = stream;
+    user_stir(m, u);
     if (wake)
         model_wake_user(m, u);
 }

@@ -15,13 +15,17 @@ static void each_user_of(struct model *m, struct str user_id, bool all,
 {
     if (!all) {
         struct user *u = model_user_find(m, user_id);
-        if (u)
+        if (u) {
             fn(m, u);
+            user_stir(m, u);
+        }
         return;
     }
     size_t it = 0;
-    for (struct user *u; (u = smap_next(&m->users, &it));)
+    for (struct user *u; (u = smap_next(&m->users, &it));) {
         fn(m, u);
+        user_stir(m, u);
+    }
 }
 
 static void keys_all_stale(struct model *m, struct user *u)

@@ -127,43 +127,22 @@ static struct answers_of *of_make(struct answers *a, struct requester *rq)
     return of;
 }
 
-struct answer *answers_find(struct answers *a, const struct requester *rq, uint64_t key, struct str since)
+struct answer *answers_find(struct answers *a, const struct requester *rq, uint64_t key, uint64_t since)
 {
     struct answers_of *of = of_find(a, rq);
     struct answer *x, *found = NULL;
     if (!of)
         return NULL;
-    uint64_t seen = since.n ? str_hash(since) : 0;
     of->n++; /* stays while its answers go */
     list_each(x, &of->ring, struct answer, by_token) {
         if (x->key == key)
             found = x;
-        else if (x->next && x->next == seen)
+        else if (x->next && x->next == since)
             answers_drop(a, x, "acknowledged");
     }
     if (--of->n == 0)
         of_free(a, of);
     return found && found->expires_ms > clock_mono_ms() ? found : NULL;
-}
-
-/* Of what stands first in every answer of /sync. */
-static uint64_t next_of(const struct rope *body)
-{
-    static const char first[] = "{\"next_batch\":\"";
-    char text[sizeof first + TOKEN_TEXT_MAX];
-    size_t n = 0, skip = sizeof first - 1;
-    for (size_t i = 0; i < body->n; i++) {
-        size_t more = body->v[i].n < sizeof text - n ? body->v[i].n : sizeof text - n;
-        memcpy(text + n, body->v[i].p, more);
-        n += more;
-        const char *end = n > skip ? memchr(text + skip, '"', n - skip) : NULL;
-        if (end)
-            return memcmp(text, first, skip) == 0 ? str_hash(str_n(text + skip, (size_t)(end - text) - skip))
-                                                  : 0;
-        if (n == sizeof text)
-            break;
-    }
-    return 0;
 }
 
 static size_t bytes_of(const struct rope *body)
@@ -172,7 +151,7 @@ static size_t bytes_of(const struct rope *body)
     return sizeof(struct answer) + sizeof(struct answers_of) + slices + body->bytes + OWN_CHUNK_BYTES;
 }
 
-void answers_keep(struct answers *a, struct requester *rq, uint64_t key, int64_t ignore_pos,
+void answers_keep(struct answers *a, struct requester *rq, uint64_t key, int64_t ignore_pos, uint64_t next,
                   const struct rope *body)
 {
     struct answer *x;
@@ -189,7 +168,7 @@ void answers_keep(struct answers *a, struct requester *rq, uint64_t key, int64_t
     x = MEM_NEW(MEM_answers, struct answer);
     x->of = of;
     x->key = key;
-    x->next = next_of(body);
+    x->next = next;
     x->ignore_pos = ignore_pos;
     x->expires_ms = clock_mono_ms() + a->life_ms;
     rope_init(&x->body);

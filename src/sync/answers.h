@@ -27,11 +27,12 @@ struct answers {
 };
 void answers_init(struct answers *a, int64_t life_ms, size_t bytes_max);
 void answers_fini(struct answers *a);
-/* The kept answer to rq's request key, or NULL. The request's since (which may be absent) is the next_batch
+/* The kept answer to rq's request key, or NULL. The request's since (its hash; 0: absent) is the next_batch
  * of an answer that has arrived: that one is dropped. */
-struct answer *answers_find(struct answers *a, const struct requester *rq, uint64_t key, struct str since);
-/* Keeps body (shared, not copied) in place of an older answer to the same. */
-void answers_keep(struct answers *a, struct requester *rq, uint64_t key, int64_t ignore_pos,
+struct answer *answers_find(struct answers *a, const struct requester *rq, uint64_t key, uint64_t since);
+/* Keeps body (shared, not copied) in place of an older answer to the same. next: the hash of its next_batch.
+ */
+void answers_keep(struct answers *a, struct requester *rq, uint64_t key, int64_t ignore_pos, uint64_t next,
                   const struct rope *body);
 void answers_drop(struct answers *a, struct answer *x, const char *reason);
 /* Everything that was kept for this token and user. */

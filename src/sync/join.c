@@ -20,22 +20,26 @@ enum { ABANDONED_PER_USER = 4 };
 
 /* Everything the client asked for; the token is compared by itself. A collision of 64 secret-keyed bits could
  * only give a device an answer of its own to another question. */
-void req_key(struct sync_req *r)
+uint64_t req_key_rest(const struct sync_req *r)
 {
     struct {
-        uint64_t since, filter, device;
+        uint64_t filter, device;
         int64_t timeout_ms;
         uint64_t flags;
     } all = {
-        .since = str_hash(r->since_text),
         .filter = str_hash(r->filter_text),
         .device = str_hash(r->rq->device_id),
         .timeout_ms = r->timeout_ms,
-        .flags = (r->full_state ? 1u : 0u) | (str_absent(r->since_text) ? 2u : 0u) |
-                 (str_absent(r->filter_text) ? 4u : 0u) | (str_absent(r->rq->device_id) ? 8u : 0u) |
-                 (r->use_state_after ? 16u : 0u),
+        .flags = (r->full_state ? 1u : 0u) | (r->initial ? 2u : 0u) | (str_absent(r->filter_text) ? 4u : 0u) |
+                 (str_absent(r->rq->device_id) ? 8u : 0u) | (r->use_state_after ? 16u : 0u),
     };
-    r->key = str_hash(str_n((const char *)&all, sizeof all));
+    return str_hash(str_n((const char *)&all, sizeof all));
+}
+
+uint64_t req_key(uint64_t since_hash, uint64_t rest)
+{
+    const uint64_t all[] = {since_hash, rest};
+    return str_hash(str_n((const char *)all, sizeof all));
 }
 
 static bool same_token(const struct requester *a, const struct requester *b)
@@ -103,11 +107,11 @@ static void on_account_loaded(void *arg, int err)
         req_join(r);
 }
 
-static void answer_kept(struct sync_req *r, const struct answer *x)
+static void answer_kept(struct sync_req *r, const struct rope *body)
 {
     struct http_res res;
     http_res_init(&res, 200);
-    rope_rope(&res.body, &x->body);
+    rope_rope(&res.body, body);
     metric_add_l(M_sync_responses, "kept", 1);
     http_reply(&r->http, &res);
     req_finish(r);
@@ -129,8 +133,15 @@ void req_join(struct sync_req *r)
         join(r, leader);
         return;
     }
-    struct answer *x = answers_find(&s->answers, r->rq, r->key, r->since_text);
-    if (!x) {
+    struct blob *kept = r->session ? session_kept(&s->sessions, r->session, r->key, r->since_hash) : NULL;
+    struct answer *x = kept ? NULL : answers_find(&s->answers, r->rq, r->key, r->since_hash);
+    if (kept) {
+        struct rope body;
+        rope_init(&body);
+        rope_blob(&body, kept);
+        answer_kept(r, &body);
+        rope_fini(&body);
+    } else if (!x) {
         req_admit(r);
     } else if (ignore_position(r, &pos) == LACK) {
         req_set_state(r, REQ_FILTER); /* like the stored filter: part of the key */
@@ -140,15 +151,14 @@ void req_join(struct sync_req *r)
         answers_drop(&s->answers, x, "ignore_list");
         req_admit(r);
     } else {
-        answer_kept(r, x);
+        answer_kept(r, &x->body);
     }
 }
 
 /* ---- the answer ---- */
 
-void req_share(struct sync_req *r, const struct rope *body, bool keep)
+void req_share(struct sync_req *r, const struct rope *body)
 {
-    int64_t pos;
     while (!r->leader && !list_empty(&r->joined)) {
         struct sync_req *x = container_of(r->joined.next, struct sync_req, joined);
         struct http_res res;
@@ -160,8 +170,25 @@ void req_share(struct sync_req *r, const struct rope *body, bool keep)
         http_reply(&x->http, &res);
         req_finish(x);
     }
-    if (keep && r->s->answers.life_ms && ignore_position(r, &pos) == HAVE)
-        answers_keep(&r->s->answers, r->rq, r->key, pos, body);
+}
+
+void req_keep(struct sync_req *r, const struct rope *body, uint64_t next)
+{
+    struct answers *a = &r->s->answers;
+    struct session *x = r->session;
+    int64_t pos;
+    if (!a->life_ms)
+        return;
+    const struct rope_slice *first = &body->v[0];
+    if (x && body->n == 1 && !first->own && first->n == first->blob->n) {
+        session_keep(&r->s->sessions, x, r->key, next, first->blob, a->life_ms, a->bytes_max);
+    } else if (x && body->n == 1 && first->own) {
+        struct blob *copy = blob_new(str_n(first->p, first->n));
+        session_keep(&r->s->sessions, x, r->key, next, copy, a->life_ms, a->bytes_max);
+        blob_unref(&copy);
+    } else if (ignore_position(r, &pos) == HAVE) {
+        answers_keep(a, r->rq, r->key, pos, next, body);
+    }
 }
 
 void req_error_joined(struct sync_req *r, void (*end)(struct sync_req *x, const void *arg), const void *arg)
@@ -218,7 +245,7 @@ static void go_on_alone(struct sync_req *r)
         r->own_text = xstrndup(r->since_text);
         r->since_text = str_absent(r->since_text) ? STR_ABSENT : str_n(r->own_text, r->since_text.n);
     }
-    r->filter_text = r->presence_state = STR_ABSENT;
+    r->filter_text = STR_ABSENT;
     http_drop(&r->http);
     if (r->presence)
         feed_presence_end(s->feed, r->u->user_id, r->d ? r->d->device_id : STR_ABSENT);

@@ -24,10 +24,10 @@ static void arm(struct sync_req *r, int64_t due_ms)
     wheel_set(&r->s->wheel, &r->timer, due_ms);
 }
 
-static void reply(struct sync_req *r, struct rope *body, const char *kind, bool keep)
+void req_reply(struct sync_req *r, struct rope *body, const char *kind)
 {
     struct http_res res;
-    req_share(r, body, keep);
+    req_share(r, body);
     http_res_init(&res, 200);
     rope_fini(&res.body);
     rope_move(&res.body, body);
@@ -114,7 +114,7 @@ void req_answer_empty(struct sync_req *r)
         legacy_render_empty(r->legacy, &run, &body);
     else
         sync_render_empty(&run, &run.since, &body);
-    reply(r, &body, "empty", false);
+    req_reply(r, &body, "empty");
     rope_fini(&body);
     arena_free(&a);
 }
@@ -292,7 +292,7 @@ static bool take_turn(struct sync_req *r)
 void req_admit(struct sync_req *r)
 {
     struct sync *s = r->s;
-    if (!since_known(r))
+    if (!r->version.number && !since_known(r))
         return;
     if (!s->live || !model_ready(s->m)) {
         if (r->state != REQ_HELD) {
@@ -301,7 +301,7 @@ void req_admit(struct sync_req *r)
         }
         return;
     }
-    if (is_ahead(r)) {
+    if (!r->version.number && is_ahead(r)) {
         req_set_state(r, REQ_CATCH_UP);
         arm(r, r->started_ms + CATCH_UP_MS);
         if (!r->bounded && !r->sequences && !r->legacy) {
@@ -313,14 +313,17 @@ void req_admit(struct sync_req *r)
         return;
     }
     if (!r->initial && r->d && !r->acked && !r->legacy) {
-        const struct stream_token *since = req_since(r);
-        ASSERT(since);
-        model_to_device_ack(s->m, r->d, since->to_device);
+        const struct stream_token *since = r->version.number ? NULL : req_since(r);
+        ASSERT(since || r->version.number);
+        model_to_device_ack(s->m, r->d, since ? since->to_device : r->version.to_device);
         r->acked = true;
     }
     if (wants_turn(r) && !r->admitted && !take_turn(r))
         return;
-    req_make_ready(r);
+    if (quick_quiet(r))
+        req_park_quiet(r);
+    else
+        req_make_ready(r);
 }
 
 /* ---- computing ---- */
@@ -342,7 +345,7 @@ static void on_loaded(void *arg, int err)
     }
 }
 
-static void park(struct sync_req *r)
+void req_park(struct sync_req *r)
 {
     struct sync *s = r->s;
     /* Past its share, the user's oldest poll is answered: it loses nothing, its token is unchanged. */
@@ -356,6 +359,18 @@ static void park(struct sync_req *r)
     int64_t look = clock_mono_ms() + PEEK_MS;
     bool peeking = r->legacy && r->legacy->peeking;
     arm(r, peeking && look < r->deadline_ms ? look : r->deadline_ms);
+}
+
+void req_park_quiet(struct sync_req *r)
+{
+    if (r->s->cfg->check_shortcuts) {
+        struct arena *a = arena_new((size_t)4 << 30);
+        struct sync_run run;
+        run_of(r, &run, a);
+        run_check_quiet(&run);
+        arena_free(&a);
+    }
+    req_park(r);
 }
 
 /* A poll that cannot be computed is not held much longer than its client asked for. */
@@ -372,6 +387,9 @@ void req_compute(struct sync_req *r)
         req_admit(r);
         return;
     }
+    bool over = clock_mono_ms() >= r->deadline_ms || s->draining;
+    if (!over && quick_answer(r))
+        return;
     if (!since_known(r))
         return;
     if (!s->scratch) {
@@ -385,10 +403,11 @@ void req_compute(struct sync_req *r)
     struct rope body;
     rope_init(&body);
     struct stream_token next;
-    bool over = clock_mono_ms() >= r->deadline_ms || s->draining;
     run.may_park = !over;
     enum run_result res = run_it(r, &run, &body, &next);
     bool ahead = run.ahead;
+    if (res == RUN_DONE)
+        quick_offer(r, &run);
     sync_run_fini(&run);
     if (res == RUN_LACK && ahead && !run.lack) {
         req_set_state(r, REQ_AHEAD);
@@ -406,11 +425,13 @@ void req_compute(struct sync_req *r)
         refuse_broken(r);
     } else if (res == RUN_DONE || over) {
         /* What does not move the token is not kept: the client would ask in a tight loop. */
-        reply(r, &body, kind_of(r, res), !r->legacy && (r->initial || !token_equal(&next, &run.since)));
+        if (!r->legacy && (r->initial || !token_equal(&next, &run.since)))
+            req_keep(r, &body, str_hash(render_token(&run, &next)));
+        req_reply(r, &body, kind_of(r, res));
     } else if (!r->http && list_empty(&r->joined)) {
         req_finish(r);
     } else {
-        park(r);
+        req_park(r);
     }
     rope_fini(&body);
     arena_reset(a);

@@ -6,6 +6,8 @@
  */
 #include "legacy.h"
 
+#define STATE_AFTER "org.matrix.msc4222.use_state_after"
+
 /* Where the user's other requests, and wake-ups, look for it. */
 static struct list *user_list(struct sync_req *r, enum req_state st)
 {
@@ -88,6 +90,7 @@ static void req_release(struct sync_req *r)
         model_user_unpin(s->m, r->u);
     filter_unref(&r->f);
     requester_unref(&r->rq);
+    session_unref(&s->sessions, &r->session);
     legacy_free(&r->legacy);
     free(r->own_text);
     mem_free(MEM_requests, r);
@@ -166,9 +169,16 @@ static bool parse_timeout(struct sync_req *r)
     return true;
 }
 
-static bool presence_known(struct str state)
+static const struct str presence_states[] = {
+    [SET_OFFLINE] = {"offline", 7}, [SET_ONLINE] = {"online", 6}, [SET_UNAVAILABLE] = {"unavailable", 11}};
+
+static int presence_parse(struct str state)
 {
-    return str_eq(state, STR("online")) || str_eq(state, STR("offline")) || str_eq(state, STR("unavailable"));
+    for (int i = 0; i < (int)(sizeof presence_states / sizeof *presence_states); i++) {
+        if (str_eq(presence_states[i], state))
+            return i;
+    }
+    return -1;
 }
 
 /* A parameter of text: each of its values is checked, the first is the one that counts (Synapse 1.157
@@ -184,7 +194,7 @@ static bool parse_text(struct sync_req *r, const char *name, struct str *out)
             req_error(r, 400, "M_UNKNOWN", text);
             return false;
         }
-        if (str_eq(str_of(name), STR("set_presence")) && !presence_known(value)) {
+        if (str_eq(str_of(name), STR("set_presence")) && presence_parse(value) < 0) {
             req_error(r, 400, "M_INVALID_PARAM",
                       "Query parameter 'set_presence' must be one of ['online', 'offline', 'unavailable']");
             return false;
@@ -197,11 +207,11 @@ static bool parse_text(struct sync_req *r, const char *name, struct str *out)
 
 static bool parse_parameters(struct sync_req *r)
 {
+    struct str presence;
     if (!parse_timeout(r) || !parse_text(r, "since", &r->since_text) ||
-        !parse_text(r, "set_presence", &r->presence_state) || !parse_text(r, "filter", &r->filter_text))
+        !parse_text(r, "set_presence", &presence) || !parse_text(r, "filter", &r->filter_text))
         return false;
-    if (str_absent(r->presence_state))
-        r->presence_state = STR("online");
+    r->set_presence = str_absent(presence) ? SET_ONLINE : (uint8_t)presence_parse(presence);
     struct str full = http_query(r->http, STR("full_state"));
     r->full_state = str_eq(full, STR("true"));
     if (!str_absent(full) && !r->full_state && !str_eq(full, STR("false"))) {
@@ -307,28 +317,68 @@ void req_watch(struct sync_req *r)
     auth_watch_add(r->s->auth, &r->watch, r->rq);
 }
 
-/* The filter is known: the rest of the checks, then presence, then whether this user is served at all. */
+/* What was asked is known and good: presence, then whether this user is served at all. */
+static void asked(struct sync_req *r)
+{
+    if (r->initial || r->full_state)
+        r->timeout_ms = 0;
+    r->started_ms = clock_mono_ms();
+    r->deadline_ms = r->started_ms + r->timeout_ms;
+    if (r->s->cfg->presence.tracked && r->set_presence != SET_OFFLINE &&
+        presence_allowed(r->s, r->u->user_id))
+        req_affect_presence(r, presence_states[r->set_presence]);
+    req_watch(r);
+    req_set_state(r, REQ_BLOCKING);
+    auth_check_blocking(r->s->auth, r->rq, on_blocking, r);
+}
+
+/* False: it is no token, and r has been answered. */
+static bool since_good(struct sync_req *r)
+{
+    r->since_hash = str_hash(r->since_text);
+    r->version = model_version_of(r->s->m, r->since_hash);
+    if (r->version.number || req_since(r))
+        return true;
+    req_error(r, 400, "M_UNKNOWN", "Invalid stream token");
+    return false;
+}
+
+/* ---- sessions ---- */
+
+/* What r turned out to mean is for its client's next requests, too. */
+static void remember(struct sync_req *r, uint64_t rest)
+{
+    struct session *x = r->session;
+    struct str since;
+    if (!x)
+        return;
+    if (r->rq->kind == REQUESTER_USER && r->d && !r->initial && !r->full_state && !r->use_state_after &&
+        session_since(r->http->query, &since) && since.p == r->since_text.p) {
+        x->d = r->d;
+        x->timeout_ms = r->timeout_ms;
+        x->presence = r->set_presence;
+        x->state_after = !r->s->cfg->msc4222_enabled && http_query_has(r->http, STR(STATE_AFTER));
+        x->rest = rest;
+        session_enter(&r->s->sessions, r->s->m, x, r->rq, r->u, r->f);
+    }
+    if (list_empty(&x->by_use))
+        session_unref(&r->s->sessions, &r->session);
+}
+
+/* The filter is known: the rest of the checks. */
 static void filter_known(struct sync_req *r)
 {
-    if (r->since_text.n && !req_since(r)) {
-        req_error(r, 400, "M_UNKNOWN", "Invalid stream token");
-        return;
-    }
     if (!str_absent(r->since_text) && r->since_text.n == 0) {
         req_error(r, 400, "M_UNKNOWN", "Invalid stream token");
         return;
     }
     r->initial = str_absent(r->since_text);
-    req_key(r);
-    if (r->initial || r->full_state)
-        r->timeout_ms = 0;
-    r->started_ms = clock_mono_ms();
-    r->deadline_ms = r->started_ms + r->timeout_ms;
-    if (!str_eq(r->presence_state, STR("offline")) && presence_allowed(r->s, r->u->user_id))
-        req_affect_presence(r, r->presence_state);
-    req_watch(r);
-    req_set_state(r, REQ_BLOCKING);
-    auth_check_blocking(r->s->auth, r->rq, on_blocking, r);
+    if (!r->initial && !since_good(r))
+        return;
+    uint64_t rest = req_key_rest(r);
+    r->key = req_key(r->since_hash, rest);
+    remember(r, rest);
+    asked(r);
 }
 
 /* ---- the filter ---- */
@@ -411,7 +461,7 @@ static void on_features_loaded(void *arg, int err)
 /* A parameter that is looked at only for those who have the feature; it may be on for single users. */
 static void resolve_state_after(struct sync_req *r)
 {
-    struct str v = http_query(r->http, STR("org.matrix.msc4222.use_state_after"));
+    struct str v = http_query(r->http, STR(STATE_AFTER));
     if (!str_absent(v) && !r->s->cfg->msc4222_enabled) {
         if (model_features(r->s->m, r->u) == LACK) {
             req_set_state(r, REQ_FILTER);
@@ -424,8 +474,7 @@ static void resolve_state_after(struct sync_req *r)
     r->use_state_after = str_eq(v, STR("true"));
     if (!str_absent(v) && !r->use_state_after && !str_eq(v, STR("false"))) {
         req_error(r, 400, "M_INVALID_PARAM",
-                  "Boolean query parameter 'org.matrix.msc4222.use_state_after' must be one of ['true', "
-                  "'false']");
+                  "Boolean query parameter '" STATE_AFTER "' must be one of ['true', 'false']");
         return;
     }
     resolve_filter(r);
@@ -481,25 +530,67 @@ static void on_auth(void *arg, struct requester *rq, const struct auth_error *e)
         resolve_state_after(r);
 }
 
-void req_begin(struct sync *s, struct http_req *http)
+static struct sync_req *req_new(struct sync *s, struct http_req *http)
 {
-    enum legacy_kind kind;
-    struct str room_id;
-    bool legacy = legacy_path(http->path, &kind, &room_id);
-    if (!legacy && http_query_has(http, STR("from"))) {
-        http_reply_error(&http, 400, "M_UNKNOWN",
-                         "'from' is not a valid query parameter. Did you mean 'since'?");
-        return;
-    }
     struct sync_req *r = MEM_NEW(MEM_requests, struct sync_req);
     r->s = s;
     r->http = http;
-    r->legacy = legacy ? legacy_new(kind, room_id) : NULL;
     http->user = r;
     http->on_gone = on_gone;
     list_init(&r->by_user);
     list_init(&r->joined);
     list_push(&s->states[REQ_AUTH], &r->by_state);
     s->counts[REQ_AUTH]++;
+    return r;
+}
+
+/* As before, but for since. False: it has to be looked at anew. */
+static bool begin_again(struct sync *s, struct http_req *http, struct session *x, struct str since)
+{
+    bool same = x->suspected == x->rq->suspected &&
+                (!x->state_after || (model_features(s->m, x->u) == HAVE && !x->u->msc4222));
+    if (!same || !auth_again(s->auth, x->rq, http)) {
+        session_drop(&s->sessions, s->m, x);
+        return false;
+    }
+    struct sync_req *r = req_new(s, http);
+    r->session = x;
+    x->refs++;
+    session_used(&s->sessions, x);
+    r->rq = requester_ref(x->rq);
+    r->u = x->u;
+    model_user_pin(s->m, r->u);
+    r->d = x->d;
+    r->f = filter_ref(x->f);
+    r->since_text = since;
+    r->timeout_ms = x->timeout_ms;
+    r->set_presence = x->presence;
+    http->requester = requester_log_name(r->rq, http->arena);
+    if (!since_good(r))
+        return true;
+    r->key = req_key(r->since_hash, x->rest);
+    asked(r);
+    return true;
+}
+
+void req_begin(struct sync *s, struct http_req *http)
+{
+    enum legacy_kind kind;
+    struct str room_id, since;
+    struct hash128 print;
+    struct session *x = NULL;
+    bool legacy = legacy_path(http->path, &kind, &room_id);
+    bool printed = !legacy && session_print(http, &print, &since);
+    if (printed && (x = session_find(&s->sessions, &print)) && begin_again(s, http, x, since))
+        return;
+    if (!legacy && http_query_has(http, STR("from"))) {
+        http_reply_error(&http, 400, "M_UNKNOWN",
+                         "'from' is not a valid query parameter. Did you mean 'since'?");
+        return;
+    }
+    struct sync_req *r = req_new(s, http);
+    r->legacy = legacy ? legacy_new(kind, room_id) : NULL;
+    if (printed)
+        r->session = session_new(&print);
     auth_request(s->auth, http, !legacy || kind != LEGACY_ALL_ROOMS, on_auth, r);
 }

@@ -4,6 +4,8 @@
 #define CHAPPE_SYNC_REQUEST_H
 /* Private to src/sync: a request from its arrival to its answer. */
 #include "answers.h"
+#include "session.h"
+#include "quick.h"
 #include "chappe/loop.h"
 #include "sync_int.h"
 #include <uv.h>
@@ -37,13 +39,16 @@ struct sync_req {
     int64_t filter_id;
     int64_t timeout_ms, deadline_ms, started_ms;
     bool full_state, use_state_after, initial, admitted, presence, bounded, acked, loading;
-    bool listed;  /* among the abandoned */
-    int64_t turn; /* in the queue of initial syncs; 0: has not asked for one */
-    struct str presence_state;
-    struct list by_state; /* in the list of its state */
-    struct list by_user;  /* u->waiters, while parked; u->running, while others may join */
-    uint64_t key;         /* of all that the client asked for */
-    struct list joined;   /* those who joined; or the link of one who did */
+    bool listed;          /* among the abandoned */
+    int64_t turn;         /* in the queue of initial syncs; 0: has not asked for one */
+    uint8_t set_presence; /* enum set_presence */
+    uint64_t since_hash;
+    struct model_version version; /* of since, if it is one of our latest */
+    struct session *session;      /* counted; NULL: none */
+    struct list by_state;         /* in the list of its state */
+    struct list by_user;          /* u->waiters, while parked; u->running, while others may join */
+    uint64_t key;                 /* of all that the client asked for */
+    struct list joined;           /* those who joined; or the link of one who did */
     struct sync_req *leader;
     int64_t abandoned_ms; /* nobody has waited since */
     char *own_text;       /* since_text, once the arena is gone */
@@ -77,6 +82,8 @@ struct sync {
     struct smap presence_buckets;
     struct answers answers;
     struct shared_sections shared;
+    struct sessions sessions;
+    struct quick quick;
     struct { /* the last token parsed: a request asks several times, and many come with the same one */
         size_t n;
         char text[TOKEN_TEXT_MAX];
@@ -99,10 +106,14 @@ void req_begin(struct sync *s, struct http_req *http);
 void req_admit(struct sync_req *r);
 
 /* join.c */
-void req_key(struct sync_req *r);  /* before timeout_ms is adapted */
+/* Of all that was asked for but since: before timeout_ms is adapted. */
+uint64_t req_key_rest(const struct sync_req *r);
+uint64_t req_key(uint64_t since_hash, uint64_t rest);
 void req_join(struct sync_req *r); /* let in: a kept answer, another's, or its own */
-/* body goes to all who joined r; it is kept when keep. */
-void req_share(struct sync_req *r, const struct rope *body, bool keep);
+/* body goes to all who joined r. */
+void req_share(struct sync_req *r, const struct rope *body);
+/* For who asks the same again: next is the hash of its next_batch. */
+void req_keep(struct sync_req *r, const struct rope *body, uint64_t next);
 /* Takes those who joined r out of its ring and ends each with end. */
 void req_error_joined(struct sync_req *r, void (*end)(struct sync_req *x, const void *arg), const void *arg);
 void req_unjoin(struct sync_req *r);  /* r ends */
@@ -118,6 +129,10 @@ void req_watch(struct sync_req *r);                             /* ends when its
 /* park.c */
 void req_recheck(struct sync_req *r); /* of a request whose token is ahead */
 void req_compute(struct sync_req *r);
+void req_park(struct sync_req *r);       /* nothing to say */
+void req_park_quiet(struct sync_req *r); /* the same, as is known without having computed it */
+/* body goes out, to those who joined too, and r ends. */
+void req_reply(struct sync_req *r, struct rope *body, const char *kind);
 void req_make_ready(struct sync_req *r);
 void req_refuse(struct sync_req *r, const char *reason); /* 429 */
 void req_turn(struct sync *s); /* work for the next turn of the loop: ready requests, or a free place */

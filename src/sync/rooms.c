@@ -29,7 +29,7 @@ static bool partial_joined(const struct sync_run *run, const struct membership_r
 }
 
 /* Joined, as far as the reader is concerned. */
-static bool is_shown(const struct sync_run *run, const struct membership_row *row)
+bool run_is_shown(const struct sync_run *run, const struct membership_row *row)
 {
     return row->membership == MEMBERSHIP_JOIN && row->known_version && !excluded(run, row->room) &&
            !partial_joined(run, row);
@@ -38,7 +38,7 @@ static bool is_shown(const struct sync_run *run, const struct membership_row *ro
 struct room *run_joined_room(const struct sync_run *run, struct str room_id)
 {
     const struct membership_row *row = smap_get(&run->u->rooms, room_id);
-    return row && is_shown(run, row) ? row->room : NULL;
+    return row && run_is_shown(run, row) ? row->room : NULL;
 }
 
 void run_joined(struct sync_run *run)
@@ -48,7 +48,7 @@ void run_joined(struct sync_run *run)
     run->joined = ARENA_ARRAY(run->a, struct room *, smap_count(&run->u->rooms) + 1);
     size_t it = 0;
     for (struct membership_row *row; (row = smap_next(&run->u->rooms, &it));) {
-        if (is_shown(run, row))
+        if (run_is_shown(run, row))
             run->joined[run->joined_count++] = row->room;
     }
 }
@@ -356,7 +356,7 @@ static void news_entries(struct sync_run *run)
 {
     for (size_t i = 0; i < run->u->news.n; i++) {
         const struct membership_row *row = run->u->news.v[i].row;
-        if (is_shown(run, row))
+        if (run_is_shown(run, row))
             joined_entry(run, row->room);
     }
 }

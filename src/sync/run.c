@@ -158,7 +158,7 @@ static void put_events(struct rope *out, struct str name, struct str events)
     rope_put(out, STR("]}"));
 }
 
-static void put_envelope(struct sync_run *run, struct rope *out, const struct stream_token *next)
+void sync_render(struct sync_run *run, struct rope *out, const struct stream_token *next)
 {
     rope_put(out, STR("{\"next_batch\":\""));
     rope_put(out, render_token(run, next));
@@ -187,7 +187,7 @@ static void put_envelope(struct sync_run *run, struct rope *out, const struct st
 
 void sync_render_empty(struct sync_run *run, const struct stream_token *next, struct rope *out)
 {
-    put_envelope(run, out, next);
+    sync_render(run, out, next);
 }
 
 void sync_run_init(struct sync_run *run)
@@ -257,7 +257,7 @@ enum run_result sync_compute(struct sync_run *run, struct rope *out, struct stre
         next->to_device = run->to_device_upto;
     bool any = nonempty(run);
     if (any || !run->may_park)
-        put_envelope(run, out, next);
+        sync_render(run, out, next);
     return any ? RUN_DONE : RUN_EMPTY;
 }
 

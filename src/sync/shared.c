@@ -41,6 +41,17 @@ struct shared {
     uint32_t senders_count, groups_count, known_count, events;
 };
 
+struct shared *shared_ref(struct shared *x)
+{
+    x->refs++;
+    return x;
+}
+
+bool shared_alive(const struct shared *x, int64_t wall_ms)
+{
+    return wall_ms >= x->wall_ms && wall_ms - x->wall_ms <= SHARED_LIFE_MS;
+}
+
 void shared_unref(struct shared **xp)
 {
     struct shared *x = *xp;
@@ -68,7 +79,7 @@ void shared_fini(struct shared_sections *s)
 void shared_expire(struct shared_sections *s, int64_t wall_ms)
 {
     for (size_t i = 0; i < SHARED_SLOTS; i++) {
-        if (s->slots[i] && s->slots[i]->wall_ms + SHARED_LIFE_MS < wall_ms)
+        if (s->slots[i] && !shared_alive(s->slots[i], wall_ms))
             shared_unref(&s->slots[i]);
     }
 }
@@ -160,10 +171,9 @@ static bool joined_in(struct sync_run *run, struct membership_row *row, int64_t 
     return true;
 }
 
-static bool joined_throughout(struct sync_run *run, const struct room_entry *en, const int64_t *groups,
+static bool joined_throughout(struct sync_run *run, struct membership_row *row, const int64_t *groups,
                               size_t n)
 {
-    struct membership_row *row = smap_get(&run->u->rooms, en->room->room_id);
     bool lack = run->lack, joined = row && row->membership == MEMBERSHIP_JOIN;
     for (size_t i = 0; joined && i < n; i++)
         joined = joined_in(run, row, groups[i]);
@@ -171,7 +181,7 @@ static bool joined_throughout(struct sync_run *run, const struct room_entry *en,
     return joined;
 }
 
-static bool fits(struct sync_run *run, const struct room_entry *en, const struct shared *x)
+bool shared_fits(struct sync_run *run, struct membership_row *row, const struct shared *x)
 {
     for (size_t i = 0; i < x->senders_count; i++) {
         if (str_eq(x->senders[i], run->u->user_id) ||
@@ -185,7 +195,18 @@ static bool fits(struct sync_run *run, const struct room_entry *en, const struct
             return false;
         }
     }
-    return joined_throughout(run, en, x->groups, x->groups_count) && no_gap(run, en);
+    return joined_throughout(run, row, x->groups, x->groups_count);
+}
+
+static struct membership_row *row_of(const struct sync_run *run, const struct room_entry *en)
+{
+    return smap_get(&run->u->rooms, en->room->room_id);
+}
+
+void shared_count(const struct shared *x)
+{
+    metric_add(M_sync_sections_shared, 1);
+    metric_add(M_sync_events_sent, x->events);
 }
 
 bool shared_take(struct sync_run *run, struct room_entry *en)
@@ -196,8 +217,8 @@ bool shared_take(struct sync_run *run, struct room_entry *en)
     en->offer = true;
     en->ll_sets = run->ll.n;
     en->ll_used = run->ll_used.n;
-    if (!x || !key_equal(&x->key, &en->key) || run->wall_ms - x->wall_ms > SHARED_LIFE_MS ||
-        run->wall_ms < x->wall_ms || !fits(run, en, x))
+    if (!x || !key_equal(&x->key, &en->key) || !shared_alive(x, run->wall_ms) ||
+        !shared_fits(run, row_of(run, en), x) || !no_gap(run, en))
         return false;
     en->offer = false;
     en->shared = x;
@@ -290,7 +311,7 @@ static bool common(struct sync_run *run, const struct room_entry *en, struct sha
         if (str_eq(x->senders[i], run->u->user_id))
             return false;
     }
-    return joined_throughout(run, en, x->groups, x->groups_count);
+    return joined_throughout(run, row_of(run, en), x->groups, x->groups_count);
 }
 
 static void keep_str(struct buf *b, struct str *s)

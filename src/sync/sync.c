@@ -85,6 +85,8 @@ static void on_tick(uv_timer_t *t)
     req_sweep_abandoned(s);
     answers_expire(&s->answers, clock_mono_ms());
     shared_expire(&s->shared, clock_wall_ms());
+    quick_expire(&s->quick, clock_wall_ms());
+    sessions_sweep(&s->sessions, s->m, clock_mono_ms());
     presence_buckets_sweep(s);
 }
 
@@ -123,6 +125,7 @@ int sync_start(struct sync **out, struct uv_loop_s *loop, const struct config *c
     for (int i = 0; i < REQ_STATE_COUNT; i++)
         list_init(&s->states[i]);
     smap_init(&s->presence_buckets);
+    sessions_init(&s->sessions);
     answers_init(&s->answers, cfg->sync_response_cache_duration_ms, (size_t)cfg->response_cache_mb << 20);
     shared_init(&s->shared);
     auth_on_suspect(a, on_suspect, s);
@@ -179,6 +182,8 @@ void sync_stop(struct sync **sp)
     smap_fini(&s->presence_buckets);
     auth_on_suspect(s->auth, NULL, NULL);
     answers_fini(&s->answers);
+    quick_fini(&s->quick);
+    sessions_fini(&s->sessions, s->m);
     shared_fini(&s->shared);
     vec_free(&s->abandoned);
     if (s->scratch)

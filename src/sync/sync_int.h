@@ -188,6 +188,8 @@ enum run_result sync_run(struct sync_run *run, struct rope *out, struct stream_t
 enum run_result sync_compute(struct sync_run *run, struct rope *out, struct stream_token *next);
 void sync_run_init(struct sync_run *run);
 void sync_run_fini(struct sync_run *run);
+/* The body, once everything that is to be said is in run. */
+void sync_render(struct sync_run *run, struct rope *out, const struct stream_token *next);
 /* An answer with nothing in it: next_batch and key counts (which must be in memory). */
 void sync_render_empty(struct sync_run *run, const struct stream_token *next, struct rope *out);
 
@@ -227,6 +229,7 @@ bool user_set_has(const struct user_set *s, struct str id);
 
 /* rooms.c */
 void run_rooms(struct sync_run *run);
+bool run_is_shown(const struct sync_run *run, const struct membership_row *row); /* as one that is joined */
 struct room *run_joined_room(const struct sync_run *run,
                              struct str room_id); /* NULL: not joined, or not shown */
 static inline bool run_is_joined(const struct sync_run *run, struct str room_id)
@@ -270,6 +273,7 @@ void run_entries(struct sync_run *run); /* from entries to emitted */
 bool entry_summary(struct sync_run *run, struct room_entry *en);
 
 /* check.c */
+void run_check_quiet(struct sync_run *run); /* that it is RUN_EMPTY */
 void run_check(const struct sync_run *run, enum run_result res, const struct rope *body);
 void run_sort_entries(struct sync_run *run);
 
@@ -277,7 +281,13 @@ void run_sort_entries(struct sync_run *run);
 void shared_init(struct shared_sections *s);
 void shared_fini(struct shared_sections *s);
 void shared_expire(struct shared_sections *s, int64_t wall_ms);
+struct shared *shared_ref(struct shared *x);
 void shared_unref(struct shared **x);
+bool shared_alive(const struct shared *x, int64_t wall_ms);
+/* Could this reader, of whose membership row is, have got the section? Of the reader alone: where it stands,
+ * and its filter, are those of the one who has. */
+bool shared_fits(struct sync_run *run, struct membership_row *row, const struct shared *x);
+void shared_count(const struct shared *x); /* once more taken */
 /* Before anything of an entry is computed: true when its section is there already. */
 bool shared_take(struct sync_run *run, struct room_entry *en);
 /* When it is to be rendered: true when it is kept, and is its own first reader. */

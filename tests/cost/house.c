@@ -300,6 +300,7 @@ void house_open(struct house *h)
     house_poll(h, POLL_STORED_FILTER, NULL);
     house_expect_parked(h);
     uv_walk(&w->loop, stop_timer, NULL);
+    uv_ref((uv_handle_t *)w->m->prepare); /* else a loop without timers does nothing, wants included */
 }
 
 /* ---- what is expected ---- */

@@ -163,7 +163,11 @@ static void test_hash(void **state)
         for (size_t bit = 0; bit < n * 8; bit++) {
             copy[bit / 8] ^= (char)(1 << bit % 8);
             assert_true(h != str_hash(str_n(copy, n)));
+            struct hash128 x = str_hash128(str_n(bytes, n)), y = str_hash128(str_n(copy, n));
+            assert_true(x.a != y.a && x.b != y.b && x.a != x.b && x.a != h);
             copy[bit / 8] ^= (char)(1 << bit % 8);
+            y = str_hash128(str_n(copy, n));
+            assert_true(x.a == y.a && x.b == y.b);
         }
         free(copy);
     }

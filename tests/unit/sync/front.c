@@ -86,6 +86,7 @@ static struct requester *requester_make(void)
     r->device_id = STR("D");
     r->token_key[0] = the_front->token;
     r->is_guest = the_front->guest;
+    r->suspected = the_front->suspicions;
     the_front->requesters++;
     return r;
 }
@@ -124,6 +125,13 @@ void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_d
     } else {
         done(arg, requester_make(), NULL);
     }
+}
+bool auth_again(struct auth *a, struct requester *r, const struct http_req *req)
+{
+    const struct front *f = the_front;
+    (void)a;
+    (void)req;
+    return !f->hold_auth && !f->auth_fails && r->suspected == f->suspicions;
 }
 void auth_check_blocking(struct auth *a, struct requester *r,
                          void (*done)(void *arg, const struct auth_error *e), void *arg)
@@ -195,6 +203,7 @@ void auth_on_suspect(struct auth *a, void (*fn)(void *arg, const struct requeste
 void front_suspect(struct front *f)
 {
     struct requester *r = requester_make();
+    f->suspicions++;
     f->suspect(f->suspect_arg, r);
     requester_unref(&r);
 }
@@ -299,6 +308,8 @@ struct client *front_get(struct front *f, const char *query)
     c->req.arena = arena_new(1 << 20);
     c->req.path = STR("/_matrix/client/v3/sync");
     c->req.query = str_of(query);
+    c->req.authorization_count = 1;
+    c->req.authorization = arena_printf(c->req.arena, "Bearer %s %d", f->user ? f->user : "", (int)f->token);
     if (query[0] == '/') { /* another endpoint: path?query */
         if (!str_cut(str_of(query), '?', &c->req.path, &c->req.query))
             c->req.query = STR_ABSENT;

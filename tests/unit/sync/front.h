@@ -36,8 +36,9 @@ struct front {
     int presence, requesters;
     int presence_begun; /* how often presence was told */
     bool guest;
-    uint64_t token;   /* of the requests that come */
-    const char *user; /* who asks; NULL: @a:x */
+    uint32_t suspicions; /* how often something was said of the token */
+    uint64_t token;      /* of the requests that come */
+    const char *user;    /* who asks; NULL: @a:x */
     void (*suspect)(void *arg, const struct requester *r);
     void *suspect_arg;
     VEC(struct client *) clients;
@@ -91,4 +92,5 @@ int run_visibility_tests(void);
 int run_statement_tests(void);
 int run_storm_tests(void);
 int run_shared_tests(void);
+int run_session_tests(void);
 #endif

@@ -389,18 +389,18 @@ static void test_budget(void **state)
     rope_init(&body);
     rope_put(&body, str_n(big, 40000));
     answers_init(&a, 1000, 100000);
-    answers_keep(&a, &rq, 1, 0, &body);
-    answers_keep(&a, &other, 2, 0, &body);
-    assert_non_null(answers_find(&a, &rq, 1, STR_ABSENT));
-    answers_keep(&a, &rq, 3, 0, &body); /* the oldest goes */
-    assert_null(answers_find(&a, &rq, 1, STR_ABSENT));
-    assert_null(answers_find(&a, &rq, 2, STR_ABSENT));
-    assert_non_null(answers_find(&a, &other, 2, STR_ABSENT));
-    answers_keep(&a, &rq, 3, 0, &body);
+    answers_keep(&a, &rq, 1, 0, 0, &body);
+    answers_keep(&a, &other, 2, 0, 0, &body);
+    assert_non_null(answers_find(&a, &rq, 1, 0));
+    answers_keep(&a, &rq, 3, 0, 0, &body); /* the oldest goes */
+    assert_null(answers_find(&a, &rq, 1, 0));
+    assert_null(answers_find(&a, &rq, 2, 0));
+    assert_non_null(answers_find(&a, &other, 2, 0));
+    answers_keep(&a, &rq, 3, 0, 0, &body);
     assert_int_equal(a.n, 2);
     for (int i = 0; i < 3; i++)
         rope_put(&body, str_n(big, 40000));
-    answers_keep(&a, &rq, 4, 0, &body); /* too large for all of it */
+    answers_keep(&a, &rq, 4, 0, 0, &body); /* too large for all of it */
     assert_int_equal(a.n, 2);
     answers_expire(&a, clock_mono_ms() + 1000);
     assert_int_equal(a.n, 0);
@@ -411,10 +411,10 @@ static void test_budget(void **state)
     rope_put(&body, STR("x"));
     a.bytes_max = 1 << 20;
     for (uint64_t i = 0; i < 300; i++)
-        answers_keep(&a, &rq, i, 0, &body);
+        answers_keep(&a, &rq, i, 0, 0, &body);
     assert_int_equal(a.n, 256);
-    assert_null(answers_find(&a, &rq, 0, STR_ABSENT));
-    assert_non_null(answers_find(&a, &rq, 299, STR_ABSENT));
+    assert_null(answers_find(&a, &rq, 0, 0));
+    assert_non_null(answers_find(&a, &rq, 299, 0));
     answers_fini(&a);
     assert_int_equal(rq.refs, 1000);
     rope_fini(&body);

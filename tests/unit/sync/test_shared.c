@@ -43,7 +43,7 @@ struct crowd {
     struct world *w;
     struct reader readers[USERS * 2];
     const char *last[ROOMS]; /* newest event */
-    int64_t stream, receipt, typing;
+    int64_t stream, receipt, typing, account, presence, inbox, device_lists, rules;
     uint64_t random;
     bool lossless;
 };
@@ -98,6 +98,9 @@ static void say(struct crowd *c, unsigned room, const char *sender, const char *
 {
     struct world *w = c->w;
     const char *id = world_text(w, "$e%d", (int)++c->stream);
+    for (unsigned i = 0; i < USERS - 1 && dice(c, 3); i++)
+        world_add(&w->actions, user_of(w, i), room_of(w, room), dice(c, 8) ? "main" : "$thread", c->stream,
+                  true, !dice(c, 4), true);
     world_say(w, (struct t_event){.id = id,
                                   .room = room_of(w, room),
                                   .type = type,
@@ -139,9 +142,54 @@ static void typing(struct crowd *c, unsigned room, const char *user)
 static void ignore(struct crowd *c, const char *user, const char *whom)
 {
     struct feed_row row = {.account_data = {.user_id = str_of(user), .type = STR("m.ignored_user_list")}};
-    static int64_t at = 200;
     world_add(&c->w->ignored, user, whom, 0);
-    world_send(c->w, STREAM_ACCOUNT_DATA, MASTER, ++at, &row);
+    world_send(c->w, STREAM_ACCOUNT_DATA, MASTER, ++c->account, &row);
+}
+
+/* What is nobody else's. */
+static void own_data(struct crowd *c, unsigned room, const char *user)
+{
+    struct world *w = c->w;
+    struct feed_row row = {.account_data = {.user_id = str_of(user), .type = STR("m.some")}};
+    switch (dice(c, 3)) {
+    case 0:
+        world_add(&w->data, user, NULL, "m.some", "{\"a\":1}", ++c->account);
+        world_send(w, STREAM_ACCOUNT_DATA, MASTER, c->account, &row);
+        break;
+    case 1:
+        row.account_data.type = STR("m.tag");
+        world_add(&w->tags, user, room_of(w, room), "u.tag", "{}", ++c->account);
+        world_send(w, STREAM_ACCOUNT_DATA, MASTER, c->account, &row);
+        break;
+    default:
+        row = (struct feed_row){.user = {.user_id = str_of(user)}};
+        world_add(&w->rules_stream, user, NULL, ++c->rules);
+        world_send(w, STREAM_PUSH_RULES, MASTER, c->rules, &row);
+    }
+}
+
+static void to_device(struct crowd *c, const char *user)
+{
+    struct feed_row row = {.user = {.user_id = str_of(user)}};
+    world_add(&c->w->inbox, user, "D", "{\"type\":\"m.dummy\"}", ++c->inbox);
+    world_send(c->w, STREAM_TO_DEVICE, MASTER, c->inbox, &row);
+}
+
+static void presence(struct crowd *c, const char *user)
+{
+    struct feed_row row = {
+        .presence = {.user_id = str_of(user), .state = dice(c, 2) ? STR("online") : STR("unavailable")}};
+    world_send(c->w, STREAM_PRESENCE, MASTER, ++c->presence, &row);
+}
+
+/* Told to those who share the room, in the table as well as by the row. */
+static void device_list(struct crowd *c, unsigned room, const char *user)
+{
+    struct feed_row row = {.device_list = {.user_id = str_of(user)}};
+    ++c->device_lists;
+    for (unsigned i = 0; i < USERS - 1; i++)
+        world_add(&c->w->dl, 0, user_of(c->w, i), user, room_of(c->w, room), c->device_lists, MASTER);
+    world_send(c->w, STREAM_DEVICE_LISTS, MASTER, c->device_lists, &row);
 }
 
 static void step(struct crowd *c)
@@ -149,7 +197,7 @@ static void step(struct crowd *c)
     struct world *w = c->w;
     unsigned room = dice(c, ROOMS);
     const char *user = user_of(w, dice(c, USERS)), *other = user_of(w, dice(c, USERS));
-    switch (dice(c, 20)) {
+    switch (dice(c, 24)) {
     case 0:
         say(c, room, user, "m.room.topic", "", "{\"topic\":\"t\"}");
         break;
@@ -175,6 +223,18 @@ static void step(struct crowd *c)
         say(c, room, user, "m.reaction", NULL,
             "{\"m.relates_to\":{\"rel_type\":\"m.annotation\",\"event_id\":\"$e101\",\"key\":\"k\"}}");
         break;
+    case 8:
+        own_data(c, room, user);
+        break;
+    case 9:
+        to_device(c, user);
+        break;
+    case 10:
+        presence(c, user);
+        break;
+    case 11:
+        device_list(c, room, user);
+        break;
     default:
         say(c, room, dice(c, 4) ? user : "@far:y", "m.room.message", NULL,
             "{\"body\":\"b\",\"msgtype\":\"m.text\"}");
@@ -185,6 +245,7 @@ static void begin_in(struct crowd *c, struct front *f, uint64_t seed, unsigned r
 {
     struct world *w = f->w;
     *c = (struct crowd){.f = f, .w = w, .random = seed, .stream = 100, .receipt = 100};
+    c->account = c->presence = c->inbox = c->device_lists = c->rules = 200;
     int64_t at = 20;
     for (unsigned i = 0; i < rooms; i++) {
         at = world_room(w, room_of(w, i), at + 1, i % 3 ? "shared" : "joined", user_of(w, 0), user_of(w, 1),
@@ -216,8 +277,8 @@ static void test_crowds(void **state)
 {
     struct front *f = *state;
     struct crowd c;
-    int64_t shared = metric_get(M_sync_sections_shared), same = metric_get_l(M_sync_checked, "same"),
-            lacking = metric_get_l(M_sync_checked, "lacking");
+    int64_t quick = metric_get(M_sync_quick), shared = metric_get(M_sync_sections_shared),
+            same = metric_get_l(M_sync_checked, "same"), lacking = metric_get_l(M_sync_checked, "lacking");
     for (uint64_t seed = 1; seed <= 12; seed++) {
         if (seed > 1) {
             front_free((struct front **)state);
@@ -242,9 +303,11 @@ static void test_crowds(void **state)
     shared = metric_get(M_sync_sections_shared) - shared;
     same = metric_get_l(M_sync_checked, "same") - same;
     lacking = metric_get_l(M_sync_checked, "lacking") - lacking;
-    printf("sections shared %lld, answers checked %lld, not checked %lld\n", (long long)shared,
-           (long long)same, (long long)lacking);
+    quick = metric_get(M_sync_quick) - quick;
+    printf("sections shared %lld, quick answers %lld, checked %lld, not checked %lld\n", (long long)shared,
+           (long long)quick, (long long)same, (long long)lacking);
     assert_true(shared > 500);
+    assert_true(quick > 100);
     assert_true(same > 10 * lacking);
 }
 
@@ -273,6 +336,62 @@ static void test_one_message(void **state)
         }
         assert_int_equal(metric_get(M_sync_sections_shared) - before, 9);
         harvest(&c);
+    }
+}
+
+/* Readers that get the same bytes as a whole: not those whose counts differ, nor who ignores the sender. */
+static void test_what_is_private(void **state)
+{
+    struct front *f = *state;
+    struct world *w = f->w;
+    struct crowd c;
+    begin(&c, f, 7);
+    c.lossless = true;
+    world_add(&w->keys, 0, "@u1:x", "D", "signed_curve25519", 33);
+    for (size_t i = 0; i < USERS * 2; i++) {
+        c.readers[i].filter = filters[1];
+        c.readers[i].state_after = false;
+    }
+    everybody_polls(&c);
+    everybody_polls(&c);
+    ignore(&c, "@u4:x", "@far:y");
+    world_burst_end(w);
+    harvest(&c);
+    everybody_polls(&c);
+    for (int i = 0; i < 3; i++) {
+        int64_t quick = metric_get(M_sync_quick);
+        int64_t at = ++c.stream;
+        const char *id = world_text(w, "$e%d", (int)at);
+        world_add(&w->actions, "@u2:x", room_of(w, 4), "main", at, true, false, true);
+        world_add(&w->actions, "@u3:x", room_of(w, 4), "main", at, true, true, true);
+        world_say(w, (struct t_event){.id = id,
+                                      .room = room_of(w, 4),
+                                      .type = "m.room.message",
+                                      .sender = "@far:y",
+                                      .stream = at,
+                                      .prev = c.last[4],
+                                      .content = "{\"body\":\"b\"}"});
+        c.last[4] = id;
+        world_burst_end(w);
+        front_run(f);
+        for (size_t k = 0; k < 8; k++) {
+            const char *body = c.readers[k].poll->body.p;
+            assert_int_equal(c.readers[k].poll->answers, 1);
+            assert_has(body, id);
+            assert_has(body, world_text(w, "{\"notification_count\":%d,\"highlight_count\":%d}",
+                                        k >= 4 ? i + 1 : 0, k >= 6 ? i + 1 : 0));
+            if (k / 2 == 1)
+                assert_has(body, "{\"signed_curve25519\":33}");
+            else
+                assert_hasnt(body, "33}");
+        }
+        assert_int_equal(c.readers[8].poll->answers + c.readers[9].poll->answers, 0);
+        if (i > 0) /* the first one sends the sender's membership as well */
+            assert_int_equal(metric_get(M_sync_quick) - quick, 7);
+        harvest(&c);
+        everybody_polls(&c);
+        for (size_t k = 0; k < USERS * 2; k++)
+            assert_int_equal(c.readers[k].poll->answers, 0);
     }
 }
 
@@ -416,6 +535,7 @@ int run_shared_tests(void)
 {
     const struct CMUnitTest tests[] = {T(test_crowds),
                                        T(test_one_message),
+                                       T(test_what_is_private),
                                        T(test_receipts_from_before),
                                        T(test_account_data_of_rooms),
                                        T(test_presence_of_a_newcomer),

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * A client that polls sends the same bytes again and again, but for the value of since. What they mean (who
+ * asks, with which device, filter, timeout, presence) is found out once and kept here, under a keyed hash of
+ * 128 bits of all that was sent and counts: path, query, Authorization, user agent, the client's address. The
+ * hash stands for equality; it is of secrets, under a key that nobody knows, and is nowhere shown. The table
+ * belongs to the hub and not to connections, since behind a proxy each request may come on another one.
+ *
+ * What can change meanwhile is looked at for each request: whether the token is still good (auth_again),
+ * whether anything has been said about it since (suspected). Filters by id never change in Synapse.
+ *
+ * A session holds its user in memory: for USE_MS after its last request. There are at most PER_USER of a user
+ * and SESSIONS_MAX in all; the least recently used goes. Only speed is lost with it.
+ *
+ * It also has what answers.c has for others, the last answer, where that is one blob that others share.
+ */
+#include "session.h"
+
+enum {
+    USE_MS = 150000,
+    SESSIONS_MAX = 200000,
+    PER_USER = 16,
+    PRINT_BYTES_MAX = 2048,
+    KEPT_BYTES_MAX = 16384
+};
+
+void sessions_init(struct sessions *x)
+{
+    *x = (struct sessions){0};
+    list_init(&x->by_use);
+}
+
+static struct session *oldest(const struct sessions *x)
+{
+    return list_empty(&x->by_use) ? NULL : container_of(x->by_use.next, struct session, by_use);
+}
+
+void sessions_fini(struct sessions *x, struct model *m)
+{
+    for (struct session *s; (s = oldest(x));)
+        session_drop(x, m, s);
+    imap_fini(&x->by_print);
+}
+
+void sessions_sweep(struct sessions *x, struct model *m, int64_t now_ms)
+{
+    for (struct session *s; (s = oldest(x)) && now_ms - s->used_ms > USE_MS;)
+        session_drop(x, m, s);
+    metric_set(M_sync_sessions, (int64_t)x->n);
+}
+
+/* ---- the print ---- */
+
+/* Bytes that stand for themselves in a query, and are all that tokens are made of. */
+static const bool is_plain[256] = {
+    ['0' ... '9'] = true, ['a' ... 'z'] = true, ['A' ... 'Z'] = true, ['_'] = true,
+    ['~'] = true,         ['.'] = true,         ['-'] = true,
+};
+
+static bool all_plain(struct str s)
+{
+    bool all = s.n > 0;
+    for (size_t i = 0; i < s.n; i++)
+        all &= is_plain[(unsigned char)s.p[i]];
+    return all;
+}
+
+/* The value of the first part that is spelt so. */
+bool session_since(struct str query, struct str *since)
+{
+    static const struct str name = {"since=", 6};
+    struct str part, rest = query;
+    while (!str_absent(rest)) {
+        str_cut(rest, '&', &part, &rest);
+        if (part.n > name.n && memcmp(part.p, name.p, name.n) == 0) {
+            *since = str_n(part.p + name.n, part.n - name.n);
+            return all_plain(*since);
+        }
+    }
+    return false;
+}
+
+static char *put(char *to, struct str s)
+{
+    if (s.n)
+        memcpy(to, s.p, s.n);
+    return to + s.n;
+}
+
+bool session_print(const struct http_req *http, struct hash128 *print, struct str *since)
+{
+    if (http->method != HTTP_M_GET || http->authorization_count != 1 || !session_since(http->query, since))
+        return false;
+    struct str before = str_n(http->query.p, (size_t)(since->p - http->query.p));
+    struct str after = str_n(since->p + since->n, http->query.n - before.n - since->n);
+    const struct str all[] = {http->path,          before,           after,
+                              http->authorization, http->user_agent, http->client_ip};
+    enum { PARTS = sizeof all / sizeof *all };
+    char bytes[PRINT_BYTES_MAX], *p = bytes;
+    uint32_t lengths[PARTS];
+    size_t n = sizeof lengths;
+    for (size_t i = 0; i < PARTS; i++) {
+        n += all[i].n;
+        lengths[i] = (uint32_t)all[i].n;
+    }
+    if (n > sizeof bytes)
+        return false;
+    p = put(p, str_n((const char *)lengths, sizeof lengths));
+    for (size_t i = 0; i < PARTS; i++)
+        p = put(p, all[i]);
+    *print = str_hash128(str_n(bytes, n));
+    explicit_bzero(bytes, n);
+    return true;
+}
+
+/* ---- the table ---- */
+
+struct session *session_find(struct sessions *x, const struct hash128 *print)
+{
+    struct session *s = imap_get(&x->by_print, (int64_t)print->a);
+    return s && s->print.b == print->b ? s : NULL;
+}
+
+struct session *session_new(const struct hash128 *print)
+{
+    struct session *s = MEM_NEW(MEM_sessions, struct session);
+    s->print = *print;
+    s->refs = 1;
+    list_init(&s->by_use);
+    return s;
+}
+
+static void forget_kept(struct sessions *x, struct session *s)
+{
+    if (!s->kept.body)
+        return;
+    x->kept_bytes -= s->kept.body->n;
+    blob_unref(&s->kept.body);
+}
+
+void session_enter(struct sessions *x, struct model *m, struct session *s, struct requester *rq,
+                   struct user *u, struct filter *f)
+{
+    struct session *old = imap_get(&x->by_print, (int64_t)s->print.a);
+    if (old)
+        session_drop(x, m, old);
+    if (u->sessions >= PER_USER)
+        return;
+    if (x->n >= SESSIONS_MAX)
+        session_drop(x, m, oldest(x));
+    s->rq = requester_ref(rq);
+    s->suspected = rq->suspected;
+    s->u = u;
+    model_user_pin(m, u);
+    u->sessions++;
+    s->f = filter_ref(f);
+    s->refs++;
+    imap_put(&x->by_print, (int64_t)s->print.a, s);
+    list_push(&x->by_use, &s->by_use);
+    s->used_ms = clock_mono_ms();
+    x->n++;
+}
+
+void session_drop(struct sessions *x, struct model *m, struct session *s)
+{
+    if (list_empty(&s->by_use))
+        return;
+    imap_del(&x->by_print, (int64_t)s->print.a);
+    list_del(&s->by_use);
+    x->n--;
+    forget_kept(x, s);
+    s->u->sessions--;
+    model_user_unpin(m, s->u);
+    session_unref(x, &s);
+}
+
+void session_unref(struct sessions *x, struct session **sp)
+{
+    struct session *s = *sp;
+    *sp = NULL;
+    if (!s || --s->refs)
+        return;
+    forget_kept(x, s);
+    requester_unref(&s->rq);
+    filter_unref(&s->f);
+    mem_free(MEM_sessions, s);
+}
+
+void session_used(struct sessions *x, struct session *s)
+{
+    s->used_ms = clock_mono_ms();
+    list_del(&s->by_use);
+    list_push(&x->by_use, &s->by_use);
+}
+
+/* ---- the last answer ---- */
+
+void session_keep(struct sessions *x, struct session *s, uint64_t key, uint64_t next, struct blob *body,
+                  int64_t life_ms, size_t bytes_max)
+{
+    forget_kept(x, s);
+    if (list_empty(&s->by_use) || body->n > KEPT_BYTES_MAX || x->kept_bytes + body->n > bytes_max)
+        return;
+    s->kept.body = blob_ref(body);
+    s->kept.key = key;
+    s->kept.next = next;
+    s->kept.expires_ms = clock_mono_ms() + life_ms;
+    x->kept_bytes += body->n;
+}
+
+struct blob *session_kept(struct sessions *x, struct session *s, uint64_t key, uint64_t since)
+{
+    if (!s->kept.body)
+        return NULL;
+    if (s->kept.key == key && s->kept.expires_ms > clock_mono_ms())
+        return s->kept.body;
+    if (s->kept.next == since || s->kept.key == key)
+        forget_kept(x, s);
+    return NULL;
+}

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/* A client that asks again: recognised by what it sends, and looked at anew when that may mean something
+ * else. */
+#include "front.h"
+
+static int setup(void **state)
+{
+    *state = front_new();
+    return 0;
+}
+static int teardown(void **state)
+{
+    front_free((struct front **)state);
+    return 0;
+}
+
+static struct http_req request(void)
+{
+    return (struct http_req){.path = STR("/_matrix/client/v3/sync"),
+                             .query = STR("filter=1&since=s1_2~3.4-5&timeout=30000"),
+                             .authorization = STR("Bearer secret"),
+                             .authorization_count = 1,
+                             .user_agent = STR("agent"),
+                             .client_ip = STR("192.0.2.1")};
+}
+
+static bool same_print(const struct http_req *a, const struct http_req *b)
+{
+    struct hash128 x, y;
+    struct str since;
+    assert_true(session_print(a, &x, &since));
+    assert_true(session_print(b, &y, &since));
+    return x.a == y.a && x.b == y.b;
+}
+
+/* Nothing but the value of since may differ; and no two parts may be taken for two others. */
+static void test_prints(void **state)
+{
+    (void)state;
+    struct http_req a = request(), b = request();
+    struct hash128 print;
+    struct str since;
+    assert_true(session_print(&a, &print, &since));
+    assert_true(str_eq(since, STR("s1_2~3.4-5")));
+    assert_true(same_print(&a, &b));
+    b.query = STR("filter=1&since=s99_2&timeout=30000");
+    assert_true(same_print(&a, &b));
+    static const char *const others[] = {"filter=2&since=s1&timeout=30000", "filter=1&since=s1&timeout=30001",
+                                         "filter=1&since=s1", "since=s1&filter=1&timeout=30000",
+                                         "filter=1&since=s1&timeout=30000&full_state=true"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        b.query = str_of(others[i]);
+        assert_false(same_print(&a, &b));
+    }
+    b = request();
+    b.authorization = STR("Bearer secres");
+    assert_false(same_print(&a, &b));
+    b = request();
+    b.user_agent = STR("agenT");
+    assert_false(same_print(&a, &b));
+    b = request();
+    b.client_ip = STR("192.0.2.2");
+    assert_false(same_print(&a, &b));
+    b = request();
+    b.path = STR("/_matrix/client/r0/sync");
+    assert_false(same_print(&a, &b));
+    b = request();
+    b.authorization = STR("Bearer secretagent");
+    b.user_agent = STR("");
+    assert_false(same_print(&a, &b));
+    static const char *const never[] = {"timeout=3", "since=",       "since=s1%2B2",
+                                        "since=a+b", "since=s1;x=1", "xsince=s1"};
+    for (size_t i = 0; i < sizeof never / sizeof *never; i++) {
+        b = request();
+        b.query = str_of(never[i]);
+        assert_false(session_print(&b, &print, &since));
+    }
+    b = request();
+    b.authorization_count = 2;
+    assert_false(session_print(&b, &print, &since));
+    b = request();
+    b.method = HTTP_M_HEAD;
+    assert_false(session_print(&b, &print, &since));
+}
+
+static struct client *ask(struct front *f, const char *query)
+{
+    struct client *c = front_get(f, query);
+    front_run(f);
+    return c;
+}
+
+static const char *poll_query(struct front *f, const char *more)
+{
+    return world_text(f->w, "timeout=30000%s&since=%s", more, next_batch(f->w));
+}
+
+static void message(struct front *f, int64_t stream)
+{
+    world_say(f->w, (struct t_event){.id = world_text(f->w, "$m%d", (int)stream),
+                                     .room = "!r:x",
+                                     .stream = stream,
+                                     .sender = "@b:x"});
+    world_burst_end(f->w);
+    front_run(f);
+}
+
+/* One who polls is parked without a computation as long as nothing comes, and told what does. */
+static void test_polls(void **state)
+{
+    struct front *f = *state;
+    struct client *c = ask(f, poll_query(f, ""));
+    assert_int_equal(f->s->sessions.n, 1);
+    for (int i = 1; i <= 3; i++) {
+        message(f, 100 + i);
+        assert_int_equal(c->answers, 1);
+        assert_has(c->body.p, world_text(f->w, "$m%d", 100 + i));
+        int64_t computes = metric_get(M_sync_computes);
+        c = ask(f, poll_query(f, ""));
+        assert_int_equal(front_state(f), REQ_PARKED);
+        assert_int_equal(metric_get(M_sync_computes) - computes, 0);
+    }
+    assert_int_equal(f->s->sessions.n, 1);
+    front_later(f, 31000);
+    assert_int_equal(c->answers, 1);
+    assert_has(c->body.p, "next_batch");
+}
+
+/* Whatever was said of the token or its user, it is looked at anew. */
+static void test_suspicion(void **state)
+{
+    struct front *f = *state;
+    struct client *c = ask(f, poll_query(f, ""));
+    message(f, 101);
+    assert_int_equal(c->answers, 1);
+    front_suspect(f);
+    f->auth_fails = "M_UNKNOWN_TOKEN";
+    c = ask(f, poll_query(f, ""));
+    assert_int_equal(c->status, 401);
+    assert_int_equal(f->s->sessions.n, 0);
+}
+
+/* The rest of the request is known to be good; since is not. */
+static void test_bad_since(void **state)
+{
+    struct front *f = *state;
+    (void)ask(f, poll_query(f, ""));
+    assert_int_equal(f->s->sessions.n, 1);
+    struct client *c = ask(f, "timeout=30000&since=nonsense");
+    assert_int_equal(c->status, 400);
+    c = ask(f, "timeout=30000&since=s1_2~3");
+    assert_int_equal(c->status, 400);
+    assert_int_equal(f->s->sessions.n, 1);
+    c = ask(f, world_text(f->w, "timeout=30000&since=s999999_1_0_1_1_1_1_1_0_1")); /* of the future */
+    assert_int_equal(c->answers, 0);
+    assert_int_equal(f->s->counts[REQ_CATCH_UP], 1);
+}
+
+/* An answer that was lost is given again, byte for byte, until it is acknowledged. */
+static void test_lost_answer(void **state)
+{
+    struct front *f = *state;
+    struct client *first = ask(f, poll_query(f, ""));
+    message(f, 101);
+    assert_int_equal(first->answers, 1);
+    const char *query = poll_query(f, "");
+    struct client *a = ask(f, query);
+    message(f, 102);
+    assert_has(a->body.p, "$m102");
+    message(f, 103);
+    struct client *b = ask(f, query);
+    assert_int_equal(b->answers, 1);
+    assert_true(str_eq(a->body, b->body));
+    const char *p = strstr(a->body.p, "\"next_batch\":\"") + strlen("\"next_batch\":\"");
+    const char *acked = world_text(f->w, "timeout=30000&since=%.*s", (int)strcspn(p, "\""), p);
+    struct client *c = ask(f, acked);
+    assert_has(c->body.p, "$m103");
+    b = ask(f, query); /* both, now */
+    assert_has(b->body.p, "$m102");
+    assert_has(b->body.p, "$m103");
+}
+
+/* What a parameter means may depend on the user's features. */
+static void test_feature(void **state)
+{
+    struct front *f = *state;
+    static const char with[] = "&org.matrix.msc4222.use_state_after=true";
+    struct client *c = ask(f, poll_query(f, with));
+    message(f, 101);
+    assert_has(c->body.p, "\"state\":{");
+    c = ask(f, poll_query(f, with));
+    world_add(&f->w->features, "@a:x", "msc4222", 1);
+    const struct str keys[] = {STR("@a:x"), STR("msc4222")};
+    struct feed_row row = {.cache = {.func = STR("is_feature_enabled"), .keys = keys, .keys_count = 2}};
+    world_send(f->w, STREAM_CACHES, MASTER, 1, &row);
+    message(f, 102);
+    assert_int_equal(c->answers, 1);
+    c = ask(f, poll_query(f, with));
+    message(f, 103);
+    assert_has(c->body.p, "\"org.matrix.msc4222.state_after\":{");
+}
+
+/* A user may have so many; who does not come back is forgotten. */
+static void test_bounds(void **state)
+{
+    struct front *f = *state;
+    for (int i = 0; i < 40; i++) {
+        struct client *c = ask(f, world_text(f->w, "timeout=0&x=%d&since=%s", i, next_batch(f->w)));
+        assert_int_equal(c->status, 200);
+    }
+    assert_int_equal(f->s->sessions.n, 16);
+    struct user *u = model_user_find(f->w->m, STR("@a:x"));
+    assert_int_equal(u->pins, 16);
+    front_later(f, 160000);
+    assert_int_equal(f->s->sessions.n, 0);
+    assert_int_equal(u->pins, 0);
+}
+
+#define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+int run_session_tests(void)
+{
+    const struct CMUnitTest tests[] = {T(test_prints),    T(test_polls),       T(test_suspicion),
+                                       T(test_bad_since), T(test_lost_answer), T(test_feature),
+                                       T(test_bounds)};
+    return cmocka_run_group_tests_name("sessions", tests, NULL, NULL);
+}
