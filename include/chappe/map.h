@@ -23,6 +23,9 @@ void smap_init(struct smap *m);
 void smap_init_of(struct smap *m, enum mem_kind k); /* its table is counted as this kind */
 void smap_fini(struct smap *m);                     /* the table only, not the values */
 void *smap_get(const struct smap *m, struct str key);
+/* The same, of many tables: the key is hashed once. */
+uint32_t smap_hash(struct str key);
+void *smap_get_hashed(const struct smap *m, struct str key, uint32_t hash);
 void *smap_put(struct smap *m, struct str key,
                void *value);                    /* returns the value it replaced (its key too), or NULL */
 void *smap_del(struct smap *m, struct str key); /* returns the value, or NULL */

@@ -301,7 +301,7 @@ struct device {
     struct ll_state *ll;        /* members sent: user -> event (sync-v3 4.2); NULL: none ever */
     uint32_t keys_gen;
     uint16_t pages;    /* scratch of the loader: rows of this load */
-    uint16_t deleting; /* deletions under way: not to be evicted */
+    uint16_t deleting; /* deletions noted or under way: not to be evicted */
     uint8_t td_load, keys_load;
     bool td_known : 1;
     bool keys_stale : 1;
@@ -508,7 +508,8 @@ bool model_erased(struct model *m, struct str user_id);
 enum have model_unread(struct model *m, struct user *u, struct room *r, struct unread **out);
 /* Undelivered messages in (lo, now]: HAVE when device->td is complete there. */
 enum have model_to_device(struct model *m, struct device *d, int64_t lo);
-/* Acknowledge: rows at or below upto are deleted, batched, in the background. */
+/* Acknowledge: rows at or below upto are deleted in the background, with those of others of the same second.
+ */
 void model_to_device_ack(struct model *m, struct device *d, int64_t upto);
 enum have model_device_keys(struct model *m, struct device *d); /* otk_json, fallback_json */
 enum have model_stored_filter(struct model *m, struct user *u, int64_t filter_id,

@@ -128,11 +128,21 @@ static struct smap_table *smap_grow(struct smap *m)
     return t;
 }
 
-void *smap_get(const struct smap *m, struct str key)
+uint32_t smap_hash(struct str key)
+{
+    return (uint32_t)str_hash(key);
+}
+
+void *smap_get_hashed(const struct smap *m, struct str key, uint32_t hash)
 {
     const struct smap_table *t = smap_table(m);
-    struct smap_slot *s = t && t->n ? smap_find(t, key, (uint32_t)str_hash(key)) : NULL;
+    struct smap_slot *s = t && t->n ? smap_find(t, key, hash) : NULL;
     return s ? s->value : NULL;
+}
+
+void *smap_get(const struct smap *m, struct str key)
+{
+    return smap_count(m) ? smap_get_hashed(m, key, smap_hash(key)) : NULL;
 }
 
 void *smap_put(struct smap *m, struct str key, void *value)

@@ -4,15 +4,18 @@
  * Bursts of the events stream. Rows are ids; what they stand for is read for the whole burst at once: the
  * events with their redactions, the timeline gaps of their rooms, the push actions they caused for anybody.
  * Then the burst is applied in order, the position advances, and who is concerned is woken. While one burst
- * is being fetched the next one fills.
+ * is being fetched the next one fills, and while readers stand in line who have not been computed yet, it
+ * goes on filling for a while.
  *
- * Work per event, not per recipient: three statements a burst, however many events and readers. Rooms and
+ * Work per event, not per recipient: one statement a burst, however many events and readers. Rooms and
  * users may come into memory while a burst is being read, and they count on seeing all of it: before a burst
  * is applied it is looked at again, and what concerns them is read too. What a burst needs to know of an
  * event it keeps itself (struct burst_event), since the event in memory may be invalidated or evicted
  * meanwhile.
  */
 #include "model_int.h"
+
+enum { GROW_US = 20000 };
 
 static struct burst *burst_new(void)
 {
@@ -49,8 +52,10 @@ void burst_add(struct model *m, writer_id w, int64_t token, const struct feed_ro
         m->now_dirty = true;
         return;
     }
-    if (!m->filling)
+    if (!m->filling) {
         m->filling = burst_new();
+        m->filling_since_us = clock_mono_us();
+    }
     struct burst *b = m->filling;
     for (size_t i = 0; i < n; i++) {
         struct burst_row br = {.row = rows[i], .stream = STREAM_EVENTS, .writer = w, .token = token};
@@ -162,7 +167,7 @@ static void burst_apply(struct model *m)
         if (r)
             room_gap_add(r, b->gaps.v[i].stream);
     }
-    unread_apply(m, b);
+    unread_apply(b);
     for (size_t i = 0; i < b->rows.n; i++)
         apply_row(m, &b->rows.v[i]);
     m->now_dirty = true;
@@ -181,74 +186,79 @@ static void burst_apply(struct model *m)
 
 static bool burst_fetch(struct model *m);
 
-static void part_done(struct model *m, const struct pg_result *r)
+static void take_event(struct model *m, const struct pg_result *r, int i)
 {
-    if (!r)
-        m->burst_retry = true;
-    if (--m->fetching_outstanding > 0)
+    struct burst *b = m->fetching;
+    struct evrec *rec = model_rec(m, pg_str(r, i, 0));
+    rec->gen++;
+    evrec_take_row(m, rec, r, i);
+    if (!rec->ev)
         return;
-    if (m->burst_retry) { /* refused, or shutting down: the tick tries again, positions stay where they are */
+    struct burst_event *be = ARENA_NEW(b->arena, struct burst_event);
+    *be = (struct burst_event){.rec = rec,
+                               .stream = rec->ev->stream,
+                               .topological = rec->ev->topological,
+                               .writer = rec->ev->writer,
+                               .outlier = rec->ev->outlier,
+                               .rejected = rec->ev->rejected,
+                               .redacts_sender = m->cfg->msc4293_enabled && rec->ev->redacts_sender};
+    smap_put(&b->read, arena_str(b->arena, rec->id), be);
+}
+
+static void take_action(struct model *m, const struct pg_result *r, int i)
+{
+    struct burst *b = m->fetching;
+    struct str thread = pg_str(r, i, 3), users = pg_str(r, i, 6), id, rest;
+    struct action_row a = {
+        .room_id = keep(b, pg_str(r, i, 1)),
+        .thread_id = str_absent(thread) ? STR("main") : keep(b, thread),
+        .stream = pg_i64(r, i, 2),
+        .highlight = pg_i64(r, i, 4) != 0,
+        .notif = pg_i64(r, i, 8) != 0,
+        .unread = pg_i64(r, i, 11) != 0,
+    };
+    size_t n = 1;
+    for (size_t k = 0; k < users.n; k++)
+        n += users.p[k] == '\x1e';
+    a.users = ARENA_ARRAY(b->arena, struct user *, n);
+    for (bool more = true; more; users = rest) {
+        more = str_cut(users, '\x1e', &id, &rest);
+        struct user *u = model_user_find(m, id);
+        if (u)
+            a.users[a.users_count++] = u;
+    }
+    if (a.users_count)
+        vec_push(&b->actions, a);
+}
+
+static void on_burst(struct load_op *op, const struct pg_result *r)
+{
+    struct model *m = op->m;
+    m->fetching_asked = false;
+    if (!r) { /* refused, or shutting down: the tick tries again, positions stay where they are */
+        m->burst_retry = true;
         if (!m->stopping)
             log_error("chappe.model", "a burst of new events could not be read; trying again");
         return;
+    }
+    for (int i = 0; i < pg_rows(r); i++) {
+        switch (pg_i64(r, i, 14)) {
+        case 0:
+            take_event(m, r, i);
+            break;
+        case 1:
+            vec_push(&m->fetching->gaps,
+                     ((struct gap_row){keep(m->fetching, pg_str(r, i, 1)), pg_i64(r, i, 2)}));
+            break;
+        default:
+            take_action(m, r, i);
+        }
     }
     if (burst_fetch(m))
         return;
     burst_apply(m);
     model_run_woken(m);
     burst_send(m);
-}
-
-static void on_events(struct load_op *op, const struct pg_result *r)
-{
-    struct model *m = op->m;
-    for (int i = 0; r && i < pg_rows(r); i++) {
-        struct evrec *rec = model_rec(m, pg_str(r, i, 0));
-        rec->gen++;
-        evrec_take_row(m, rec, r, i);
-        if (!rec->ev)
-            continue;
-        struct burst *b = m->fetching;
-        struct burst_event *be = ARENA_NEW(b->arena, struct burst_event);
-        *be = (struct burst_event){.rec = rec,
-                                   .stream = rec->ev->stream,
-                                   .topological = rec->ev->topological,
-                                   .writer = rec->ev->writer,
-                                   .outlier = rec->ev->outlier,
-                                   .rejected = rec->ev->rejected,
-                                   .redacts_sender = m->cfg->msc4293_enabled && rec->ev->redacts_sender};
-        smap_put(&b->read, arena_str(b->arena, rec->id), be);
-    }
-    part_done(m, r);
-}
-
-static void on_gaps(struct load_op *op, const struct pg_result *r)
-{
-    struct burst *b = op->m->fetching;
-    for (int i = 0; r && i < pg_rows(r); i++)
-        vec_push(&b->gaps, ((struct gap_row){keep(b, pg_str(r, i, 0)), pg_i64(r, i, 1)}));
-    part_done(op->m, r);
-}
-
-static void on_actions(struct load_op *op, const struct pg_result *r)
-{
-    struct burst *b = op->m->fetching;
-    for (int i = 0; r && i < pg_rows(r); i++) {
-        if (!model_user_find(op->m, pg_str(r, i, 0)))
-            continue;
-        struct str thread = pg_str(r, i, 2);
-        struct action_row a = {
-            .user_id = keep(b, pg_str(r, i, 0)),
-            .room_id = keep(b, pg_str(r, i, 1)),
-            .thread_id = str_absent(thread) ? STR("main") : keep(b, thread),
-            .stream = pg_i64(r, i, 3),
-            .notif = pg_i64(r, i, 4) != 0,
-            .highlight = pg_i64(r, i, 5) != 0,
-            .unread = pg_i64(r, i, 6) != 0,
-        };
-        vec_push(&b->actions, a);
-    }
-    part_done(op->m, r);
 }
 
 /* Does anybody here care for this event? */
@@ -296,17 +306,13 @@ static bool burst_fetch(struct model *m)
     smap_fini(&seen);
     bool any = ids.n > 0;
     if (any) {
-        m->fetching_outstanding = 3;
+        m->fetching_asked = true;
         struct pg_args *args = pg_args_new();
         pg_args_text_array(args, ids.v, ids.n);
-        load_op_send(load_op_new(m, NULL, on_events), SQL_events_by_id, args);
-        args = pg_args_new();
         pg_args_text_array(args, rooms.v, rooms.n);
         pg_args_i64(args, positions_persisted_upto(m->pos[STREAM_EVENTS]));
-        load_op_send(load_op_new(m, NULL, on_gaps), SQL_burst_gaps, args);
-        args = pg_args_new();
         pg_args_i64_array(args, streams.v, streams.n);
-        load_op_send(load_op_new(m, NULL, on_actions), SQL_burst_actions, args);
+        load_op_send(load_op_new(m, NULL, on_burst), SQL_burst, args);
     }
     vec_free(&ids);
     vec_free(&rooms);
@@ -314,12 +320,25 @@ static bool burst_fetch(struct model *m)
     return any;
 }
 
+/* Readers stand in line, of whom those whom this burst will wake come last: it may as well have more in it
+ * when it is asked for. Never while nobody waits to be served. */
+static bool may_grow(const struct model *m)
+{
+    return m->gather && clock_mono_us() - m->filling_since_us < GROW_US;
+}
+
+void burst_held(struct model *m)
+{
+    if (m->filling && !m->fetching)
+        burst_send(m);
+}
+
 void burst_send(struct model *m)
 {
-    if (m->stopping || (m->fetching && !(m->burst_retry && m->fetching_outstanding == 0)))
+    if (m->stopping || (m->fetching && !(m->burst_retry && !m->fetching_asked)))
         return;
     if (!m->fetching) {
-        if (!m->filling)
+        if (!m->filling || may_grow(m))
             return;
         m->fetching = m->filling;
         m->filling = NULL;

@@ -4,13 +4,15 @@
  * Devices: undelivered to-device messages, key counts, and who changed their device list.
  *
  * A to_device row says that some device of a user got something; each device asks for what lies above what it
- * knows. Deletions (a client's token acknowledges) are collected and sent once per loop turn for all devices.
+ * knows. Deletions (a client's token acknowledges) are collected and sent once a second for all devices:
+ * nobody waits for them, and what a token acknowledges is not shown again in any case. Who comes to a process
+ * for the first time has one coming, so after a restart that is a statement a second instead of one a device.
  * Device list rows name a user; the rooms it concerns come from one query per burst, and all readers share
  * them.
  */
 #include "model_int.h"
 
-enum { TD_PAGE = 100, DL_RING_MAX = 200000 };
+enum { TD_PAGE = 100, DL_RING_MAX = 200000, ACKS_AT_ONCE = 1000 };
 
 static int64_t blob_bytes(const struct blob *b)
 {
@@ -174,8 +176,10 @@ void model_to_device_ack(struct model *m, struct device *d, int64_t upto)
     if (upto <= 0)
         return;
     d->td_deleted_upto = upto;
+    d->deleting++;
     vec_push(&m->td_acks, ((struct td_ack){d, upto}));
-    loader_kick(m);
+    if (m->td_acks.n >= ACKS_AT_ONCE)
+        device_acks_flush(m);
 }
 
 static void on_deleted(struct load_op *op, const struct pg_result *r)
@@ -188,7 +192,8 @@ static void on_deleted(struct load_op *op, const struct pg_result *r)
     }
 }
 
-static void acks_flush(struct model *m)
+/* Once a second, or when there are many. */
+void device_acks_flush(struct model *m)
 {
     size_t n = m->td_acks.n;
     if (n == 0)
@@ -202,7 +207,6 @@ static void acks_flush(struct model *m)
         users[i] = d->user->user_id;
         devices[i] = d->device_id;
         hi[i] = m->td_acks.v[i].upto;
-        d->deleting++;
         vec_push(&op->targets, d);
     }
     struct pg_args *args = pg_args_new();
@@ -566,7 +570,6 @@ static void devices_send(struct model *m, struct batch *b, struct device **v, si
 
 void device_flush(struct model *m, struct batch *b)
 {
-    acks_flush(m);
     if (m->want_td.n) {
         devices_send(m, b, m->want_td.v, m->want_td.n, false);
         m->want_td.n = 0;

@@ -130,6 +130,7 @@ static bool gathering(const struct model *m)
 static void on_prepare(uv_prepare_t *h)
 {
     struct model *m = h->data;
+    burst_held(m);
     /* A flush may answer readers at once (nothing to send) and they may want more: bounded rounds, then the
      * next turn. */
     for (int i = 0; i < 16 && m->open && !gathering(m); i++)

@@ -473,9 +473,10 @@ void model_stats(const struct model *m, struct model_stats *out)
 static void on_tick(uv_timer_t *t)
 {
     struct model *m = t->data;
-    if (m->burst_retry && m->fetching_outstanding == 0)
+    if (m->burst_retry && !m->fetching_asked)
         burst_send(m);
     device_lists_fetch(m);
+    device_acks_flush(m);
     retry(m, &m->retry_presence, presence_load);
     retry(m, &m->retry_erased, erased_load);
     retry(m, &m->retry_partial, partial_load);

@@ -19,9 +19,12 @@ struct gap_row {
     struct str room_id;
     int64_t stream;
 };
+/* A push action of an event, and those in memory for whom it is. */
 struct action_row {
-    struct str user_id, room_id, thread_id;
+    struct str room_id, thread_id;
     int64_t stream;
+    struct user **users; /* in the burst's arena; nobody is forgotten while a burst is fetched */
+    uint32_t users_count;
     bool notif, highlight, unread;
 };
 struct partial_room {
@@ -145,7 +148,8 @@ struct model {
 
     /* bursts of the events stream (with backfill and un_partial_*): one being fetched, one being filled */
     struct burst *filling, *fetching;
-    int fetching_outstanding;
+    bool fetching_asked;
+    int64_t filling_since_us;
     int64_t dl_received; /* newest device_lists position received */
     int dl_pending;
     bool dl_again, dl_failed;
@@ -246,7 +250,7 @@ void evrecs_sweep(struct model *m); /* records that nothing needs any more */
 void evrecs_fini(struct model *m);
 void events_of_sender_stale(struct model *m, const struct user_in_room *v, size_t n);
 struct evrec *model_rec_find(struct model *m, struct str event_id);
-/* Takes one result row of SQL_events_by_id into its record. */
+/* Takes one result row of SQL_events_by_id, or of SQL_burst, into its record. */
 void evrec_take_row(struct model *m, struct evrec *rec, const struct pg_result *r, int row);
 void evrec_take_missing(struct model *m, struct evrec *rec);
 
@@ -311,9 +315,10 @@ void user_own_add(struct model *m, struct user *u, struct evrec *rec, struct roo
                   writer_id w);
 void user_data_free(struct model *m, struct user *u);
 void unread_free(struct unread *un);
-void unread_apply(struct model *m, const struct burst *b);
+void unread_apply(const struct burst *b);
 void unread_receipt(struct model *m, struct user *u, struct str room_id);
 void device_free(struct model *m, struct device *d);
+void device_acks_flush(struct model *m);
 void device_list_past_free(struct user *u);
 
 /* relations.c */
@@ -338,5 +343,6 @@ void sticky_fini(struct model *m);
 /* burst.c */
 void burst_add(struct model *m, writer_id w, int64_t token, const struct feed_row *rows, size_t n);
 void burst_send(struct model *m);
+void burst_held(struct model *m); /* once a turn: has it been held back for long enough? */
 void burst_fini(struct model *m);
 #endif

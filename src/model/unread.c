@@ -98,27 +98,33 @@ static bool already_counted(const struct unread *un, int64_t stream)
     return false;
 }
 
+static void apply(struct unread *un, const struct action_row *a)
+{
+    if (un->load != LOAD_DONE) { /* under way: whether it counts this event is not known */
+        un->gen++;
+        return;
+    }
+    if (already_counted(un, a->stream))
+        return;
+    struct unread_thread *t = thread_of(un, a->thread_id);
+    if (a->stream <= t->receipt)
+        return;
+    t->notify += a->notif;
+    t->highlight += a->highlight;
+    t->unread += a->unread;
+}
+
 /* The push actions of a burst. */
-void unread_apply(struct model *m, const struct burst *b)
+void unread_apply(const struct burst *b)
 {
     for (size_t i = 0; i < b->actions.n; i++) {
         const struct action_row *a = &b->actions.v[i];
-        struct user *u = smap_get(&m->users, a->user_id);
-        struct unread *un = u ? smap_get(&u->unread, a->room_id) : NULL;
-        if (!un)
-            continue;
-        if (un->load != LOAD_DONE) { /* under way: whether it counts this event is not known */
-            un->gen++;
-            continue;
+        uint32_t hash = smap_hash(a->room_id);
+        for (uint32_t k = 0; k < a->users_count; k++) {
+            struct unread *un = smap_get_hashed(&a->users[k]->unread, a->room_id, hash);
+            if (un)
+                apply(un, a);
         }
-        if (already_counted(un, a->stream))
-            continue;
-        struct unread_thread *t = thread_of(un, a->thread_id);
-        if (a->stream <= t->receipt)
-            continue;
-        t->notify += a->notif;
-        t->highlight += a->highlight;
-        t->unread += a->unread;
     }
 }
 

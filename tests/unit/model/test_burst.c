@@ -18,7 +18,7 @@ static void test_positions_wait_for_the_fetch(void **state)
 {
     struct world *w = *state;
     struct room *r = model_room(w->m, S("!r:x"));
-    w->held[SQL_events_by_id] = true;
+    w->held[SQL_burst] = true;
     world_say(w, (struct t_event){.id = "$1", .room = "!r:x", .stream = 101});
     world_burst_end(w);
     world_settle(w);
@@ -28,21 +28,20 @@ static void test_positions_wait_for_the_fetch(void **state)
     world_position(w, STREAM_EVENTS, MASTER, 103);
     world_burst_end(w);
     world_settle(w);
-    assert_int_equal(w->issued[SQL_events_by_id], 1);
-    world_release(w, SQL_events_by_id);
+    assert_int_equal(w->issued[SQL_burst], 1);
+    world_release(w, SQL_burst);
     assert_int_equal(model_now(w->m)->room.min, 103);
     assert_true(in_timeline(r, "$1") && in_timeline(r, "$2"));
-    assert_int_equal(w->issued[SQL_events_by_id], 2);
+    assert_int_equal(w->issued[SQL_burst], 2);
 }
 
 static void test_failed_fetch_is_retried(void **state)
 {
     struct world *w = *state;
     struct room *r = model_room(w->m, S("!r:x"));
-    static const enum pg_stmt parts[] = {SQL_events_by_id, SQL_burst_gaps, SQL_burst_actions};
     for (int i = 0; i < 3; i++) {
         const char *id = world_text(w, "$%d", i);
-        w->fail[parts[i]] = 1;
+        w->fail[SQL_burst] = 1;
         world_say(w, (struct t_event){.id = id, .room = "!r:x", .stream = 101 + i});
         world_burst_end(w);
         world_settle(w);
@@ -68,13 +67,13 @@ static void test_room_made_during_a_fetch(void **state)
 {
     struct world *w = *state;
     model_room(w->m, S("!known:x"));
-    w->held[SQL_events_by_id] = true;
+    w->held[SQL_burst] = true;
     world_say(w, (struct t_event){.id = "$k", .room = "!known:x", .stream = 101});
     world_say(w, (struct t_event){.id = "$n", .room = "!new:x", .stream = 102});
     world_burst_end(w);
     world_settle(w);
     struct room *r = model_room(w->m, S("!new:x"));
-    world_release(w, SQL_events_by_id);
+    world_release(w, SQL_burst);
     assert_int_equal(model_now(w->m)->room.min, 102);
     assert_true(in_timeline(r, "$n"));
 }
@@ -111,7 +110,7 @@ static void test_user_made_during_a_fetch(void **state)
 {
     struct world *w = *state;
     model_room(w->m, S("!known:x"));
-    w->held[SQL_events_by_id] = true;
+    w->held[SQL_burst] = true;
     world_say(w, (struct t_event){.id = "$k", .room = "!known:x", .stream = 101});
     world_say(w, (struct t_event){.id = "$j",
                                   .room = "!new:x",
@@ -122,26 +121,33 @@ static void test_user_made_during_a_fetch(void **state)
     world_burst_end(w);
     world_settle(w);
     struct user *u = model_user(w->m, S("@b:x"));
-    world_release(w, SQL_events_by_id);
+    world_release(w, SQL_burst);
     struct mpos lo = mpos_of(100);
     assert_int_equal(model_user_own_events(w->m, u, &lo), HAVE);
     assert_int_equal(u->own.n, 1);
 }
 
 /* What a row says about an event between the burst's reading it and taking it in must not make it disappear.
- */
+ * The burst is asked for twice: a room has come into memory meanwhile. */
 static void test_event_invalidated_during_a_fetch(void **state)
 {
     struct world *w = *state;
     struct room *r = model_room(w->m, S("!r:x"));
-    w->held[SQL_burst_actions] = true;
+    w->held[SQL_burst] = true;
     world_say(w, (struct t_event){.id = "$1", .room = "!r:x", .stream = 101});
+    world_say(w, (struct t_event){.id = "$2", .room = "!new:x", .stream = 102});
     world_burst_end(w);
-    world_settle(w); /* the event is in, the rest is not */
+    world_settle(w);
+    model_room(w->m, S("!new:x"));
+    w->held[SQL_burst] = false;
+    world_turn(w); /* the first event is in, the other is not */
+    assert_int_equal(w->issued[SQL_burst], 2);
+    assert_non_null(model_rec(w->m, S("$1"))->ev);
+    assert_false(in_timeline(r, "$1"));
     struct str keys[] = {STR("$1")};
     struct feed_row row = {.cache = {.func = STR("_get_event_cache"), .keys = keys, .keys_count = 1}};
     world_send(w, STREAM_CACHES, MASTER, 105, &row);
-    world_release(w, SQL_burst_actions);
+    world_settle(w);
     assert_true(in_timeline(r, "$1"));
     struct event *ev;
     assert_int_equal(await(w, model_event(w->m, model_rec(w->m, S("$1")), &ev)), HAVE);
@@ -154,14 +160,13 @@ static void test_event_loaded_and_read_by_a_burst(void **state)
     struct world *w = *state;
     struct room *r = model_room(w->m, S("!r:x"));
     struct event *ev;
-    w->held[SQL_events_by_id] = w->held[SQL_burst_actions] = true;
+    w->held[SQL_events_by_id] = true;
     assert_int_equal(model_event(w->m, model_rec(w->m, S("$1")), &ev), LACK);
     world_settle(w); /* asked before it is stored */
     world_say(w, (struct t_event){.id = "$1", .room = "!r:x", .stream = 101});
     world_burst_end(w);
-    w->reversed = true; /* the burst's answer comes first */
+    world_settle(w); /* the burst's answer comes first */
     world_release(w, SQL_events_by_id);
-    world_release(w, SQL_burst_actions);
     assert_true(in_timeline(r, "$1"));
     assert_int_equal(await(w, model_event(w->m, model_rec(w->m, S("$1")), &ev)), HAVE);
 }
@@ -172,20 +177,78 @@ static void test_load_refused_after_a_burst(void **state)
     struct world *w = *state;
     struct event *ev;
     model_room(w->m, S("!r:x"));
-    w->held[SQL_events_by_id] = true;
+    w->held[SQL_burst] = w->held[SQL_events_by_id] = true;
     world_say(w, (struct t_event){.id = "$1", .room = "!r:x", .stream = 101});
     world_burst_end(w);
     assert_int_equal(model_event(w->m, model_rec(w->m, S("$1")), &ev), LACK);
     world_turn(w);
     world_turn(w);
-    assert_int_equal(w->issued[SQL_events_by_id], 2);
-    /* the burst's comes, the loader's is refused */
-    w->fail_last = true;
+    assert_int_equal(w->issued[SQL_events_by_id] + w->issued[SQL_burst], 2);
+    world_release(w, SQL_burst);
+    w->fail[SQL_events_by_id] = 1;
     world_release(w, SQL_events_by_id);
     ((struct config *)w->cfg)->model_memory_mb = 0;
     model_trim(w->m); /* empties memory; an event whose record is in disorder trips it */
     assert_int_equal(w->m->event_count, 0);
     assert_int_equal(await(w, model_event(w->m, model_rec(w->m, S("$1")), &ev)), HAVE);
+}
+
+/* While readers stand in line a burst goes on filling, and not for long; else it is asked for at once. */
+static void test_bursts_grow(void **state)
+{
+    struct world *w = *state;
+    struct room *r = model_room(w->m, S("!r:x"));
+    world_say(w, (struct t_event){.id = "$1", .room = "!r:x", .stream = 101});
+    world_burst_end(w);
+    assert_int_equal(w->issued[SQL_burst], 1);
+    world_settle(w);
+    model_load_gather(w->m, true);
+    world_say(w, (struct t_event){.id = "$2", .room = "!r:x", .stream = 102});
+    world_burst_end(w);
+    world_turn(w);
+    world_say(w, (struct t_event){.id = "$3", .room = "!r:x", .stream = 103});
+    world_burst_end(w);
+    world_turn(w);
+    assert_int_equal(w->issued[SQL_burst], 1);
+    model_load_gather(w->m, false); /* nobody stands in line any more */
+    world_settle(w);
+    assert_int_equal(w->issued[SQL_burst], 2);
+    assert_true(in_timeline(r, "$2") && in_timeline(r, "$3"));
+    model_load_gather(w->m, true);
+    world_say(w, (struct t_event){.id = "$4", .room = "!r:x", .stream = 104});
+    world_burst_end(w);
+    clock_fake_set(clock_mono_ms() + 30);
+    world_settle(w);
+    clock_fake_set(-1);
+    assert_int_equal(w->issued[SQL_burst], 3);
+    assert_true(in_timeline(r, "$4"));
+    model_load_gather(w->m, false);
+}
+
+/* One statement names the users of an action together: each one's count grows, whoever is not in memory. */
+static void test_actions_of_many(void **state)
+{
+    struct world *w = *state;
+    struct unread *un[2];
+    static const char *const users[] = {"@a:x", "@unknown:x", "@b:x"};
+    world_room(w, "!r:x", 10, "shared", "@a:x", "@b:x", "@unknown:x", NULL);
+    struct room *r = model_room(w->m, S("!r:x"));
+    struct user *a = model_user(w->m, S("@a:x")), *b = model_user(w->m, S("@b:x"));
+    assert_int_equal(await(w, model_unread(w->m, a, r, &un[0])), HAVE);
+    assert_int_equal(await(w, model_unread(w->m, b, r, &un[1])), HAVE);
+    for (int64_t at = 101; at <= 102; at++) {
+        for (int i = 0; i < 3; i++)
+            world_add(&w->actions, users[i], "!r:x", "main", at, true, i == 2, true);
+        world_say(w, (struct t_event){.id = world_text(w, "$%d", (int)at), .room = "!r:x", .stream = at});
+    }
+    world_burst_end(w);
+    assert_int_equal(world_issued(w) > 0 && w->issued[SQL_burst] == 1, 1);
+    world_settle(w);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(un[i]->threads.n, 1);
+        assert_int_equal(un[i]->threads.v[0].notify, 2);
+        assert_int_equal(un[i]->threads.v[0].highlight, i ? 2 : 0);
+    }
 }
 
 static void test_redaction_before_its_target(void **state)
@@ -348,6 +411,8 @@ int run_burst_tests(void)
         T(test_event_invalidated_during_a_fetch),
         T(test_event_loaded_and_read_by_a_burst),
         T(test_load_refused_after_a_burst),
+        T(test_bursts_grow),
+        T(test_actions_of_many),
         T(test_redaction_before_its_target),
         T(test_redaction_of_a_known_event),
         T(test_redaction_rules),

@@ -288,18 +288,18 @@ static void test_to_device_pages(void **state)
     assert_int_equal(d->td_hi, 101);
     int64_t after = d->td.v[99].stream;
     model_to_device_ack(w->m, d, after);
-    world_settle(w);
+    world_tick(w);
     assert_int_equal(w->inbox.n, 60); /* 59 of D, one of the other device */
     assert_int_equal(await(w, model_to_device(w->m, d, after)), HAVE);
     assert_int_equal(d->td.n, 59);
     world_forget_counts(w);
     model_to_device_ack(w->m, d, 160);
     model_to_device_ack(w->m, d, 160);
-    world_settle(w);
+    world_tick(w);
     assert_int_equal(w->issued[SQL_to_device_delete], 1);
     assert_int_equal(w->inbox.n, 1);
     model_to_device_ack(w->m, d, 170); /* nothing can be there: no statement */
-    world_settle(w);
+    world_tick(w);
     assert_int_equal(w->issued[SQL_to_device_delete], 1);
     assert_int_equal(model_to_device(w->m, d, 160), HAVE);
     /* a message while a page is being read */
@@ -318,9 +318,9 @@ static void test_to_device_pages(void **state)
     world_forget_counts(w);
     w->fail[SQL_to_device_delete] = 1;
     model_to_device_ack(w->m, d, 172);
-    world_settle(w);
+    world_tick(w);
     model_to_device_ack(w->m, d, 172);
-    world_settle(w);
+    world_tick(w);
     assert_int_equal(w->issued[SQL_to_device_delete], 2);
 }
 

@@ -7,7 +7,7 @@
 
 /* ---- arguments and results ---- */
 
-enum { ARGS_MAX = 4, COLS_MAX = 14 };
+enum { ARGS_MAX = 4, COLS_MAX = 15 };
 struct arg {
     struct str *t;
     int64_t *n;
@@ -152,9 +152,9 @@ static void q_events(struct world *w, struct pg_args *a, struct pg_result *r)
                     (b->n == 0 || e->stream < b->n))
                     ban = b->b;
             }
-            row_add(r, "ssisiissississ", e->id, e->room, e->stream, writer_name(e->writer), e->topo,
+            row_add(r, "ssisiissississi", e->id, e->room, e->stream, writer_name(e->writer), e->topo,
                     I(e->outlier), e->json, e->metadata ? e->metadata : "{}", I(3),
-                    e->version ? e->version : "10", e->rejected, e->sg, *reds ? reds : NULL, ban);
+                    e->version ? e->version : "10", e->rejected, e->sg, *reds ? reds : NULL, ban, I(0));
         }
     }
 }
@@ -208,26 +208,56 @@ static void q_last(struct world *w, struct pg_args *a, struct pg_result *r)
     free(v);
 }
 
-static void q_gaps(struct world *w, struct pg_args *a, struct pg_result *r, bool above)
+static void q_gaps(struct world *w, struct pg_args *a, struct pg_result *r)
 {
     for (size_t k = 0; k < a->v[0].count; k++) {
         for (size_t i = 0; i < w->gaps.n; i++) {
-            if (is(a->v[0].t[k], w->gaps.v[i].room) && (!above || w->gaps.v[i].stream > a->v[1].n[0]))
+            if (is(a->v[0].t[k], w->gaps.v[i].room))
                 row_add(r, "si", w->gaps.v[i].room, w->gaps.v[i].stream);
         }
     }
 }
 
-static void q_actions(struct world *w, struct pg_args *a, struct pg_result *r)
+static bool same_action(const struct t_action *a, const struct t_action *b)
 {
-    for (size_t k = 0; k < a->v[0].count; k++) {
-        for (size_t i = 0; i < w->actions.n; i++) {
-            const struct t_action *t = &w->actions.v[i];
-            if (t->stream == a->v[0].n[k])
-                row_add(r, "sssiiii", t->user, t->room, t->thread, t->stream, I(t->notif), I(t->highlight),
-                        I(t->unread));
+    return a->stream == b->stream && a->notif == b->notif && a->highlight == b->highlight &&
+           a->unread == b->unread && !strcmp(a->room, b->room) &&
+           !strcmp(a->thread ? a->thread : "", b->thread ? b->thread : "");
+}
+
+/* Users with the same action that stand side by side are one row. */
+static void q_actions(struct world *w, int64_t stream, struct pg_result *r)
+{
+    struct buf users;
+    buf_init(&users, 1 << 20);
+    for (size_t i = 0; i < w->actions.n; i++) {
+        const struct t_action *t = &w->actions.v[i];
+        if (t->stream != stream)
+            continue;
+        if (users.n)
+            buf_putc(&users, '\x1e');
+        buf_put(&users, str_of(t->user));
+        if (i + 1 < w->actions.n && same_action(t, t + 1))
+            continue;
+        buf_putc(&users, 0);
+        row_add(r, "0sisi0s0i00i00i", t->room, t->stream, t->thread, I(t->highlight), users.p, I(t->notif),
+                I(t->unread), I(2));
+        buf_reset(&users);
+    }
+    buf_fini(&users);
+}
+
+static void q_burst(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    q_events(w, a, r);
+    for (size_t k = 0; k < a->v[1].count; k++) {
+        for (size_t i = 0; i < w->gaps.n; i++) {
+            if (is(a->v[1].t[k], w->gaps.v[i].room) && w->gaps.v[i].stream > a->v[2].n[0])
+                row_add(r, "0si00000000000i", w->gaps.v[i].room, w->gaps.v[i].stream, I(1));
         }
     }
+    for (size_t k = 0; k < a->v[3].count; k++)
+        q_actions(w, a->v[3].n[k], r);
 }
 
 static void q_state(struct world *w, struct pg_args *a, struct pg_result *r)
@@ -520,14 +550,11 @@ static void query(struct world *w, enum pg_stmt s, struct pg_args *a, struct pg_
     case SQL_events_by_id:
         q_events(w, a, r);
         break;
-    case SQL_burst_gaps:
-        q_gaps(w, a, r, true);
+    case SQL_burst:
+        q_burst(w, a, r);
         break;
     case SQL_gaps_of_rooms:
-        q_gaps(w, a, r, false);
-        break;
-    case SQL_burst_actions:
-        q_actions(w, a, r);
+        q_gaps(w, a, r);
         break;
     case SQL_page_stream:
         q_page(w, a, r, false);
