@@ -77,6 +77,12 @@ static inline uint64_t eight_load(const char *p)
     memcpy(&x, p, sizeof x);
     return x;
 }
+/* What the following return has the highest bit of a byte set for each that was meant, and perhaps of later
+ * ones: how many bytes are before the first; fewer where the machine's order does not tell. */
+static inline size_t eight_before(uint64_t marks)
+{
+    return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? (size_t)__builtin_ctzll(marks) / 8 : 0;
+}
 /* Not 0 when one of them is below n (at most 128), or is c. */
 static inline uint64_t eight_below_or(uint64_t x, unsigned n, unsigned char c)
 {

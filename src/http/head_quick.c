@@ -17,11 +17,10 @@ enum { QUICK_BYTES = 16384, QUICK_LINES = 64 };
 /* The first byte that a target may not have. */
 static const char *target_end(const char *p, const char *end)
 {
-    while (end - p >= 8) {
+    for (uint64_t marks = 0; end - p >= 8 && !marks;) {
         uint64_t x = eight_load(p);
-        if (eight_odd(x) | eight_has(x, ' ') | eight_has(x, '#'))
-            break;
-        p += 8;
+        marks = eight_odd(x) | eight_has(x, ' ') | eight_has(x, '#');
+        p += marks ? eight_before(marks) : 8;
     }
     while (p < end && (unsigned char)*p > ' ' && (unsigned char)*p < 127 && *p != '#')
         p++;
@@ -32,8 +31,10 @@ static const char *target_end(const char *p, const char *end)
 static const char *value_end(const char *p, const char *end)
 {
     for (;;) {
-        while (end - p >= 8 && !eight_below_or(eight_load(p), ' ', 127))
-            p += 8;
+        for (uint64_t marks = 0; end - p >= 8 && !marks;) {
+            marks = eight_below_or(eight_load(p), ' ', 127);
+            p += marks ? eight_before(marks) : 8;
+        }
         while (p < end && (unsigned char)*p >= ' ' && *p != 127)
             p++;
         if (p == end || *p != '\t')
@@ -50,15 +51,51 @@ static const bool is_name[256] = {
     ['0' ... '9'] = true, ['a' ... 'z'] = true, ['A' ... 'Z'] = true,
 };
 
-static bool is(struct str s, struct str lower)
+/* Marks what is neither a letter nor '-'. */
+static uint64_t eight_unnamed(uint64_t x)
 {
-    return s.n == lower.n && strncasecmp(s.p, lower.p, lower.n) == 0;
+    uint64_t low = x | EIGHT_ONES * 0x20, dash = x ^ EIGHT_ONES * '-';
+    uint64_t letters = (low + EIGHT_ONES * (0x80 - 'a')) & ~(low + EIGHT_ONES * (0x80 - 'z' - 1));
+    return (~(letters | ~(dash + EIGHT_ONES * 0x7f)) | x) & EIGHT_HIGHS;
+}
+
+/* The first byte that a name may not have. */
+static const char *name_end(const char *p, const char *end)
+{
+    for (uint64_t marks = 0; end - p >= 8 && !marks;) {
+        marks = eight_unnamed(eight_load(p));
+        p += marks ? eight_before(marks) : 8;
+    }
+    while (p < end && is_name[(unsigned char)*p])
+        p++;
+    return p;
+}
+
+/* Ignoring case; lower is at least four letters and '-', s has no control bytes. */
+static inline bool is(struct str s, struct str lower)
+{
+    const uint64_t case_bits = EIGHT_ONES * 0x20;
+    if (s.n != lower.n)
+        return false;
+    if (s.n < 8) {
+        uint32_t a[2], b[2];
+        memcpy(&a[0], s.p, 4);
+        memcpy(&a[1], s.p + s.n - 4, 4);
+        memcpy(&b[0], lower.p, 4);
+        memcpy(&b[1], lower.p + s.n - 4, 4);
+        return (a[0] | (uint32_t)case_bits) == b[0] && (a[1] | (uint32_t)case_bits) == b[1];
+    }
+    for (size_t i = 0; i + 8 < s.n; i += 8) {
+        if ((eight_load(s.p + i) | case_bits) != eight_load(lower.p + i))
+            return false;
+    }
+    return (eight_load(s.p + s.n - 8) | case_bits) == eight_load(lower.p + s.n - 8);
 }
 
 /* False: not for us. */
 static bool take_header(struct http_head *h, struct str name, struct str value, struct str request_id_header)
 {
-    if (name.n == request_id_header.n && name.n > 0 && is(name, request_id_header))
+    if (name.n == request_id_header.n && name.n > 0 && strncasecmp(name.p, request_id_header.p, name.n) == 0)
         h->request_id = value;
     switch (name.n) {
     case 4:
@@ -139,8 +176,7 @@ bool http_head_quick(struct str bytes, size_t bytes_max, struct str request_id_h
             return true;
         }
         const char *name = p;
-        while (p < end && is_name[(unsigned char)*p])
-            p++;
+        p = name_end(p, end);
         if (p == end || p == name || *p != ':')
             return false;
         const char *stop = value_end(p + 1, end);

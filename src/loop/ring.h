@@ -13,7 +13,7 @@
 
 struct err;
 enum {
-    BUF_COUNT = 512, /* a power of two; when they run out a receive ends and is armed again */
+    BUF_COUNT = 128, /* a power of two; when they run out a receive ends and is armed again */
     BUF_BYTES = 2048,
     BUF_GROUP = 1,
 };
