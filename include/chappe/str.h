@@ -68,36 +68,50 @@ bool str_eq_const_time(struct str a, struct str b);
  * batch.
  */
 bool str_storable(struct str s);
-/* Eight bytes at once, for scanners. */
-#define EIGHT_ONES  0x0101010101010101u
-#define EIGHT_HIGHS 0x8080808080808080u
-static inline uint64_t eight_load(const char *p)
+/* Sixteen bytes at once, for scanners: comparisons mark the bytes that they hold for. As signed ones, what is
+ * not ASCII is below zero. */
+typedef unsigned char bytes16 __attribute__((vector_size(16)));
+typedef signed char signed16 __attribute__((vector_size(16)));
+static inline bytes16 bytes16_load(const char *p)
 {
-    uint64_t x;
+    bytes16 x;
     memcpy(&x, p, sizeof x);
     return x;
 }
-/* What the following return has the highest bit of a byte set for each that was meant, and perhaps of later
- * ones: how many bytes are before the first; fewer where the machine's order does not tell. */
-static inline size_t eight_before(uint64_t marks)
+/* The first byte that is marked; 16 when none is. */
+static inline size_t bytes16_first(bytes16 marks)
 {
-    return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? (size_t)__builtin_ctzll(marks) / 8 : 0;
+#if defined __SSE2__
+    typedef char char16 __attribute__((vector_size(16)));
+    int mask = __builtin_ia32_pmovmskb128((char16)marks);
+    return mask ? (size_t)__builtin_ctz((unsigned)mask) : 16;
+#else
+    uint64_t half[2];
+    memcpy(half, &marks, sizeof half);
+    size_t i = half[0] == 0;
+    if (half[i] == 0)
+        return 16;
+    return 8 * i + (size_t)(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? __builtin_ctzll(half[i])
+                                                                      : __builtin_clzll(half[i])) /
+                       8;
+#endif
 }
-/* Not 0 when one of them is below n (at most 128), or is c. */
-static inline uint64_t eight_below_or(uint64_t x, unsigned n, unsigned char c)
+/* How many bytes of s come before the first that marks() marks. */
+static inline __attribute__((always_inline)) size_t bytes16_before(struct str s, bytes16 (*marks)(bytes16 x))
 {
-    uint64_t y = x ^ (EIGHT_ONES * c);
-    return (((x - EIGHT_ONES * n) & ~x) | ((y - EIGHT_ONES) & ~y)) & EIGHT_HIGHS;
-}
-/* Not 0 when one of them is c, or is not ASCII. Quicker where the latter is rare. */
-static inline uint64_t eight_has(uint64_t x, unsigned char c)
-{
-    return (((x ^ (EIGHT_ONES * c)) - EIGHT_ONES) | x) & EIGHT_HIGHS;
-}
-/* Not 0 when one of them is not printable ASCII. */
-static inline uint64_t eight_odd(uint64_t x)
-{
-    return ((x - EIGHT_ONES * ' ') & EIGHT_HIGHS) | eight_has(x, 127);
+    size_t n = 0;
+    while (s.n - n >= 16) {
+        size_t first = bytes16_first(marks(bytes16_load(s.p + n)));
+        n += first;
+        if (first < 16)
+            return n;
+    }
+    if (n == s.n)
+        return n;
+    char rest[16] = {0};
+    memcpy(rest, s.p + n, s.n - n);
+    n += bytes16_first(marks(bytes16_load(rest)));
+    return n < s.n ? n : s.n;
 }
 /* Keyed hash (SipHash-1-3, key random per process): safe for peer-chosen keys. */
 uint64_t str_hash(struct str s);

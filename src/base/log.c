@@ -31,15 +31,15 @@ void log_sink_set(log_sink_fn *fn)
     atomic_store(&sink, fn);
 }
 
-/* How many bytes at the beginning are printable ASCII, which is nearly all there is: eight at a time. */
+static inline bytes16 odd(bytes16 x)
+{
+    return (bytes16)(((signed16)x < ' ') | ((signed16)x == 127));
+}
+
+/* How many bytes at the beginning are printable ASCII, which is nearly all there is. */
 static size_t plain_bytes(struct str s)
 {
-    size_t n = 0;
-    while (s.n - n >= 8 && !eight_odd(eight_load(s.p + n)))
-        n += 8;
-    while (n < s.n && s.p[n] >= 0x20 && s.p[n] < 0x7f)
-        n++;
-    return n;
+    return bytes16_before(s, odd);
 }
 
 static char *put_hex(char *out, unsigned char c)

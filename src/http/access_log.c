@@ -37,29 +37,16 @@ static void put_int(struct line *l, int64_t v)
     put(l, str_of_i64(digits, v));
 }
 
-static bool is_plain(unsigned char c)
+static inline bytes16 to_escape(bytes16 x)
 {
-    return c >= ' ' && c != 127 && c != '"' && c != '\\';
-}
-
-static size_t plain_bytes(struct str s)
-{
-    size_t n = 0;
-    for (; s.n - n >= 8; n += 8) {
-        uint64_t x = eight_load(s.p + n);
-        if (eight_odd(x) | eight_has(x, '"') | eight_has(x, '\\'))
-            break;
-    }
-    while (n < s.n && is_plain((unsigned char)s.p[n]))
-        n++;
-    return n;
+    return (bytes16)((x < ' ') | (x == 127) | (x == '"') | (x == '\\'));
 }
 
 static void put_escaped(struct line *l, struct str s)
 {
     static const char digits[] = "0123456789abcdef";
     while (s.n) {
-        size_t n = plain_bytes(s);
+        size_t n = bytes16_before(s, to_escape);
         put(l, str_n(s.p, n));
         if (n == s.n)
             return;
@@ -72,12 +59,18 @@ static void put_escaped(struct line *l, struct str s)
 
 static void put_seconds(struct line *l, int64_t ms)
 {
+    char text[8] = "0.000sec";
     uint64_t t = ms > 0 ? (uint64_t)ms : 0;
-    const char fraction[] = {'.', (char)('0' + t / 100 % 10), (char)('0' + t / 10 % 10),
-                             (char)('0' + t % 10)};
-    put_int(l, (int64_t)(t / 1000));
-    put(l, str_n(fraction, sizeof fraction));
-    put(l, STR("sec"));
+    if (t >= 1000) {
+        put_int(l, (int64_t)(t / 1000));
+        t %= 1000;
+    } else {
+        put_char(l, '0');
+    }
+    text[2] = (char)('0' + t / 100);
+    text[3] = (char)('0' + t / 10 % 10);
+    text[4] = (char)('0' + t % 10);
+    put(l, str_n(text + 1, sizeof text - 1));
 }
 
 static bool is_secret(struct str name)
@@ -92,15 +85,21 @@ static bool is_secret(struct str name)
     return secret;
 }
 
+static inline bytes16 of_interest(bytes16 x)
+{
+    return (bytes16)((x == '=') | (x == '%'));
+}
+
 /* False when no name in the query can be that of a secret: then the parts need not be looked at. */
 static bool has_secret(struct str query)
 {
     static const struct str names[] = {{"access_token", 12}, {"client_secret", 13}};
-    struct str before, rest;
-    if (str_find(query, '%') >= 0)
-        return true;
-    for (; str_cut(query, '=', &before, &rest); query = rest) {
-        if (str_ends(before, names[0]) || str_ends(before, names[1]))
+    for (size_t n = 0; (n += bytes16_before(str_n(query.p + n, query.n - n), of_interest)) < query.n; n++) {
+        struct str before = str_n(query.p, n);
+        if (query.p[n] == '%')
+            return true;
+        if (n > 0 && (query.p[n - 1] == 'n' || query.p[n - 1] == 't') &&
+            (str_ends(before, names[0]) || str_ends(before, names[1])))
             return true;
     }
     return false;

@@ -284,6 +284,24 @@ static struct str ipv4_text(const uint8_t ip[4], char *out)
     return str_n(out, (size_t)(p - out));
 }
 
+/* Exactly what inet_pton takes: no zeros before a number. */
+static bool is_ipv4(struct str s)
+{
+    unsigned dots = 0, value = 0, digits = 0;
+    for (size_t i = 0; i < s.n; i++) {
+        unsigned digit = (unsigned char)s.p[i] - '0';
+        if (s.p[i] == '.' && digits > 0 && dots < 3) {
+            dots++;
+            value = digits = 0;
+        } else if (digit <= 9 && (digits == 0 || value > 0) && (value = value * 10 + digit) <= 255) {
+            digits++;
+        } else {
+            return false;
+        }
+    }
+    return dots == 3 && digits > 0;
+}
+
 static struct str client_ip(const struct conn *c, const struct http_listener *l, struct str forwarded,
                             char out[46])
 {
@@ -292,11 +310,13 @@ static struct str client_ip(const struct conn *c, const struct http_listener *l,
         struct str first, rest;
         str_cut(forwarded, ',', &first, &rest);
         first = str_trim(first);
+        if (is_ipv4(first))
+            return first;
         if (first.n > 0 && first.n < 46) {
             memcpy(out, first.p, first.n);
             out[first.n] = 0;
-            if (inet_pton(AF_INET, out, raw) == 1 || inet_pton(AF_INET6, out, raw) == 1)
-                return str_n(out, first.n);
+            if (inet_pton(AF_INET6, out, raw) == 1)
+                return first;
         }
     }
     if (c->family == 4)

@@ -7,36 +7,34 @@
  * http_head_parse(): this reader refuses nothing, it only takes what it is sure of. What it takes is what the
  * other two would make of it (tests/fuzz/fuzz_http.c, tests/unit/http/test_head.c compare).
  *
- * Bytes of targets and values are looked at eight at a time.
+ * Bytes are looked at sixteen at a time.
  */
 #include "http_int.h"
 #include <strings.h>
 
 enum { QUICK_BYTES = 16384, QUICK_LINES = 64 };
 
+static inline bytes16 no_target(bytes16 x)
+{
+    return (bytes16)(((signed16)x <= ' ') | ((signed16)x == 127) | ((signed16)x == '#'));
+}
+
 /* The first byte that a target may not have. */
 static const char *target_end(const char *p, const char *end)
 {
-    for (uint64_t marks = 0; end - p >= 8 && !marks;) {
-        uint64_t x = eight_load(p);
-        marks = eight_odd(x) | eight_has(x, ' ') | eight_has(x, '#');
-        p += marks ? eight_before(marks) : 8;
-    }
-    while (p < end && (unsigned char)*p > ' ' && (unsigned char)*p < 127 && *p != '#')
-        p++;
-    return p;
+    return p + bytes16_before(str_n(p, (size_t)(end - p)), no_target);
+}
+
+static inline bytes16 no_value(bytes16 x)
+{
+    return (bytes16)((x < ' ') | (x == 127));
 }
 
 /* The first control byte, but for tabs. */
 static const char *value_end(const char *p, const char *end)
 {
     for (;;) {
-        for (uint64_t marks = 0; end - p >= 8 && !marks;) {
-            marks = eight_below_or(eight_load(p), ' ', 127);
-            p += marks ? eight_before(marks) : 8;
-        }
-        while (p < end && (unsigned char)*p >= ' ' && *p != 127)
-            p++;
+        p += bytes16_before(str_n(p, (size_t)(end - p)), no_value);
         if (p == end || *p != '\t')
             return p;
         p++;
@@ -51,30 +49,33 @@ static const bool is_name[256] = {
     ['0' ... '9'] = true, ['a' ... 'z'] = true, ['A' ... 'Z'] = true,
 };
 
-/* Marks what is neither a letter nor '-'. */
-static uint64_t eight_unnamed(uint64_t x)
+/* Names are letters and '-', nearly always. */
+static inline bytes16 no_letter(bytes16 x)
 {
-    uint64_t low = x | EIGHT_ONES * 0x20, dash = x ^ EIGHT_ONES * '-';
-    uint64_t letters = (low + EIGHT_ONES * (0x80 - 'a')) & ~(low + EIGHT_ONES * (0x80 - 'z' - 1));
-    return (~(letters | ~(dash + EIGHT_ONES * 0x7f)) | x) & EIGHT_HIGHS;
+    signed16 low = (signed16)(x | 0x20);
+    return (bytes16)(((low < 'a') | (low > 'z')) & ((signed16)x != '-'));
 }
 
 /* The first byte that a name may not have. */
 static const char *name_end(const char *p, const char *end)
 {
-    for (uint64_t marks = 0; end - p >= 8 && !marks;) {
-        marks = eight_unnamed(eight_load(p));
-        p += marks ? eight_before(marks) : 8;
-    }
+    p += bytes16_before(str_n(p, (size_t)(end - p)), no_letter);
     while (p < end && is_name[(unsigned char)*p])
         p++;
     return p;
 }
 
+static inline uint64_t load8(const char *p)
+{
+    uint64_t x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
 /* Ignoring case; lower is at least four letters and '-', s has no control bytes. */
 static inline bool is(struct str s, struct str lower)
 {
-    const uint64_t case_bits = EIGHT_ONES * 0x20;
+    const uint64_t case_bits = 0x2020202020202020u;
     if (s.n != lower.n)
         return false;
     if (s.n < 8) {
@@ -86,10 +87,10 @@ static inline bool is(struct str s, struct str lower)
         return (a[0] | (uint32_t)case_bits) == b[0] && (a[1] | (uint32_t)case_bits) == b[1];
     }
     for (size_t i = 0; i + 8 < s.n; i += 8) {
-        if ((eight_load(s.p + i) | case_bits) != eight_load(lower.p + i))
+        if ((load8(s.p + i) | case_bits) != load8(lower.p + i))
             return false;
     }
-    return (eight_load(s.p + s.n - 8) | case_bits) == eight_load(lower.p + s.n - 8);
+    return (load8(s.p + s.n - 8) | case_bits) == load8(lower.p + s.n - 8);
 }
 
 /* False: not for us. */

@@ -173,6 +173,28 @@ static void test_hash(void **state)
     }
 }
 
+static inline bytes16 hash_or_odd(bytes16 x)
+{
+    return (bytes16)(((signed16)x < ' ') | (x == '#'));
+}
+
+/* The first mark, wherever it is, in bytes that end where the allocation does. */
+static void test_sixteen_at_once(void **state)
+{
+    (void)state;
+    static const char marked[] = {'#', '\x1f', 0, '\x80', '\xff'};
+    for (size_t n = 0; n < 50; n++) {
+        char *s = malloc(n ? n : 1);
+        memset(s, 'x', n);
+        assert_int_equal(bytes16_before(str_n(s, n), hash_or_odd), n);
+        for (size_t at = n; at-- > 0;) { /* those behind the first do not count */
+            s[at] = marked[at % sizeof marked];
+            assert_int_equal(bytes16_before(str_n(s, n), hash_or_odd), at);
+        }
+        free(s);
+    }
+}
+
 static void test_errors(void **state)
 {
     (void)state;
@@ -196,8 +218,13 @@ static void test_errors(void **state)
 int run_str_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_compare), cmocka_unit_test(test_cut_and_trim), cmocka_unit_test(test_numbers),
-        cmocka_unit_test(test_i64_lax), cmocka_unit_test(test_hash),         cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_compare),
+        cmocka_unit_test(test_cut_and_trim),
+        cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_i64_lax),
+        cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_sixteen_at_once),
     };
     return cmocka_run_group_tests_name("str", tests, NULL, NULL);
 }
