@@ -68,8 +68,8 @@ typedef void auth_done_fn(void *arg, struct requester *r, const struct auth_erro
 void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_done_fn *done, void *arg);
 /* The same for a request whose Authorization is, byte for byte, one that r was answered for: at once, without
  * hashing the token. False: nothing was done, auth_request has to look. Only from inside the http handler,
- * while the header's value is there. */
-bool auth_again(struct auth *a, struct requester *r, const struct http_req *req);
+ * while the header's value is there. *ip_due_ms, 0 at first, is kept by the caller for its next call. */
+bool auth_again(struct auth *a, struct requester *r, const struct http_req *req, int64_t *ip_due_ms);
 /* hs_disabled / MAU limit: e NULL to pass. At once when neither is configured, else asynchronous where the
  * rows are not cached. r need not be held by the caller meanwhile. */
 void auth_check_blocking(struct auth *a, struct requester *r,

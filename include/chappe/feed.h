@@ -142,9 +142,10 @@ const struct positions *feed_start_positions(const struct feed *f, enum stream s
 enum feed_state feed_state(const struct feed *f);
 
 /* What we must send (synapse-replication 6.1, 6.2). All are no-ops while disconnected except that USER_SYNC
- * start is repeated on reconnect. */
-void feed_send_user_ip(struct feed *f, struct str user_id, struct str access_token, struct str ip,
-                       struct str user_agent, struct str device_id);
+ * start is repeated on reconnect. The same address of the same token is told every two minutes: USER_IP
+ * answers from when on (monotonic, ms) there is anything to tell again; 0: not known. */
+int64_t feed_send_user_ip(struct feed *f, struct str user_id, struct str access_token, struct str ip,
+                          struct str user_agent, struct str device_id);
 /* Presence of syncing users: call when a /sync that affects presence starts and ends. Relays set_state over
  * HTTP (fire and forget, throttled), keeps USER_SYNC start/end with the 10 s delay. state: "online",
  * "unavailable". */

@@ -119,5 +119,5 @@ uint64_t str_hash(struct str s);
 struct hash128 {
     uint64_t a, b;
 };
-struct hash128 str_hash128(struct str s);
+struct hash128 str_hash128_of(const struct str *parts, size_t n); /* of the list: what is where counts */
 #endif

@@ -271,25 +271,28 @@ struct str op_printf(struct auth_op *op, const char *fmt, ...)
     return str_n(op->text, (size_t)n);
 }
 
-static void send_user_ip(struct auth *a, const struct requester *r, struct str token, struct str ip,
-                         struct str user_agent)
+/* Answers when it will be due again; 0: not known. */
+static int64_t send_user_ip(struct auth *a, const struct requester *r, struct str token, struct str ip,
+                            struct str user_agent)
 {
     const struct config *cfg = a->cfg;
     struct str device = r->device_id;
 
     if (!a->feed || ip.n == 0 || (r->is_app_service && !cfg->track_appservice_user_ips) ||
         str_eq(user_agent, STR("sync-v3-proxy-")))
-        return;
+        return 0;
     if (r->is_app_service && str_absent(device))
         device = STR("dummy-device");
-    feed_send_user_ip(a->feed, requester_owner(r), token, ip, user_agent, device);
-    if (cfg->track_puppeted_user_ips && r->owner_id)
-        feed_send_user_ip(a->feed, r->user_id, token, ip, user_agent, r->device_id);
+    int64_t due = feed_send_user_ip(a->feed, requester_owner(r), token, ip, user_agent, device);
+    if (!cfg->track_puppeted_user_ips || !r->owner_id)
+        return due;
+    int64_t other = feed_send_user_ip(a->feed, r->user_id, token, ip, user_agent, r->device_id);
+    return other < due ? other : due;
 }
 
 void op_accept(struct auth_op *op, struct requester *r)
 {
-    send_user_ip(op->a, r, op->token, op->ip, op->user_agent);
+    (void)send_user_ip(op->a, r, op->token, op->ip, op->user_agent);
     /* Introspected tokens and application services know no guests. */
     if (r->is_guest && !op->allow_guest && r->kind != REQUESTER_MAS && r->kind != REQUESTER_APP_SERVICE) {
         requester_unref(&r);
@@ -340,21 +343,21 @@ void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_d
 }
 
 /* Tokens of the database only, and only while their row is fresh: everything else takes the long way. */
-bool auth_again(struct auth *a, struct requester *r, const struct http_req *req)
+bool auth_again(struct auth *a, struct requester *r, const struct http_req *req, int64_t *ip_due_ms)
 {
     const struct centry *e;
     const char *label;
     struct str token;
 
-    if (a->stopping || r->kind != REQUESTER_USER || req->authorization_count != 1 ||
-        auth_header_token(req->authorization, &token))
+    if (a->stopping || r->kind != REQUESTER_USER || req->authorization_count != 1)
         return false;
     e = cache_peek(&a->tokens, str_n((const char *)r->token_key, sizeof r->token_key));
     if (!e || e->state != CE_FOUND || container_of(e, const struct tok_entry, e)->r != r ||
-        verdict_of_requester(a, r, clock_wall_ms(), &label))
+        verdict_of_requester(a, r, clock_wall_coarse_ms(), &label))
         return false;
     used_mark(a, r);
-    send_user_ip(a, r, token, req->client_ip, req->user_agent);
+    if (clock_mono_coarse_ms() >= *ip_due_ms && auth_header_token(req->authorization, &token) == 0)
+        *ip_due_ms = send_user_ip(a, r, token, req->client_ip, req->user_agent);
     metric_add_l(M_auth_results, "ok", 1);
     return true;
 }

@@ -135,7 +135,7 @@ void cache_clear(struct cache *c)
 
 static bool centry_fresh(const struct cache *c, const struct centry *e)
 {
-    int64_t age = clock_mono_ms() - e->loaded_ms;
+    int64_t age = clock_mono_coarse_ms() - e->loaded_ms;
 
     return e->state == CE_FOUND ? age < c->found_ms : e->state == CE_MISSING && age < c->missing_ms;
 }
@@ -264,7 +264,7 @@ static void centry_answer(struct cache *c, struct centry *e, const struct pg_res
         smap_del(&c->by_key, e->key);
         e->doomed = true;
     }
-    e->loaded_ms = clock_mono_ms();
+    e->loaded_ms = clock_mono_coarse_ms();
     e->state = row >= 0 ? CE_FOUND : CE_MISSING;
     if (e->doomed) {
         centry_deliver(c, e, 0);

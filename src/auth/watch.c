@@ -402,7 +402,7 @@ void auth_watch_add(struct auth *a, struct auth_watch *w, struct requester *r)
     w->checking = false;
     w->check = NULL;
     w->heap_at = 0;
-    w->checked_ms = clock_mono_ms();
+    w->checked_ms = clock_mono_coarse_ms();
     list_init(&w->by_user);
     list_init(&w->by_age);
     if (r->watches)

@@ -44,6 +44,16 @@ int64_t clock_wall_ms(void)
     return read_us(CLOCK_REALTIME) / 1000;
 }
 
+int64_t clock_mono_coarse_ms(void)
+{
+    return read_us(CLOCK_MONOTONIC_COARSE) / 1000;
+}
+
+int64_t clock_wall_coarse_ms(void)
+{
+    return read_us(CLOCK_REALTIME_COARSE) / 1000;
+}
+
 int64_t clock_wall_s(void)
 {
     int64_t fake = atomic_load_explicit(&fake_ms, memory_order_relaxed);

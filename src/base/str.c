@@ -221,12 +221,20 @@ uint64_t str_hash(struct str s)
     return sip_finish(&v);
 }
 
-struct hash128 str_hash128(struct str s)
+/* One after the other, each with its length before it and padded to whole words, so that no list reads like
+ * another one. */
+struct hash128 str_hash128_of(const struct str *parts, size_t n)
 {
     struct sip v = sip_keyed();
     struct hash128 h;
     v.b ^= 0xee;
-    sip_absorb(&v, s);
+    for (size_t i = 0; i < n; i++) {
+        uint64_t length = parts[i].n;
+        v.d ^= length;
+        sip_round(&v);
+        v.a ^= length;
+        sip_absorb(&v, parts[i]);
+    }
     v.c ^= 0xee;
     h.a = sip_finish(&v);
     v.b ^= 0xdd;

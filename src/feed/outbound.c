@@ -163,11 +163,12 @@ static void agent_put(struct buf *b, struct str agent)
     buf_putc(b, '"');
 }
 
-/* true when it is to be sent, and then remembered. */
-static bool user_ip_due(struct feed *f, uint64_t key, int64_t now)
+/* true when it is to be sent, and then remembered; *next is when it will be. */
+static bool user_ip_due(struct feed *f, uint64_t key, int64_t now, int64_t *next)
 {
     struct user_ip_entry *e = imap_get(&f->user_ips, (int64_t)key);
 
+    *next = (e && now - e->sent_ms < f->t.user_ip_every_ms ? e->sent_ms : now) + f->t.user_ip_every_ms;
     if (e && now - e->sent_ms < f->t.user_ip_every_ms)
         return false;
     if (!e) {
@@ -198,14 +199,15 @@ void feed_user_ips_free(struct feed *f)
     imap_fini(&f->user_ips);
 }
 
-void feed_send_user_ip(struct feed *f, struct str user_id, struct str access_token, struct str ip,
-                       struct str user_agent, struct str device_id)
+int64_t feed_send_user_ip(struct feed *f, struct str user_id, struct str access_token, struct str ip,
+                          struct str user_agent, struct str device_id)
 {
     struct buf *b = &f->line;
     uint64_t key;
+    int64_t next;
 
     if (!f->subscribed || !redis_conn_up(f->out) || str_find(user_id, ' ') >= 0)
-        return;
+        return 0;
     buf_reset(b);
     buf_put(b, user_id);
     buf_putc(b, '\0');
@@ -213,8 +215,8 @@ void feed_send_user_ip(struct feed *f, struct str user_id, struct str access_tok
     buf_putc(b, '\0');
     buf_put(b, ip);
     key = str_hash(buf_str(b));
-    if (!user_ip_due(f, key, clock_mono_ms()))
-        return;
+    if (!user_ip_due(f, key, clock_mono_ms(), &next))
+        return next;
     buf_reset(b);
     buf_put(b, STR("USER_IP "));
     buf_put(b, user_id);
@@ -234,4 +236,5 @@ void feed_send_user_ip(struct feed *f, struct str user_id, struct str access_tok
     buf_putc(b, ']');
     if (!b->failed)
         feed_publish(f, STR("/USER_IP"), buf_str(b), "USER_IP");
+    return next;
 }

@@ -63,7 +63,7 @@ struct room *model_room(struct model *m, struct str room_id)
     list_push(&m->room_lru, &r->lru);
     smap_put(&m->rooms, r->room_id, r);
     room_partial_take(r, smap_get(&m->partial, room_id));
-    r->used_ms = clock_mono_ms();
+    r->used_ms = clock_mono_coarse_ms();
     return r;
 }
 
@@ -122,7 +122,7 @@ struct user *model_user(struct model *m, struct str user_id)
     list_init(&u->waiters);
     list_init(&u->running);
     smap_put(&m->users, u->user_id, u);
-    u->used_ms = clock_mono_ms();
+    u->used_ms = clock_mono_coarse_ms();
     return u;
 }
 
@@ -140,7 +140,7 @@ void model_user_pin(struct model *m, struct user *u)
 {
     (void)m;
     u->pins++;
-    u->used_ms = clock_mono_ms();
+    u->used_ms = clock_mono_coarse_ms();
 }
 
 void model_user_unpin(struct model *m, struct user *u)
@@ -148,7 +148,7 @@ void model_user_unpin(struct model *m, struct user *u)
     (void)m;
     ASSERT(u->pins > 0);
     u->pins--;
-    u->used_ms = clock_mono_ms();
+    u->used_ms = clock_mono_coarse_ms();
     if (list_empty(&u->running)) /* parked polls do not need it */
         account_shrink(u);
 }

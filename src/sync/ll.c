@@ -45,7 +45,7 @@ struct str ll_get(struct sync_run *run, struct str user_id)
         if (str_eq(run->ll.v[i].user_id, user_id))
             return run->ll.v[i].event_id;
     }
-    if (!run->d->ll || clock_mono_ms() >= run->d->ll->expires_ms)
+    if (!run->d->ll || clock_mono_coarse_ms() >= run->d->ll->expires_ms)
         return STR_ABSENT;
     struct ll_sent *e = find(run->d, user_key(user_id));
     if (!e)
@@ -70,7 +70,7 @@ static void forget_all(struct model *m, struct device *d)
     while (ll->sent.n)
         model_ll_del(m, d, ll->sent.n - 1);
     ll->newest = 0;
-    ll->expires_ms = clock_mono_ms() + EXPIRY_MS;
+    ll->expires_ms = clock_mono_coarse_ms() + EXPIRY_MS;
 }
 
 /* Before anything of a request is computed: forgets what the client cannot have seen. */
@@ -141,7 +141,7 @@ void ll_commit(struct sync_run *run)
         ll->given_max = mpos_max(&run->now.room);
     if (run->ll.n + run->ll_used.n == 0)
         return;
-    if (clock_mono_ms() >= ll->expires_ms)
+    if (clock_mono_coarse_ms() >= ll->expires_ms)
         forget_all(run->m, run->d);
     for (size_t i = 0; i < run->ll_used.n; i++)
         used(run->d, run->ll_used.v[i].user_id);

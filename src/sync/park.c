@@ -356,9 +356,12 @@ void req_park(struct sync_req *r)
     }
     model_user_activate(s->m, r->u);
     req_set_state(r, REQ_PARKED);
-    int64_t look = clock_mono_ms() + PEEK_MS;
-    bool peeking = r->legacy && r->legacy->peeking;
-    arm(r, peeking && look < r->deadline_ms ? look : r->deadline_ms);
+    int64_t due = r->deadline_ms;
+    if (r->legacy && r->legacy->peeking) {
+        int64_t look = clock_mono_ms() + PEEK_MS;
+        due = look < due ? look : due;
+    }
+    arm(r, due);
 }
 
 void req_park_quiet(struct sync_req *r)

@@ -241,7 +241,7 @@ bool quick_answer(struct sync_req *r)
     struct room *room = row->room;
     struct quick_key key = {r->version.number, r->f, room, model_serial(s->m)};
     struct quick_answer *x = slot_of(q, &key);
-    if (!x->shared || !key_equal(&x->key, &key) || !shared_alive(x->shared, clock_wall_ms()) ||
+    if (!x->shared || !key_equal(&x->key, &key) || !shared_alive(x->shared, clock_wall_coarse_ms()) ||
         !user_fresh(r) || !only_newest(r->u, &x->run))
         return false;
     struct sync_run *run = &x->run;

@@ -322,7 +322,7 @@ static void asked(struct sync_req *r)
 {
     if (r->initial || r->full_state)
         r->timeout_ms = 0;
-    r->started_ms = clock_mono_ms();
+    r->started_ms = clock_mono_coarse_ms();
     r->deadline_ms = r->started_ms + r->timeout_ms;
     if (r->s->cfg->presence.tracked && r->set_presence != SET_OFFLINE &&
         presence_allowed(r->s, r->u->user_id))
@@ -549,7 +549,7 @@ static bool begin_again(struct sync *s, struct http_req *http, struct session *x
 {
     bool same = x->suspected == x->rq->suspected &&
                 (!x->state_after || (model_features(s->m, x->u) == HAVE && !x->u->msc4222));
-    if (!same || !auth_again(s->auth, x->rq, http)) {
+    if (!same || !auth_again(s->auth, x->rq, http, &x->ip_due_ms)) {
         session_drop(&s->sessions, s->m, x);
         return false;
     }

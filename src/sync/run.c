@@ -204,7 +204,7 @@ void sync_run_init(struct sync_run *run)
     user_set_init(&run->left);
     run->now = *model_now(run->m);
     if (!run->wall_ms)
-        run->wall_ms = clock_wall_ms();
+        run->wall_ms = clock_wall_coarse_ms();
 }
 
 void sync_run_fini(struct sync_run *run)

@@ -19,9 +19,9 @@
 
 enum {
     USE_MS = 150000,
+    MOVE_MS = 5000,
     SESSIONS_MAX = 200000,
     PER_USER = 16,
-    PRINT_BYTES_MAX = 2048,
     KEPT_BYTES_MAX = 16384
 };
 
@@ -81,13 +81,6 @@ bool session_since(struct str query, struct str *since)
     return false;
 }
 
-static char *put(char *to, struct str s)
-{
-    if (s.n)
-        memcpy(to, s.p, s.n);
-    return to + s.n;
-}
-
 bool session_print(const struct http_req *http, struct hash128 *print, struct str *since)
 {
     if (http->method != HTTP_M_GET || http->authorization_count != 1 || !session_since(http->query, since))
@@ -96,21 +89,7 @@ bool session_print(const struct http_req *http, struct hash128 *print, struct st
     struct str after = str_n(since->p + since->n, http->query.n - before.n - since->n);
     const struct str all[] = {http->path,          before,           after,
                               http->authorization, http->user_agent, http->client_ip};
-    enum { PARTS = sizeof all / sizeof *all };
-    char bytes[PRINT_BYTES_MAX], *p = bytes;
-    uint32_t lengths[PARTS];
-    size_t n = sizeof lengths;
-    for (size_t i = 0; i < PARTS; i++) {
-        n += all[i].n;
-        lengths[i] = (uint32_t)all[i].n;
-    }
-    if (n > sizeof bytes)
-        return false;
-    p = put(p, str_n((const char *)lengths, sizeof lengths));
-    for (size_t i = 0; i < PARTS; i++)
-        p = put(p, all[i]);
-    *print = str_hash128(str_n(bytes, n));
-    explicit_bzero(bytes, n);
+    *print = str_hash128_of(all, sizeof all / sizeof *all);
     return true;
 }
 
@@ -158,7 +137,7 @@ void session_enter(struct sessions *x, struct model *m, struct session *s, struc
     s->refs++;
     imap_put(&x->by_print, (int64_t)s->print.a, s);
     list_push(&x->by_use, &s->by_use);
-    s->used_ms = clock_mono_ms();
+    s->used_ms = clock_mono_coarse_ms();
     x->n++;
 }
 
@@ -187,9 +166,13 @@ void session_unref(struct sessions *x, struct session **sp)
     mem_free(MEM_sessions, s);
 }
 
+/* Its place is nearly right: USE_MS need not be exact, and neighbours in the list are far away in memory. */
 void session_used(struct sessions *x, struct session *s)
 {
-    s->used_ms = clock_mono_ms();
+    int64_t now = clock_mono_coarse_ms();
+    if (now - s->used_ms < MOVE_MS)
+        return;
+    s->used_ms = now;
     list_del(&s->by_use);
     list_push(&x->by_use, &s->by_use);
 }
@@ -205,7 +188,7 @@ void session_keep(struct sessions *x, struct session *s, uint64_t key, uint64_t 
     s->kept.body = blob_ref(body);
     s->kept.key = key;
     s->kept.next = next;
-    s->kept.expires_ms = clock_mono_ms() + life_ms;
+    s->kept.expires_ms = clock_mono_coarse_ms() + life_ms;
     x->kept_bytes += body->n;
 }
 
@@ -213,7 +196,7 @@ struct blob *session_kept(struct sessions *x, struct session *s, uint64_t key, u
 {
     if (!s->kept.body)
         return NULL;
-    if (s->kept.key == key && s->kept.expires_ms > clock_mono_ms())
+    if (s->kept.key == key && s->kept.expires_ms > clock_mono_coarse_ms())
         return s->kept.body;
     if (s->kept.next == since || s->kept.key == key)
         forget_kept(x, s);

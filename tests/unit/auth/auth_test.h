@@ -70,6 +70,7 @@ struct fix {
     /* USER_IP */
     struct sent_ip ips[8];
     size_t ips_n;
+    int64_t ip_due_ms; /* what it answers */
 };
 extern struct fix *fix; /* the one that the wrapped functions serve */
 

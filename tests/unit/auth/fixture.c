@@ -324,10 +324,10 @@ static void http_deliver(struct fix *f)
 
 /* ---- USER_IP */
 
-void __wrap_feed_send_user_ip(struct feed *fd, struct str user, struct str token, struct str ip,
-                              struct str ua, struct str device);
-void __wrap_feed_send_user_ip(struct feed *fd, struct str user, struct str token, struct str ip,
-                              struct str ua, struct str device)
+int64_t __wrap_feed_send_user_ip(struct feed *fd, struct str user, struct str token, struct str ip,
+                                 struct str ua, struct str device);
+int64_t __wrap_feed_send_user_ip(struct feed *fd, struct str user, struct str token, struct str ip,
+                                 struct str ua, struct str device)
 {
     struct sent_ip *s = &fix->ips[fix->ips_n++ % 8];
 
@@ -340,6 +340,7 @@ void __wrap_feed_send_user_ip(struct feed *fd, struct str user, struct str token
         snprintf(s->device, sizeof s->device, "-");
     else
         snprintf(s->device, sizeof s->device, "%.*s", STR_ARG(device));
+    return fix->ip_due_ms;
 }
 
 /* ---- the fixture */

@@ -87,6 +87,58 @@ static void guests_where_they_are_not_allowed(void **state)
     fix_free(&f);
 }
 
+static bool again(struct fix *f, struct requester *r, int64_t *due)
+{
+    const struct http_req req = {.authorization = STR("Bearer syt_alice"),
+                                 .authorization_count = 1,
+                                 .client_ip = STR("192.0.2.9"),
+                                 .user_agent = STR("agent")};
+    return auth_again(f->auth, r, &req, due);
+}
+
+/* Who was let in is let in again without a look at the token, as long as its row is known and says so. */
+static void the_same_again(void **state)
+{
+    struct fix *f = fix_new(with_validity);
+    struct outcome o = asked_token(f, "syt_alice"), late = asked_token(f, "soon");
+    int64_t due = 0;
+
+    (void)state;
+    f->ips_n = 0;
+    assert_true(again(f, o.r, &due));
+    assert_int_equal(f->ips_n, 1);
+    assert_string_equal(f->ips[0].token, "syt_alice");
+    assert_string_equal(f->ips[0].ip, "192.0.2.9");
+    assert_string_equal(f->ips[0].device, "ALICE");
+    f->ip_due_ms = clock_mono_ms() + 120000;
+    assert_true(again(f, o.r, &due));
+    assert_int_equal(f->ips_n, 2); /* it was not known when it is due */
+    assert_true(again(f, o.r, &due));
+    assert_int_equal(f->ips_n, 2);
+    fix_tick(f, 120001);
+    assert_true(again(f, o.r, &due));
+    assert_int_equal(f->ips_n, 3);
+    /* a row about the token; then it is another one's */
+    row(f, "get_user_by_access_token", "syt_alice", NULL);
+    assert_false(again(f, o.r, &due));
+    struct outcome o2 = asked_token(f, "syt_alice");
+    assert_ptr_not_equal(o2.r, o.r);
+    assert_false(again(f, o.r, &due));
+    due = 0;
+    assert_true(again(f, o2.r, &due));
+    /* its row gets too old */
+    fix_tick(f, 300001);
+    assert_false(again(f, o2.r, &due));
+    /* the account ends */
+    assert_accepted(&late, "@soon:hs.test", "SOON", "soon");
+    late.r->account_expires_ms = clock_wall_ms() - 1;
+    assert_false(again(f, late.r, &due));
+    outcome_free(&o);
+    outcome_free(&o2);
+    outcome_free(&late);
+    fix_free(&f);
+}
+
 static void a_cached_token_costs_no_turn(void **state)
 {
     struct fix *f = fix_new(NULL);
@@ -502,6 +554,7 @@ int run_internal_tests(void)
         cmocka_unit_test(states),
         cmocka_unit_test(flags),
         cmocka_unit_test(guests_where_they_are_not_allowed),
+        cmocka_unit_test(the_same_again),
         cmocka_unit_test(a_cached_token_costs_no_turn),
         cmocka_unit_test(without_a_cache),
         cmocka_unit_test(one_lookup_for_a_thousand_requests),

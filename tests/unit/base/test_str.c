@@ -148,6 +148,33 @@ static void test_i64_lax(void **state)
     assert_int_equal(str_to_i64_lax(str_n(digits, 4301), &v), -ERR_PARSE);
 }
 
+static struct hash128 hash_of(struct str a, struct str b)
+{
+    const struct str all[] = {a, b};
+    return str_hash128_of(all, 2);
+}
+
+static bool hash_equal(struct hash128 x, struct hash128 y)
+{
+    return x.a == y.a && x.b == y.b;
+}
+
+/* What stands in which part counts. */
+static void test_hash_of_parts(void **state)
+{
+    (void)state;
+    static const char text[] = "0123456789abcdef0123456789abcdef";
+    for (size_t i = 0; i <= 32; i++) {
+        for (size_t k = 0; k < i; k++)
+            assert_false(hash_equal(hash_of(str_n(text, i), str_n(text + i, 32 - i)),
+                                    hash_of(str_n(text, k), str_n(text + k, 32 - k))));
+    }
+    assert_true(hash_equal(hash_of(STR("a"), STR_ABSENT), hash_of(STR("a"), STR(""))));
+    assert_false(hash_equal(hash_of(STR("a"), STR("")), hash_of(STR(""), STR("a"))));
+    const struct str three[] = {STR("a"), STR("b"), STR("")};
+    assert_false(hash_equal(str_hash128_of(three, 3), str_hash128_of(three, 2)));
+}
+
 static void test_hash(void **state)
 {
     (void)state;
@@ -163,10 +190,10 @@ static void test_hash(void **state)
         for (size_t bit = 0; bit < n * 8; bit++) {
             copy[bit / 8] ^= (char)(1 << bit % 8);
             assert_true(h != str_hash(str_n(copy, n)));
-            struct hash128 x = str_hash128(str_n(bytes, n)), y = str_hash128(str_n(copy, n));
+            struct hash128 x = hash_of(str_n(bytes, n), STR("x")), y = hash_of(str_n(copy, n), STR("x"));
             assert_true(x.a != y.a && x.b != y.b && x.a != x.b && x.a != h);
             copy[bit / 8] ^= (char)(1 << bit % 8);
-            y = str_hash128(str_n(copy, n));
+            y = hash_of(str_n(copy, n), STR("x"));
             assert_true(x.a == y.a && x.b == y.b);
         }
         free(copy);
@@ -218,13 +245,10 @@ static void test_errors(void **state)
 int run_str_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_compare),
-        cmocka_unit_test(test_cut_and_trim),
-        cmocka_unit_test(test_numbers),
-        cmocka_unit_test(test_i64_lax),
-        cmocka_unit_test(test_hash),
-        cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_sixteen_at_once),
+        cmocka_unit_test(test_compare), cmocka_unit_test(test_cut_and_trim),
+        cmocka_unit_test(test_numbers), cmocka_unit_test(test_i64_lax),
+        cmocka_unit_test(test_hash),    cmocka_unit_test(test_hash_of_parts),
+        cmocka_unit_test(test_errors),  cmocka_unit_test(test_sixteen_at_once),
     };
     return cmocka_run_group_tests_name("str", tests, NULL, NULL);
 }

@@ -126,8 +126,9 @@ void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_d
         done(arg, requester_make(), NULL);
     }
 }
-bool auth_again(struct auth *a, struct requester *r, const struct http_req *req)
+bool auth_again(struct auth *a, struct requester *r, const struct http_req *req, int64_t *ip_due_ms)
 {
+    (void)ip_due_ms;
     const struct front *f = the_front;
     (void)a;
     (void)req;
