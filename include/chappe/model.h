@@ -111,6 +111,7 @@ struct receipt {
 };
 struct room {
     struct str room_id;
+    uint32_t id_hash; /* smap_hash() of it: users' tables are asked for it all the time */
     struct mpos since_events, since_receipts; /* absorbed completely from here on */
     /* timeline: non-outlier events, ascending by stream ordering. Complete above since_events, or, once
      * tl_horizon_known, for every stream ordering > tl_horizon. Topologically complete for (topological,
@@ -238,6 +239,11 @@ struct own_event { /* a membership event of the user */
     int64_t stream;
     writer_id writer;
 };
+struct own_events {
+    VEC(struct own_event)
+    list;            /* ascending; complete above the user's since_events, or above horizon when known */
+    int64_t horizon; /* while they are loaded: what is wanted */
+};
 struct account_datum {
     struct str key; /* type, or room NUL type */
     struct str room_id, type;
@@ -339,8 +345,7 @@ struct user {
     struct mpos_kept *since_events; /* own membership events absorbed from here on */
     struct smap rooms;              /* room_id -> struct membership_row */
     int64_t rooms_newest;           /* greatest stream among them */
-    VEC(struct own_event) own;      /* ascending; complete above since_events or own_horizon */
-    int64_t own_horizon;            /* while they are loaded: what is wanted */
+    struct own_events *own;         /* NULL: none has come, and none was asked for */
     /* account data: complete copies, refreshed by rows newer than ad_upto */
     struct smap account_data, room_account_data;
     int64_t ad_upto; /* newest stream id loaded */
@@ -367,10 +372,10 @@ struct user {
     int64_t used_ms;
     uint32_t pins;          /* requests that are being answered for this user */
     uint32_t waiters_count; /* parked, or joined to another */
-    uint16_t sessions;      /* of its clients (sync/session.c) */
     struct {
         struct user_part rooms, account_data, tags, push_rules, ignored, features, full_presence;
     } parts;
+    uint16_t sessions;    /* of its clients (sync/session.c) */
     uint8_t own_load : 2; /* enum load_state, both */
     uint8_t dl_load : 2;
     bool local : 1;
@@ -381,6 +386,10 @@ struct user {
     bool reactivate : 1; /* scratch of the loader */
     bool woken : 1;      /* in the list of users to look at */
 };
+static inline size_t user_own_count(const struct user *u)
+{
+    return u->own ? u->own->list.n : 0;
+}
 
 /* ---- sticky events ---- */
 

@@ -54,6 +54,7 @@ struct room *model_room(struct model *m, struct str room_id)
         return r;
     r = MEM_NEW(MEM_rooms, struct room);
     r->room_id = mem_str(MEM_rooms, room_id);
+    r->id_hash = smap_hash(room_id);
     r->since_events = positions_mpos(m->pos[STREAM_EVENTS]);
     r->since_receipts = positions_mpos(m->pos[STREAM_RECEIPTS]);
     smap_init_of(&r->state, MEM_rooms);

@@ -59,7 +59,7 @@ static struct unread_thread *thread_of(struct unread *un, struct str id)
 
 enum have model_unread(struct model *m, struct user *u, struct room *r, struct unread **out)
 {
-    struct unread *un = smap_get(&u->unread, r->room_id);
+    struct unread *un = smap_get_hashed(&u->unread, r->room_id, r->id_hash);
     if (!un) {
         un = MEM_NEW(MEM_users, struct unread);
         un->user = u;

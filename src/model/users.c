@@ -33,22 +33,30 @@ void user_rooms_drop(struct model *m, struct user *u)
     part_touch(&u->parts.rooms);
 }
 
+static struct own_events *own_of(struct user *u)
+{
+    if (!u->own)
+        u->own = MEM_NEW(MEM_users, struct own_events);
+    return u->own;
+}
+
 void user_own_add(struct model *m, struct user *u, struct evrec *rec, struct room *r, int64_t stream,
                   writer_id w)
 {
     (void)m;
-    size_t i = u->own.n;
-    while (i > 0 && u->own.v[i - 1].stream >= stream) {
-        if (u->own.v[i - 1].stream == stream)
+    struct own_events *own = own_of(u);
+    size_t i = own->list.n;
+    while (i > 0 && own->list.v[i - 1].stream >= stream) {
+        if (own->list.v[i - 1].stream == stream)
             return;
         i--;
     }
     evrec_pin(rec);
     r->refs++;
     struct own_event e = {rec, r, stream, w};
-    vec_push_of(MEM_users, &u->own, e);
-    memmove(&u->own.v[i + 1], &u->own.v[i], (u->own.n - 1 - i) * sizeof e);
-    u->own.v[i] = e;
+    vec_push_of(MEM_users, &own->list, e);
+    memmove(&own->list.v[i + 1], &own->list.v[i], (own->list.n - 1 - i) * sizeof e);
+    own->list.v[i] = e;
 }
 
 enum have model_user_rooms(struct model *m, struct user *u)
@@ -66,16 +74,16 @@ enum have model_user_rooms(struct model *m, struct user *u)
 enum have model_user_own_events(struct model *m, struct user *u, const struct mpos *lo)
 {
     struct mpos since = mpos_of_kept(u->since_events);
-    if (u->own_horizon_known ? u->own_horizon <= lo->min : mpos_le(&since, lo))
+    if (u->own_horizon_known ? u->own->horizon <= lo->min : mpos_le(&since, lo))
         return HAVE;
     if (u->own_load == LOAD_NONE) {
         u->own_load = LOAD_QUEUED;
         u->own_horizon_known = false;
-        u->own_horizon = lo->min;
+        own_of(u)->horizon = lo->min;
         vec_push(&m->want_own, u);
         loader_kick(m);
-    } else if (u->own_load == LOAD_QUEUED && lo->min < u->own_horizon) {
-        u->own_horizon = lo->min;
+    } else if (u->own_load == LOAD_QUEUED && lo->min < u->own->horizon) {
+        u->own->horizon = lo->min;
     }
     return LACK;
 }
@@ -127,11 +135,14 @@ void user_data_free(struct model *m, struct user *u)
     user_deactivate(u);
     rooms_clear(m, u);
     smap_fini(&u->rooms);
-    for (size_t i = 0; i < u->own.n; i++) {
-        evrec_unpin(m, u->own.v[i].rec);
-        u->own.v[i].room->refs--;
+    for (size_t i = 0; i < user_own_count(u); i++) {
+        evrec_unpin(m, u->own->list.v[i].rec);
+        u->own->list.v[i].room->refs--;
     }
-    vec_free_of(MEM_users, &u->own);
+    if (u->own)
+        vec_free_of(MEM_users, &u->own->list);
+    mem_free(MEM_users, u->own);
+    u->own = NULL;
     device_list_past_free(u);
     account_free(m, u);
     size_t it = 0;
@@ -245,7 +256,7 @@ void user_flush(struct model *m, struct batch *b)
             struct user *u = m->want_own.v[i];
             u->own_load = LOAD_BUSY;
             ids[i] = u->user_id;
-            lo[i] = u->own_horizon;
+            lo[i] = u->own->horizon;
             vec_push(&op->targets, u);
         }
         struct pg_args *args = pg_args_new();

@@ -67,8 +67,8 @@ static void add_room(struct chunk *c, struct sync_run *run, struct room *room, s
 static void add_own(struct chunk *c, struct sync_run *run)
 {
     struct user *u = run->u;
-    for (size_t i = 0; i < u->own.n; i++) {
-        const struct own_event *e = &u->own.v[i];
+    for (size_t i = 0; i < user_own_count(u); i++) {
+        const struct own_event *e = &u->own->list.v[i];
         struct event *ev;
         if (!mpos_in_range(&run->since.room, &run->now.room, e->writer, e->stream) ||
             !run_have(run, model_event(run->m, e->rec, &ev)))

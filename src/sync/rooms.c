@@ -237,10 +237,10 @@ static int by_room(const void *a, const void *b)
 static void classify_own_events(struct sync_run *run)
 {
     struct user *u = run->u;
-    struct own *v = ARENA_ARRAY(run->a, struct own, u->own.n + 1);
+    struct own *v = ARENA_ARRAY(run->a, struct own, user_own_count(u) + 1);
     size_t n = 0;
-    for (size_t i = 0; i < u->own.n; i++) {
-        struct own_event *e = &u->own.v[i];
+    for (size_t i = 0; i < user_own_count(u); i++) {
+        struct own_event *e = &u->own->list.v[i];
         const struct membership_row *row = smap_get(&u->rooms, e->room->room_id);
         if (!mpos_in_range(&run->since.room, &run->now.room, e->writer, e->stream) ||
             excluded(run, e->room) || (row && partial_joined(run, row)))
@@ -344,7 +344,8 @@ static void force_newly_joined(struct sync_run *run)
 static bool only_news(const struct sync_run *run)
 {
     const struct user *u = run->u;
-    bool no_membership = u->own.n == 0 || u->own.v[u->own.n - 1].stream <= run->since.room.min;
+    size_t own = user_own_count(u);
+    bool no_membership = own == 0 || u->own->list.v[own - 1].stream <= run->since.room.min;
     bool none_whole =
         run->f->lazy_load_members || run->since.un_partial_stated_rooms == run->now.un_partial_stated_rooms;
     return no_membership && none_whole && !run->plain && !run->full_state && !u->ad_changed &&

@@ -200,7 +200,7 @@ bool shared_fits(struct sync_run *run, struct membership_row *row, const struct 
 
 static struct membership_row *row_of(const struct sync_run *run, const struct room_entry *en)
 {
-    return smap_get(&run->u->rooms, en->room->room_id);
+    return smap_get_hashed(&run->u->rooms, en->room->room_id, en->room->id_hash);
 }
 
 void shared_count(const struct shared *x)

@@ -124,7 +124,7 @@ static void test_user_made_during_a_fetch(void **state)
     world_release(w, SQL_burst);
     struct mpos lo = mpos_of(100);
     assert_int_equal(model_user_own_events(w->m, u, &lo), HAVE);
-    assert_int_equal(u->own.n, 1);
+    assert_int_equal(user_own_count(u), 1);
 }
 
 /* What a row says about an event between the burst's reading it and taking it in must not make it disappear.
