@@ -22,7 +22,7 @@ from harness.servers import TITLES
 
 COLOURS = {
     **{"floor": "#9aa0a6", "nchan": "#e8a33d", "synapse": "#8a6fb0", "chappe-uring": "#1f77b4", "chappe-uv": "#5ba3d0"},
-    **{"chappe-uring-f1": "#2a9d8f", "chappe-uring-f2": "#1f7a70", "chappe-uv-f1": "#7fc8bd"},
+    **{"chappe-uring-f1": "#2a9d8f", "chappe-uring-f2": "#1f7a70", "chappe-uv-f1": "#7fc8bd", "chappe-uring-nolog": "#17517a"},
 }
 MARKS = ("<!-- results of bench/hot -->", "<!-- end of results -->")
 WIDTH, LEFT, BAR, GAP, PLOT = 760, 210, 15, 26, 440

@@ -34,7 +34,7 @@ SIZES = {"fanout": [1000, 10000, 50000], "e2e": [1000, 10000], "open": [1000], "
 SIZES |= {"memory": [10000], "probe": [15000], "storm": [1000, 20000], "initial": [200]}
 SYNAPSE_DEVICES = 1000
 TARGETS = {
-    "fanout": ("floor", "nchan", "chappe-uring", "chappe-uv", "chappe-uring-f1", "chappe-uv-f1"),
+    "fanout": ("floor", "nchan", "chappe-uring", "chappe-uring-nolog", "chappe-uv", "chappe-uring-f1", "chappe-uv-f1"),
     "e2e": ("synapse", "chappe-uring"),
     "open": ("floor", "nchan", "chappe-uring"),
     "workday": ("synapse", "chappe-uring"),

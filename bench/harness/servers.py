@@ -25,14 +25,17 @@ FLOOR_OFFSET, NCHAN_OFFSET = 12, 13
 FLOOR_CONNECTIONS = 18500  # of one process: most machines let it have 20,000 descriptors
 NCHAN_CONNECTIONS = 17000  # of one nginx worker; near its limit nginx closes connections that it could hold
 
-# Transport and threads that own sockets.
+# Transport and threads that own sockets. Chappe writes a line for each request, as Synapse does; nchan (access_log off) and
+# the bare server write none, and no more does the variant that is to be compared with them alone.
 CHAPPE = {"chappe-uring": ("uring", 0), "chappe-uv": ("uv", 0), "chappe-uring-f1": ("uring", 1), "chappe-uv-f1": ("uv", 1)}
-CHAPPE |= {"chappe-uring-f2": ("uring", 2)}
+CHAPPE |= {"chappe-uring-f2": ("uring", 2), "chappe-uring-nolog": ("uring", 0)}
+WITHOUT_LOG = "chappe-uring-nolog"
 TITLES = {
     "floor": "bare epoll",
     "nchan": "nchan",
     "synapse": "Synapse worker",
     "chappe-uring": "Chappe, io_uring",
+    "chappe-uring-nolog": "Chappe, io_uring, no request lines",
     "chappe-uv": "Chappe, libuv",
     "chappe-uring-f1": "Chappe, io_uring, 1 front thread",
     "chappe-uring-f2": "Chappe, io_uring, 2 front threads",
@@ -167,7 +170,8 @@ class Servers:
             raise StackError(f"libuv: a descriptor for each connection, and a process may have {capacity()}")
         path = self.stage.settings.state / "synapse" / "chappe.yaml"
         config = json.loads(path.read_text())
-        config["chappe"] = {**config.get("chappe", {}), "transport": transport, "front_threads": threads}
+        level = "warning" if target == WITHOUT_LOG else "info"
+        config["chappe"] = {**config.get("chappe", {}), "transport": transport, "front_threads": threads, "log_level": level}
         path.write_text(json.dumps(config, indent=2) + "\n")
         return self.stage.process("chappe")
 
