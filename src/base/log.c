@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -118,16 +119,26 @@ enum { TOGETHER_MAX = 32768 };
 static _Thread_local struct {
     char *bytes; /* NULL: each line goes out by itself */
     size_t n;
+    size_t part_max; /* bytes of one write(2) between which no other thread's come; 0: not known yet */
 } waiting;
 
-/* Whole lines, as many at once as a pipe takes without another thread's between them. */
+/* A file takes any number at once, a pipe so many. */
+static size_t part_max(void)
+{
+    struct stat st;
+    return fstat(STDERR_FILENO, &st) == 0 && S_ISREG(st.st_mode) ? TOGETHER_MAX : PIPE_BUF;
+}
+
+/* Whole lines, as many at once as stay together. */
 static void put_out(const char *bytes, size_t n)
 {
+    if (!waiting.part_max)
+        waiting.part_max = part_max();
     while (n) {
         size_t part = n;
-        if (part > PIPE_BUF) {
-            const char *end = memrchr(bytes, '\n', PIPE_BUF);
-            part = end ? (size_t)(end - bytes) + 1 : PIPE_BUF;
+        if (part > waiting.part_max) {
+            const char *end = memrchr(bytes, '\n', waiting.part_max);
+            part = end ? (size_t)(end - bytes) + 1 : waiting.part_max;
         }
         ssize_t done = write(STDERR_FILENO, bytes, part);
         (void)done; /* a full or closed standard error is no reason to stop */
@@ -140,6 +151,7 @@ void log_together_begin(void)
 {
     if (!waiting.bytes)
         waiting.bytes = malloc(TOGETHER_MAX); /* without it, as before */
+    waiting.part_max = part_max();
 }
 
 void log_together_put(void)

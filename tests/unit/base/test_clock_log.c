@@ -155,32 +155,48 @@ static bool is_whole(const char *line)
     return text && strspn(text + 1, (char[]){text[1], 0}) == FILL && !strcmp(text + 1 + FILL, ">\n");
 }
 
-/* Each thread writes more at once than the pipe holds. */
-static void test_threads_lines_do_not_mix(void **state)
+/* Standard error is to for as long as THREADS talk; in is where that can be read, meanwhile (a pipe) or
+ * afterwards. */
+static void many_talk(int to, FILE *in, bool meanwhile)
 {
-    (void)state;
     static const char letters[THREADS + 1] = "abcd";
     pthread_t threads[THREADS];
     char line[4096];
-    int ends[2], lines = 0, broken = 0, keep = dup(STDERR_FILENO);
-    assert_true(keep >= 0 && !pipe2(ends, O_CLOEXEC));
-    assert_true(dup2(ends[1], STDERR_FILENO) >= 0);
-    close(ends[1]);
-    FILE *in = fdopen(ends[0], "r");
+    int lines = 0, broken = 0, keep = dup(STDERR_FILENO);
     assert_non_null(in);
+    assert_true(keep >= 0 && dup2(to, STDERR_FILENO) >= 0);
     for (int i = 0; i < THREADS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, talk, (void *)(uintptr_t)&letters[i]), 0);
+    for (int i = 0; !meanwhile && i < THREADS; i++)
+        pthread_join(threads[i], NULL);
+    if (!meanwhile)
+        rewind(in);
     while (lines < THREADS * LINES && fgets(line, sizeof line, in)) {
         lines++;
         broken += !is_whole(line);
     }
+    for (int i = 0; meanwhile && i < THREADS; i++)
+        pthread_join(threads[i], NULL);
     assert_true(dup2(keep, STDERR_FILENO) >= 0);
     close(keep);
-    for (int i = 0; i < THREADS; i++)
-        pthread_join(threads[i], NULL);
-    fclose(in);
     assert_int_equal(broken, 0);
     assert_int_equal(lines, THREADS * LINES);
+}
+
+/* Each thread writes more at once than a pipe takes together. */
+static void test_threads_lines_do_not_mix(void **state)
+{
+    (void)state;
+    int ends[2];
+    assert_true(!pipe2(ends, O_CLOEXEC));
+    FILE *in = fdopen(ends[0], "r");
+    many_talk(ends[1], in, true);
+    close(ends[1]);
+    fclose(in);
+    FILE *file = tmpfile(); /* which takes it all at once */
+    assert_non_null(file);
+    many_talk(fileno(file), file, false);
+    fclose(file);
 }
 
 int run_clock_log_tests(void)
