@@ -317,6 +317,10 @@ void buf_put(struct buf *b, struct str s)
 
 void buf_putc(struct buf *b, char c)
 {
+    if (b->n < b->cap && b->n < b->max && !b->failed) {
+        b->p[b->n++] = c;
+        return;
+    }
     char *to = buf_reserve(b, 1);
     if (to) {
         *to = c;

@@ -198,6 +198,8 @@ void conn_respond(struct conn *c, struct req *r, struct http_res *res)
     }
     conn_set_state(c, CONN_WRITING);
     transport_send_after(f->transport, conn_id(c), head, &res->body);
+    if (r)
+        req_fetch(r);
 }
 
 /* Ends the connection because of what the client sent, with the response that the reason's row tells. */

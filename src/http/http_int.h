@@ -170,6 +170,14 @@ struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t nu
  * seen them. */
 char *req_take_secret(struct req *r);
 void req_free(struct req **r);
+/* What the request line will show was put there half a minute ago: it is fetched while the answer is sent. */
+static inline void req_fetch(const struct req *r)
+{
+    enum { LINE_BYTES = 64 };
+    size_t n = (size_t)r->method_bytes + r->target_bytes + r->id_bytes;
+    for (size_t i = 0; i < n && i < 8 * LINE_BYTES; i += LINE_BYTES)
+        __builtin_prefetch(r->bytes + i);
+}
 void req_replied(struct req *r, int64_t now_ms, size_t body_sent);
 
 /* ---- conn.c ---- */
