@@ -345,14 +345,12 @@ void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_d
 /* Tokens of the database only, and only while their row is fresh: everything else takes the long way. */
 bool auth_again(struct auth *a, struct requester *r, const struct http_req *req, int64_t *ip_due_ms)
 {
-    const struct centry *e;
     const char *label;
     struct str token;
 
     if (a->stopping || r->kind != REQUESTER_USER || req->authorization_count != 1)
         return false;
-    e = cache_peek(&a->tokens, str_n((const char *)r->token_key, sizeof r->token_key));
-    if (!e || e->state != CE_FOUND || container_of(e, const struct tok_entry, e)->r != r ||
+    if (!r->entry || !cache_use(&a->tokens, r->entry) ||
         verdict_of_requester(a, r, clock_wall_coarse_ms(), &label))
         return false;
     used_mark(a, r);

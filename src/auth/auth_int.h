@@ -67,8 +67,11 @@ struct centry {
             issued; /* pending: sequence number when the statement was sent; 0: its answer must not be used */
         int64_t loaded_ms; /* found or missing */
     };
-    uint32_t secret_n; /* pending tokens: of tok_entry.token */
-    uint8_t state;     /* enum centry_state */
+    union {
+        uint32_t secret_n; /* pending tokens: of tok_entry.token */
+        uint32_t moved_s;  /* found or missing: when it was last put behind the others */
+    };
+    uint8_t state; /* enum centry_state */
     uint8_t tries;
     bool busy, doomed; /* being delivered; to be freed after that */
 };
@@ -99,6 +102,8 @@ void cache_init(struct cache *c, struct auth *a, const struct cache_class *class
 void cache_fini(struct cache *c);
 /* The entry when it is there and fresh, else NULL. */
 struct centry *cache_peek(struct cache *c, struct str key);
+/* The same for an entry that is at hand: is it still to be used? */
+bool cache_use(struct cache *c, struct centry *e);
 /* Waits for it: w->fn is called later, in another turn. 0, or -ERR_LIMIT (then w is untouched). secret: what
  * the lookup needs besides the key (the token itself); copied, overwritten after use. */
 int cache_ask(struct cache *c, struct str key, struct str secret, struct auth_wait *w) NODISCARD;

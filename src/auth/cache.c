@@ -21,6 +21,8 @@
  */
 #include "auth_int.h"
 
+enum { MOVE_S = 10 };
+
 struct cache_call {
     struct cache *c;
     size_t n;
@@ -140,15 +142,24 @@ static bool centry_fresh(const struct cache *c, const struct centry *e)
     return e->state == CE_FOUND ? age < c->found_ms : e->state == CE_MISSING && age < c->missing_ms;
 }
 
+bool cache_use(struct cache *c, struct centry *e)
+{
+    if (e->doomed || !centry_fresh(c, e))
+        return false;
+    uint32_t now = (uint32_t)(clock_mono_coarse_ms() / 1000);
+    if (now - e->moved_s >= MOVE_S) { /* nearly least recently used: its neighbours are far away in memory */
+        e->moved_s = now;
+        list_del(&e->lru);
+        list_push(e->state == CE_FOUND ? &c->found : &c->missing, &e->lru);
+    }
+    return true;
+}
+
 struct centry *cache_peek(struct cache *c, struct str key)
 {
     struct centry *e = smap_get(&c->by_key, key);
 
-    if (!e || !centry_fresh(c, e))
-        return NULL;
-    list_del(&e->lru);
-    list_push(e->state == CE_FOUND ? &c->found : &c->missing, &e->lru);
-    return e;
+    return e && cache_use(c, e) ? e : NULL;
 }
 
 static void centry_enqueue(struct cache *c, struct centry *e)
@@ -265,6 +276,7 @@ static void centry_answer(struct cache *c, struct centry *e, const struct pg_res
         e->doomed = true;
     }
     e->loaded_ms = clock_mono_coarse_ms();
+    e->moved_s = (uint32_t)(e->loaded_ms / 1000);
     e->state = row >= 0 ? CE_FOUND : CE_MISSING;
     if (e->doomed) {
         centry_deliver(c, e, 0);

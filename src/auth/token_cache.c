@@ -153,18 +153,23 @@ static struct pg_args *tok_args(struct centry **v, size_t n)
     return args;
 }
 
+static void tok_forget(struct cache *c, struct centry *e)
+{
+    struct tok_entry *t = container_of(e, struct tok_entry, e);
+
+    (void)c;
+    if (t->r)
+        t->r->entry = NULL;
+    requester_unref(&t->r);
+}
+
 static void tok_absorb(struct cache *c, struct centry *e, const struct pg_result *r, int row)
 {
     struct tok_entry *t = container_of(e, struct tok_entry, e);
 
-    requester_unref(&t->r);
+    tok_forget(c, e);
     t->r = requester_from_row(c->a, t->hash, r, row);
-}
-
-static void tok_forget(struct cache *c, struct centry *e)
-{
-    (void)c;
-    requester_unref(&container_of(e, struct tok_entry, e)->r);
+    t->r->entry = e;
 }
 
 static uint64_t tok_touched(struct cache *c, struct centry *e)
