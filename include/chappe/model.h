@@ -162,6 +162,7 @@ struct room {
     /* users with a waiting or recent request who are joined here: whom a change here wakes */
     VEC(struct membership_row *) active;
     uint32_t redaction_gen; /* raised when an event here is redacted: unread counters reload */
+    uint64_t serial;        /* raised by whatever replication brings of the room alone */
     struct list relations;  /* struct relations.in_room */
     bool touched;           /* scratch: in the burst being applied */
     bool partial;           /* partial state (faster joins) */
@@ -429,6 +430,9 @@ struct str model_now_text(struct model *m);
 /* Changes whenever anything in memory may have changed: what was derived under another one is derived anew.
  */
 uint64_t model_serial(const struct model *m);
+/* Moves whenever replication brings what may change what all readers of the room are told: events, state,
+ * receipts, typing. Loads only add what was so before. */
+uint64_t model_room_serial(const struct model *m, const struct room *r);
 
 /* Wants. fn is called once, on the hub, after everything wanted so far (by anybody) has been loaded, or with
  * -ERR_SHUTDOWN / -ERR_LIMIT / -ERR_DB. Never before model_load returns. */

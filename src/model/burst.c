@@ -128,13 +128,15 @@ static void apply_row(struct model *m, const struct burst_row *br)
         positions_advance(m->pos[STREAM_EVENTS], br->writer, br->token);
         return;
     }
-    struct room *r;
+    struct room *r = model_room_find(m, br->row.ev.room_id);
+    if (r)
+        r->serial++;
     switch (br->row.ev.kind) {
     case EV_ROW_EV:
         apply_ev(m, &br->row);
         break;
     case EV_ROW_STATE:
-        if ((r = model_room_find(m, br->row.ev.room_id))) {
+        if (r) {
             room_state_apply(m, r, br->row.ev.type, br->row.ev.state_key, br->row.ev.event_id);
             room_delta_add(m, r, br->writer, br->token, br->row.ev.type, br->row.ev.state_key,
                            br->row.ev.event_id);
@@ -148,7 +150,7 @@ static void apply_row(struct model *m, const struct burst_row *br)
         }
         break;
     case EV_ROW_STATE_ALL:
-        if ((r = model_room_find(m, br->row.ev.room_id))) {
+        if (r) {
             room_state_drop(m, r);
             room_deltas_drop(m, r);
             news_members(m, r);
@@ -164,8 +166,10 @@ static void burst_apply(struct model *m)
     m->serial++;
     for (size_t i = 0; i < b->gaps.n; i++) {
         struct room *r = model_room_find(m, b->gaps.v[i].room_id);
-        if (r)
-            room_gap_add(r, b->gaps.v[i].stream);
+        if (!r)
+            continue;
+        r->serial++;
+        room_gap_add(r, b->gaps.v[i].stream);
     }
     unread_apply(b);
     for (size_t i = 0; i < b->rows.n; i++)

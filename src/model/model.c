@@ -71,6 +71,7 @@ struct room *model_room(struct model *m, struct str room_id)
 void model_room_free(struct model *m, struct room *r)
 {
     m->serial++; /* its address may be another room's */
+    m->rooms_serial++;
     smap_del(&m->rooms, r->room_id);
     list_del(&r->lru);
     room_tl_free(m, r);
@@ -221,6 +222,12 @@ struct str model_now_text(struct model *m)
 uint64_t model_serial(const struct model *m)
 {
     return m->serial;
+}
+
+/* Both only grow: the sum is the same when neither has. */
+uint64_t model_room_serial(const struct model *m, const struct room *r)
+{
+    return m->rooms_serial + r->serial;
 }
 
 /* ---- waking ---- */

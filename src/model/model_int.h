@@ -127,6 +127,7 @@ struct model {
     VEC(struct presence_change) presence_log; /* ascending; a user may occur more than once */
     int64_t presence_floor;
     uint64_t serial;
+    uint64_t rooms_serial; /* raised by what may concern any room: see model_room_serial */
     int64_t typing_serial;
     struct smap erased;
     VEC(struct device_list_row) dl_ring; /* rows above dl_floor */

@@ -196,6 +196,7 @@ static void on_erased(struct load_op *op, const struct pg_result *r)
         m->retry_erased = true;
         return;
     }
+    m->rooms_serial++;
     erased_clear(m); /* an erasure can be taken back */
     for (int i = 0; i < pg_rows(r); i++) {
         struct str id = pg_str(r, i, 0);

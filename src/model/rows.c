@@ -67,6 +67,7 @@ static void room_forget(struct model *m, struct str room_id)
     if (!r)
         return;
     log_info("chappe.model", "history of %.*s was purged: forgotten", STR_ARG(room_id));
+    r->serial++;
     room_tl_trim(m, r, 0);
     room_topological_stale(r);
     if (r->gaps_load == LOAD_DONE)
@@ -119,6 +120,7 @@ static void cache_row(struct model *m, struct str func, const struct str *keys, 
         each_user_of(m, k0, all, user_rooms_drop);
     } else if (str_eq(func, STR("get_relations_for_event"))) { /* [room, parent], or [room] */
         struct room *r = model_room_find(m, k0);
+        m->rooms_serial++;
         if (!str_absent(k1))
             relations_touch(m, k1);
         else if (all)
@@ -127,6 +129,7 @@ static void cache_row(struct model *m, struct str func, const struct str *keys, 
             relations_room_stale(m, r);
     } else if (str_eq(func, STR("get_references_for_event")) || str_eq(func, STR("get_applicable_edit")) ||
                str_eq(func, STR("get_thread_summary")) || str_eq(func, STR("get_thread_participated"))) {
+        m->rooms_serial++;
         if (all)
             relations_all_stale(m);
         else
@@ -135,6 +138,7 @@ static void cache_row(struct model *m, struct str func, const struct str *keys, 
         room_forget(m, k0);
     } else if (!all && (str_eq(func, STR("_get_event_cache")) || str_eq(func, STR("have_seen_event")))) {
         struct evrec *rec = model_rec_find(m, keys[n - 1]);
+        m->rooms_serial++;
         if (rec)
             evrec_stale(m, rec);
     } else if (str_eq(func, STR("get_partial_rooms")) || str_eq(func, STR("is_partial_state_room"))) {
@@ -162,6 +166,7 @@ static void flush_caches(struct model *m)
 static void typing_row(struct model *m, int64_t token, const struct feed_row *row)
 {
     struct room *r = model_room(m, row->typing.room_id);
+    r->serial++;
     for (size_t i = 0; i < r->typing.n; i++)
         mem_str_free(MEM_rooms, r->typing.v[i]);
     r->typing.n = 0;
@@ -175,6 +180,7 @@ static void receipt_row(struct model *m, writer_id w, int64_t token, const struc
 {
     struct room *r = model_room_find(m, row->receipt.room_id);
     if (r) {
+        r->serial++;
         struct receipt rc = {
             .stream = token,
             .writer = w,
@@ -244,6 +250,7 @@ static void row_take(struct model *m, enum stream s, writer_id w, int64_t token,
         device_lists_row(m, w, token, row);
         break;
     case STREAM_BACKFILL:
+        m->rooms_serial++;
         relations_touch(m, row->backfill.relates_to);
         if (!str_absent(row->backfill.redacts))
             relations_redacted(m, row->backfill.room_id, row->backfill.redacts);
@@ -257,6 +264,7 @@ static void row_take(struct model *m, enum stream s, writer_id w, int64_t token,
         }
         break;
     case STREAM_UN_PARTIAL_STATED_EVENT:
+        m->rooms_serial++;
         if ((rec = model_rec_find(m, row->room.event_id)))
             evrec_stale(m, rec);
         break;
@@ -333,6 +341,7 @@ static void sink_reset(void *arg, enum stream s, writer_id w)
 {
     struct model *m = arg;
     m->serial++;
+    m->rooms_serial++;
     if (s != STREAM_TYPING)
         return;
     size_t it = 0;
@@ -361,6 +370,7 @@ static void sink_flush(void *arg, enum stream s)
 {
     struct model *m = arg;
     m->serial++;
+    m->rooms_serial++;
     if (s != STREAM_CACHES)
         return;
     flush_caches(m);

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * chappe.check_shortcuts: an answer that took shortcuts (rooms from the news, shared sections) is computed
- * once more without, and the process ends if they differ. For tests, and for whoever wants to be sure on real
- * traffic: the cost is that of having no shortcuts, and a little more.
+ * chappe.check_shortcuts: an answer that took shortcuts (rooms from the news, shared sections, those of
+ * initial syncs too) is computed once more without, and the process ends if they differ. For tests, and for
+ * whoever wants to be sure on real traffic: the cost is that of having no shortcuts, and a little more.
  *
- * Rooms are sorted by id then, since a reader's news and its memberships have orders of their own; ages may
- * differ by the life of a shared section.
+ * Rooms are sorted by id then, since a reader's news and its memberships have orders of their own; the state
+ * of an initial sync too, the reader's own member event last. Ages may differ by the life of a shared
+ * section.
  */
 #include "sync_int.h"
 
@@ -32,6 +33,34 @@ void run_sort_entries(struct sync_run *run)
         run->entries_tail = &v[i]->next;
     }
     *run->entries_tail = NULL;
+}
+
+static int by_event_id(const void *a, const void *b)
+{
+    const struct state_item *x = *(struct state_item *const *)a, *y = *(struct state_item *const *)b;
+    return str_cmp(x->rec->id, y->rec->id);
+}
+
+void run_sort_state(const struct sync_run *run, struct room_entry *en)
+{
+    struct state_item **v = ARENA_ARRAY(run->a, struct state_item *, en->state_count + 1), *own = NULL;
+    size_t n = 0;
+    for (struct state_item *x = en->state; x; x = x->next) {
+        if (run->f->lazy_load_members && str_eq(x->type, STR("m.room.member")) &&
+            str_eq(x->key, run->u->user_id))
+            own = x;
+        else
+            v[n++] = x;
+    }
+    qsort(v, n, sizeof *v, by_event_id);
+    if (own)
+        v[n++] = own;
+    struct state_item **tail = &en->state;
+    for (size_t i = 0; i < n; i++) {
+        *tail = v[i];
+        tail = &v[i]->next;
+    }
+    *tail = NULL;
 }
 
 /* Takes the numbers of "age" out, in place. */

@@ -23,6 +23,25 @@ static void put_datum(struct buf *b, struct str type, struct str content)
     buf_putc(b, '}');
 }
 
+struct room_data { /* of one room */
+    const struct account_datum *d;
+    struct room_data *next;
+};
+
+/* Many rooms and much account data, the one looked through for the other, would take long: by room. */
+static const struct room_data *data_of(struct sync_run *run, struct str room_id)
+{
+    size_t it = 0;
+    for (struct account_datum *d;
+         !run->room_data_known && (d = smap_next(&run->u->room_account_data, &it));) {
+        struct room_data *x = ARENA_NEW(run->a, struct room_data);
+        x->d = d;
+        x->next = smap_put(&run->room_data, d->room_id, x);
+    }
+    run->room_data_known = true;
+    return smap_get(&run->room_data, room_id);
+}
+
 /* The members of account_data.events: tags first; whole when all, else what lies above since. */
 static bool room_account(struct sync_run *run, struct room_entry *en, bool all, bool *any)
 {
@@ -41,12 +60,11 @@ static bool room_account(struct sync_run *run, struct room_entry *en, bool all, 
         if (account_item_matches(run, STR("m.tag"), t->content))
             put_datum(&b, STR("m.tag"), t->content);
     }
-    size_t it = 0;
     bool data_all = !run->has_since || run->full_state;
-    for (struct account_datum *d; (d = smap_next(&run->u->room_account_data, &it));) {
-        if (!str_eq(d->room_id, en->room->room_id) || (!data_all && d->stream <= run->since.account_data))
-            continue;
-        if (run_account_deleted(run, data_all, d->content))
+    for (const struct room_data *x = data_of(run, en->room->room_id); x; x = x->next) {
+        const struct account_datum *d = x->d;
+        if ((!data_all && d->stream <= run->since.account_data) ||
+            run_account_deleted(run, data_all, d->content))
             continue;
         *any = true;
         if (account_item_matches(run, d->type, d->content))
@@ -224,6 +242,7 @@ static bool load_unread(struct sync_run *run, struct room_entry *en)
 
 static void do_entry(struct sync_run *run, struct room_entry *en)
 {
+    bool had_account;
     if (shared_take(run, en)) {
         if (load_unread(run, en))
             emit(run, en);
@@ -231,9 +250,16 @@ static void do_entry(struct sync_run *run, struct room_entry *en)
             shared_unref(&en->shared);
         return;
     }
+    enum have whole = whole_take(run, en);
+    if (whole != ABSENT) {
+        if (load_unread(run, en) && whole == HAVE && room_account(run, en, true, &had_account))
+            emit(run, en);
+        else
+            whole_unref(&en->whole);
+        return;
+    }
     bool always = run->full_state;
     bool full_state = en->full_state || en->newly_joined || run->full_state;
-    bool had_account;
     if (!room_account(run, en, full_state, &had_account))
         return;
     if (en->type == ENTRY_JOINED && run->ephemeral_done) {
@@ -254,6 +280,8 @@ static void do_entry(struct sync_run *run, struct room_entry *en)
         return; /* E2 */
     if (!entry_load_state(run, en) || !entry_summary(run, en) || !entry_sticky(run, en))
         return;
+    if (run->cfg->check_shortcuts && !run->has_since)
+        run_sort_state(run, en);
     if (en->type == ENTRY_ARCHIVED) {
         if (always || en->timeline_count || en->state || account)
             emit(run, en);
@@ -261,8 +289,11 @@ static void do_entry(struct sync_run *run, struct room_entry *en)
     }
     if (!always && en->timeline_count == 0 && !en->state && !ephemeral && !account && en->sticky_count == 0)
         return;
+    whole_offer(run, en);
     if (load_unread(run, en))
         emit(run, en);
+    else
+        whole_unref(&en->whole);
 }
 
 /* Rooms that are new to the client come last: they empty its lazy-loading cache, from which the others are
@@ -271,10 +302,15 @@ void run_entries(struct sync_run *run)
 {
     if (run->cfg->check_shortcuts)
         run_sort_entries(run);
+    whole_begin(run);
     for (int pass = 0; pass < 2; pass++) {
         for (struct room_entry *en = run->entries; en; en = en->next) {
-            if (en->has_since == (pass == 0))
-                do_entry(run, en);
+            if (en->has_since != (pass == 0))
+                continue;
+            bool lack = run->lack; /* that of one entry says nothing of the next */
+            run->lack = false;
+            do_entry(run, en);
+            run->lack |= lack;
         }
     }
 }

@@ -129,6 +129,23 @@ static void used(struct device *d, struct str user_id)
     *last = moved;
 }
 
+/* An initial sync sets the same few members for each of many rooms, and only so many of all are kept: marks
+ * those that are set again later, and answers where what counts begins. */
+static size_t last_of_each(struct sync_run *run, size_t max)
+{
+    uint64_t *seen = ARENA_ARRAY(run->a, uint64_t, max);
+    size_t n = 0, i = run->ll.n;
+    while (i > 0 && n < max && !run->ll.v[i - 1].clear) {
+        struct ll_update *up = &run->ll.v[--i];
+        uint64_t user = user_key(up->user_id);
+        for (size_t k = 0; k < n && !up->again; k++)
+            up->again = seen[k] == user;
+        if (!up->again)
+            seen[n++] = user;
+    }
+    return i > 0 && run->ll.v[i - 1].clear ? i - 1 : i;
+}
+
 /* What has been given matters once members have been sent: until then a device has nothing of this. */
 void ll_commit(struct sync_run *run)
 {
@@ -146,11 +163,12 @@ void ll_commit(struct sync_run *run)
     for (size_t i = 0; i < run->ll_used.n; i++)
         used(run->d, run->ll_used.v[i].user_id);
     size_t max = release_has(RELEASE_LAZY_BY_POSITION) ? 100 : (size_t)(100 * run->cfg->cache_global_factor);
-    for (size_t i = 0; i < run->ll.n; i++) {
+    max = max ? max : 1;
+    for (size_t i = last_of_each(run, max); i < run->ll.n; i++) {
         if (run->ll.v[i].clear)
             forget_all(run->m, run->d);
-        else
-            store(run->m, run->d, run->ll.v[i].user_id, run->ll.v[i].event_id, &run->now.room, max ? max : 1);
+        else if (!run->ll.v[i].again)
+            store(run->m, run->d, run->ll.v[i].user_id, run->ll.v[i].event_id, &run->now.room, max);
     }
     vec_fit_of(MEM_lazy_members, &ll->sent); /* it may be long until the next one */
 }

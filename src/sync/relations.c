@@ -159,6 +159,44 @@ static struct str bundle_of(struct sync_run *run, struct room *room, const struc
     return finish(run, &out);
 }
 
+/* An event inside: its sender may find a transaction id in it, or in what redacted it. */
+static bool each_of_inner(struct sync_run *run, struct str event_id,
+                          void (*fn)(void *arg, struct str user_id), void *arg)
+{
+    struct event *ev, *by;
+    if (str_absent(event_id))
+        return true;
+    enum have h = model_event(run->m, model_rec(run->m, event_id), &ev);
+    if (h != HAVE)
+        return h == ABSENT;
+    fn(arg, ev->sender);
+    h = model_redacted_because(run->m, ev, &by);
+    if (h == HAVE)
+        fn(arg, by->sender);
+    return h != LACK;
+}
+
+bool relations_each_user(struct sync_run *run, struct room *room, const struct event *ev,
+                         void (*fn)(void *arg, struct str user_id), void *arg)
+{
+    struct relations *x;
+    enum have h = model_relations(run->m, room, ev->event_id, &x);
+    if (h != HAVE || !x->bundle)
+        return h != LACK;
+    const struct relation_bundle *b = x->bundle;
+    struct str latest = b->thread_latest.event_id;
+    fn(arg, ev->sender);
+    for (size_t i = 0; i < b->thread_senders.n; i++)
+        fn(arg, b->thread_senders.v[i].sender);
+    bool ok = each_of_inner(run, b->edit, fn, arg) && each_of_inner(run, latest, fn, arg);
+    if (!ok || str_absent(latest))
+        return ok;
+    h = model_relations(run->m, room, latest, &x);
+    if (h == HAVE && x->bundle)
+        return each_of_inner(run, x->bundle->edit, fn, arg);
+    return h != LACK;
+}
+
 void entry_relations(struct sync_run *run, struct room_entry *en)
 {
     if (!en->bundle || !run_have(run, model_ignored(run->m, run->u)))

@@ -25,10 +25,31 @@ struct str render_token(struct sync_run *run, const struct stream_token *t)
     return arena_str(run->a, str_n(text, token_format(t, text)));
 }
 
+/* As prev_batch has it: of many rooms, all but the first number is the same. */
+static struct str render_now_at(struct sync_run *run, int64_t room)
+{
+    char digits[I64_DIGITS_MAX];
+    struct str first = str_of_i64(digits, room), head;
+    if (str_absent(run->now_rest)) {
+        char text[TOKEN_TEXT_MAX];
+        bool more = str_cut(str_n(text, token_format(&run->now, text)), '_', &head, &run->now_rest);
+        ASSERT(more);
+        run->now_rest = arena_str(run->a, run->now_rest);
+    }
+    char *p = arena_alloc(run->a, first.n + run->now_rest.n + 2);
+    p[0] = 's';
+    memcpy(p + 1, first.p, first.n);
+    p[1 + first.n] = '_';
+    memcpy(p + 2 + first.n, run->now_rest.p, run->now_rest.n);
+    return str_n(p, 2 + first.n + run->now_rest.n);
+}
+
 struct str render_at(struct sync_run *run, struct entry_at at)
 {
     if (at.room == &at.token->room)
         return render_token(run, at.token);
+    if (at.token == &run->now && at.room->n == 0)
+        return render_now_at(run, at.room->min);
     struct stream_token t = *at.token;
     t.room = *at.room;
     return render_token(run, &t);
@@ -162,19 +183,39 @@ static void put_timeline(struct sync_run *run, const struct room_entry *en, stru
     rope_put(out, STR("],\"prev_batch\":\""));
 }
 
-static void put_state(struct sync_run *run, const struct room_entry *en, struct rope *out)
+void render_whole_head(struct sync_run *run, const struct room_entry *en, struct rope *out)
+{
+    put_timeline(run, en, out);
+}
+
+void render_whole_state(struct sync_run *run, const struct room_entry *en, const struct state_item *without,
+                        struct rope *out)
 {
     rope_put(out, en->limited ? STR("\",\"limited\":true}") : STR("\",\"limited\":false}"));
     rope_put(out, run->use_state_after ? STR(",\"org.matrix.msc4222.state_after\":{\"events\":[")
                                        : STR(",\"state\":{\"events\":["));
+    bool comma = false;
     for (const struct state_item *s = en->state; s; s = s->next) {
-        render_event(run, s->ev, false, true, STR_ABSENT, STR_ABSENT, out);
-        if (s->next)
+        if (s == without)
+            continue;
+        if (comma)
             rope_put(out, STR(","));
+        comma = true;
+        render_event(run, s->ev, false, true, STR_ABSENT, STR_ABSENT, out);
     }
+}
+
+void render_account(const struct room_entry *en, struct rope *out)
+{
     rope_put(out, STR("]},\"account_data\":{\"events\":["));
     rope_put(out, en->account_events);
     rope_put(out, STR("]}"));
+}
+
+static void put_state(struct sync_run *run, const struct room_entry *en, struct rope *out)
+{
+    render_whole_state(run, en, NULL, out);
+    render_account(en, out);
 }
 
 struct counts {
@@ -243,7 +284,7 @@ static void put_unread(struct sync_run *run, const struct room_entry *en, struct
         put_threads(run, en, STR(",\"org.matrix.msc3773.unread_thread_notifications\":{"), out);
 }
 
-static void put_summary(struct sync_run *run, const struct room_entry *en, struct rope *out)
+void render_summary(struct sync_run *run, const struct room_entry *en, struct rope *out)
 {
     rope_put(out, STR(",\"summary\":"));
     if (!en->summary_given || en->summary_null) {
@@ -279,7 +320,7 @@ static void put_sticky(struct sync_run *run, const struct room_entry *en, struct
     rope_put(out, STR("]}"));
 }
 
-static void put_ephemeral(const struct room_entry *en, struct rope *out)
+void render_ephemeral(const struct room_entry *en, struct rope *out)
 {
     rope_put(out, STR(",\"ephemeral\":{\"events\":["));
     rope_put(out, en->typing);
@@ -295,7 +336,7 @@ void render_shared(struct sync_run *run, const struct room_entry *en, struct rop
     if (head == tail)
         rope_put(head, render_at(run, en->prev_batch));
     put_state(run, en, tail);
-    put_ephemeral(en, tail);
+    render_ephemeral(en, tail);
 }
 
 static void put_timeline_and_state(struct sync_run *run, const struct room_entry *en, struct rope *out)
@@ -310,13 +351,18 @@ static void put_joined(struct sync_run *run, struct room_entry *en, struct rope 
 {
     if (en->shared || shared_offer(run, en)) {
         shared_put(run, en, out);
+    } else if (en->whole) {
+        whole_put(run, en, out);
     } else {
         put_timeline_and_state(run, en, out);
-        put_ephemeral(en, out);
+        render_ephemeral(en, out);
     }
     put_unread(run, en, out);
     put_sticky(run, en, out);
-    put_summary(run, en, out);
+    if (en->whole)
+        whole_put_summary(en, out);
+    else
+        render_summary(run, en, out);
     if (run->cfg->msc2654_enabled) {
         rope_put(out, STR(",\"org.matrix.msc2654.unread_count\":"));
         rope_put_i64(out, unread_count(run, en));

@@ -215,11 +215,14 @@ void sync_run_fini(struct sync_run *run)
     user_set_fini(&run->newly_left_users);
     user_set_fini(&run->changed);
     user_set_fini(&run->left);
-    for (struct room_entry *en = run->emitted; en; en = en->next_emitted)
+    for (struct room_entry *en = run->emitted; en; en = en->next_emitted) {
         shared_unref(&en->shared);
+        whole_unref(&en->whole);
+    }
     for (size_t i = 0; i < run->pruned.n; i++)
         event_free(&run->pruned.v[i]);
     vec_free(&run->pruned);
+    smap_fini(&run->room_data);
     vec_free(&run->ll);
     vec_free(&run->ll_used);
 }

@@ -72,12 +72,14 @@ void shared_init(struct shared_sections *s)
 
 void shared_fini(struct shared_sections *s)
 {
+    whole_fini(s);
     for (size_t i = 0; i < SHARED_SLOTS; i++)
         shared_unref(&s->slots[i]);
 }
 
 void shared_expire(struct shared_sections *s, int64_t wall_ms)
 {
+    whole_expire(s, wall_ms);
     for (size_t i = 0; i < SHARED_SLOTS; i++) {
         if (s->slots[i] && !shared_alive(s->slots[i], wall_ms))
             shared_unref(&s->slots[i]);
@@ -154,21 +156,26 @@ static bool no_gap(struct sync_run *run, const struct room_entry *en)
     return model_gap(run->m, en->room, run->since.room.min, &run->now.room, &gap) == ABSENT;
 }
 
-/* Joined in the state group, without wanting anything. The newest group in which one was seen to be joined is
- * remembered: the next one is usually that, or a short way from it. */
-static bool joined_in(struct sync_run *run, struct membership_row *row, int64_t group)
+/* The newest group in which one was seen to be joined is remembered: the next one is usually that, or a short
+ * way from it. */
+enum have run_joined_in(struct sync_run *run, struct membership_row *row, int64_t group)
 {
     struct evrec *rec;
     enum membership ms;
     if (row->joined_group == group)
-        return true;
+        return HAVE;
     struct sg *g = model_sg(run->m, row->room, group);
-    if (model_sg_known(run->m, g) != HAVE ||
-        model_sg_get(run->m, g, STR("m.room.member"), run->u->user_id, &rec) != HAVE ||
-        run_member_event(run, rec, run->u->user_id, row->room, &ms) != HAVE || ms != MEMBERSHIP_JOIN)
-        return false;
+    enum have h = model_sg_known(run->m, g);
+    if (h == HAVE)
+        h = model_sg_get(run->m, g, STR("m.room.member"), run->u->user_id, &rec);
+    if (h == HAVE)
+        h = run_member_event(run, rec, run->u->user_id, row->room, &ms);
+    if (h != HAVE)
+        return h;
+    if (ms != MEMBERSHIP_JOIN)
+        return ABSENT;
     row->joined_group = group;
-    return true;
+    return HAVE;
 }
 
 static bool joined_throughout(struct sync_run *run, struct membership_row *row, const int64_t *groups,
@@ -176,7 +183,7 @@ static bool joined_throughout(struct sync_run *run, struct membership_row *row, 
 {
     bool lack = run->lack, joined = row && row->membership == MEMBERSHIP_JOIN;
     for (size_t i = 0; joined && i < n; i++)
-        joined = joined_in(run, row, groups[i]);
+        joined = run_joined_in(run, row, groups[i]) == HAVE;
     run->lack = lack; /* whoever cannot share finds out by itself what is lacking */
     return joined;
 }

@@ -61,6 +61,11 @@ enum { SHARED_SLOTS = 64 };
 struct shared_sections {
     struct shared *slots[SHARED_SLOTS]; /* by key; NULL: empty */
     size_t bytes_max;                   /* of what is kept of a section, either half */
+    struct imap whole;                  /* of initial syncs (whole.c), by key */
+    size_t whole_bytes;
+    const struct user *whole_user; /* whose initial sync was computed last, and when; only compared */
+    int64_t whole_ms;
+    int64_t crowd_ms; /* when another user's came within a moment after that; 0: never */
 };
 
 /* A token but for its room part. Tokens are large and entries are many: both are borrowed, from the run. */
@@ -106,6 +111,14 @@ struct room_entry {
     struct shared_key key;
     bool offer;
     size_t ll_sets, ll_sets_end, ll_used, ll_used_end; /* of run->ll and run->ll_used */
+    /* whole.c: the same for an initial sync */
+    struct whole *whole;
+    bool offer_whole;
+    struct state_item *own; /* of state: the reader's own member event, where the section has a hole for it */
+    struct tl_entry *page;  /* the events that the timeline was chosen from; the last of so many pages */
+    size_t page_count;
+    int pages;
+    struct evrec *dropped; /* the newest that was one too many; NULL: none was */
     struct room_entry *next, *next_emitted;
 };
 struct stripped_entry { /* invite, knock */
@@ -123,7 +136,7 @@ struct ll_pair {
 };
 struct ll_update {
     struct device *d;
-    bool clear;
+    bool clear, again; /* the latter: scratch of ll_commit */
     struct str user_id, event_id;
 };
 
@@ -147,6 +160,7 @@ struct sync_run {
     bool may_park;                  /* an empty answer would not be sent: it is not rendered */
     bool plain;                     /* takes no shortcuts: neither news nor shared sections */
     bool shortcut;                  /* took one */
+    bool crowd;                     /* others do initial syncs at this time (whole.c) */
 
     int soft_failed_shown; /* enum soft_failed_shown, once known */
     bool lack;             /* something is not in memory yet */
@@ -164,6 +178,10 @@ struct sync_run {
     bool ephemeral_done;
     struct sticky_pick *sticky; /* in stream order */
     size_t sticky_count;
+
+    struct str now_rest;   /* of now as text, what follows its room part; once it was needed */
+    struct smap room_data; /* room id -> struct room_data (entry.c), when known */
+    bool room_data_known;
 
     const struct json *invite_rules; /* MSC4155; NULL: none */
     bool invite_rules_read;
@@ -264,6 +282,10 @@ enum have run_member_event(struct sync_run *run, struct evrec *rec, struct str u
 /* relations.c */
 void entry_relations(struct sync_run *run,
                      struct room_entry *en); /* fills relations of the timeline; may lack */
+/* All whose name or membership in a thread the bundle of ev depends on, other than being ignored, and who
+ * could find something of their own inside. false: lacks. */
+bool relations_each_user(struct sync_run *run, struct room *room, const struct event *ev,
+                         void (*fn)(void *arg, struct str user_id), void *arg);
 /* related_by_senders, related_by_rel_types of a filter: ABSENT: ev has no such relation. */
 enum have run_related_matches(struct sync_run *run, const struct filter_section *s, struct room *room,
                               const struct event *ev);
@@ -276,6 +298,7 @@ bool entry_summary(struct sync_run *run, struct room_entry *en);
 void run_check_quiet(struct sync_run *run); /* that it is RUN_EMPTY */
 void run_check(const struct sync_run *run, enum run_result res, const struct rope *body);
 void run_sort_entries(struct sync_run *run);
+void run_sort_state(const struct sync_run *run, struct room_entry *en);
 
 /* shared.c: the bytes of a room's section that are the same for many readers */
 void shared_init(struct shared_sections *s);
@@ -293,6 +316,22 @@ bool shared_take(struct sync_run *run, struct room_entry *en);
 /* When it is to be rendered: true when it is kept, and is its own first reader. */
 bool shared_offer(struct sync_run *run, struct room_entry *en);
 void shared_put(struct sync_run *run, const struct room_entry *en, struct rope *out);
+/* Is the user joined in this state group of the row's room? May lack. */
+enum have run_joined_in(struct sync_run *run, struct membership_row *row, int64_t group);
+
+/* whole.c: the same for initial syncs, with holes in it */
+void whole_fini(struct shared_sections *s);
+void whole_expire(struct shared_sections *s, int64_t wall_ms);
+void whole_unref(struct whole **x);
+void whole_begin(struct sync_run *run); /* before the entries of a run */
+/* Before anything of an entry is computed. HAVE: its section is there already, account data and unread counts
+ * are left to do. LACK: it may be, when what the run lacks has come. */
+enum have whole_take(struct sync_run *run, struct room_entry *en);
+/* When it is computed, lacking nothing: may keep it, and be its first reader. */
+void whole_offer(struct sync_run *run, struct room_entry *en);
+/* Up to ephemeral; what comes after the private bytes that follow. */
+void whole_put(struct sync_run *run, const struct room_entry *en, struct rope *out);
+void whole_put_summary(const struct room_entry *en, struct rope *out);
 
 /* ephemeral.c */
 struct str room_typing_json(struct sync_run *run, struct room *r);
@@ -328,6 +367,14 @@ void render_rooms(struct sync_run *run, struct rope *out);
 /* The part of a joined room's section that may be the same for others: up to prev_batch into head, what
  * follows it into tail; when they are one, prev_batch as well. */
 void render_shared(struct sync_run *run, const struct room_entry *en, struct rope *head, struct rope *tail);
+/* Likewise, of an initial sync: up to prev_batch; what follows it up to the last state event, without one of
+ * them (may be NULL); account data, from the end of the state; ephemeral; the summary. */
+void render_whole_head(struct sync_run *run, const struct room_entry *en, struct rope *out);
+void render_whole_state(struct sync_run *run, const struct room_entry *en, const struct state_item *without,
+                        struct rope *out);
+void render_account(const struct room_entry *en, struct rope *out);
+void render_ephemeral(const struct room_entry *en, struct rope *out);
+void render_summary(struct sync_run *run, const struct room_entry *en, struct rope *out);
 void render_event(struct sync_run *run, struct event *ev, bool timeline, bool fields, struct str membership,
                   struct str relations, struct rope *out);
 struct str render_token(struct sync_run *run, const struct stream_token *t);

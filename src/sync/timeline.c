@@ -146,6 +146,9 @@ bool entry_load_timeline(struct sync_run *run, struct room_entry *en)
         if (!next_page(run, room, &c, load_limit, page, &got, &more) ||
             !load_filtered(run, room, page, got, true, &loaded, &k))
             return false;
+        en->page = page;
+        en->page_count = got;
+        en->pages++;
         struct tl_ev *all = ARENA_ARRAY(run->a, struct tl_ev, k + n + 1);
         if (k)
             memcpy(all, loaded, k * sizeof *all);
@@ -160,6 +163,7 @@ bool entry_load_timeline(struct sync_run *run, struct room_entry *en)
         size_t drop = limit                                  ? n - limit
                       : en->events_none || !en->events_count ? n
                                                              : 0; /* limit 0: sync-v3 3.5 quirk */
+        en->dropped = drop ? recents[drop - 1].e.rec : NULL;
         recents += drop;
         n -= drop;
         prev.room = n ? run_mpos(run, recents[0].e.stream - 1) : prev.room;

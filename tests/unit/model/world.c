@@ -543,6 +543,44 @@ static void q_tokens(struct world *w, struct pg_args *a, struct pg_result *r)
     }
 }
 
+/* References, the last edit, the newest of a thread and how often who has said something in it. */
+static void q_bundle(struct world *w, struct str parent, struct pg_result *r)
+{
+    const struct t_relation *edit = NULL, *latest = NULL;
+    for (size_t i = 0; i < w->relations.n; i++) {
+        const struct t_relation *x = &w->relations.v[i];
+        if (!is(parent, x->parent))
+            continue;
+        if (!strcmp(x->rel, "m.reference"))
+            row_add(r, "isssi", I(0), x->parent, x->event, x->sender, I(0));
+        else if (!strcmp(x->rel, "m.replace"))
+            edit = x;
+        else if (!strcmp(x->rel, "m.thread"))
+            latest = x;
+    }
+    if (edit)
+        row_add(r, "isssi", I(1), edit->parent, edit->event, edit->sender, I(0));
+    if (latest)
+        row_add(r, "isssi", I(2), latest->parent, latest->event, latest->sender, I(0));
+    for (size_t i = 0; i < w->relations.n; i++) {
+        const struct t_relation *x = &w->relations.v[i];
+        int64_t count = 0;
+        bool counted = false;
+        if (!is(parent, x->parent) || strcmp(x->rel, "m.thread") != 0)
+            continue;
+        for (size_t k = 0; k < w->relations.n; k++) {
+            const struct t_relation *y = &w->relations.v[k];
+            bool same =
+                !strcmp(y->parent, x->parent) && !strcmp(y->rel, x->rel) && !strcmp(y->sender, x->sender);
+            count += same;
+            counted |= same && k < i;
+        }
+        row_add(r, "isssi", I(3), x->parent, x->event, x->sender, I(i));
+        if (!counted)
+            row_add(r, "isssi", I(4), x->parent, NULL, x->sender, count);
+    }
+}
+
 static void query(struct world *w, enum pg_stmt s, struct pg_args *a, struct pg_result *r)
 /* tidy: allow function-length: a flat switch */
 {
@@ -660,6 +698,10 @@ static void query(struct world *w, enum pg_stmt s, struct pg_args *a, struct pg_
     case SQL_room_facts:
         for (size_t i = 0; i < w->facts.n; i++)
             row_add(r, "sii", w->facts.v[i].a, I(w->facts.v[i].n & 1), I(w->facts.v[i].n >> 1));
+        break;
+    case SQL_relation_bundles:
+        for (size_t k = 0; k < a->v[0].count; k++)
+            q_bundle(w, a->v[0].t[k], r);
         break;
     case SQL_auth_tokens:
         q_tokens(w, a, r);
@@ -917,6 +959,7 @@ void world_free(struct world **wp)
     arena_free(&w->text);
     vec_free(&w->events);
     vec_free(&w->redactions);
+    vec_free(&w->relations);
     vec_free(&w->bans);
     vec_free(&w->gaps);
     vec_free(&w->actions);
@@ -1026,6 +1069,8 @@ struct t_event *world_event(struct world *w, struct t_event e)
     vec_push(&w->events, e);
     if (e.redacts)
         world_add(&w->redactions, .by = e.id, .redacts = e.redacts);
+    if (e.relates)
+        world_add(&w->relations, e.relates, e.rel, e.id, e.sender);
     const char *ms = member ? membership_in(w, e.content) : NULL;
     if (e.key && !e.rejected && !e.outlier) {
         become_state(w, &e, ms);
@@ -1069,6 +1114,7 @@ void world_send_event(struct world *w, const struct t_event *e)
                                   .type = str_of(e->type),
                                   .state_key = str_of(e->key),
                                   .redacts = str_of(e->redacts),
+                                  .relates_to = str_of(e->relates),
                                   .rejected = e->rejected != NULL,
                                   .outlier = e->outlier}};
     world_send(w, STREAM_EVENTS, e->writer, e->stream, &row);

@@ -21,10 +21,13 @@ enum { MASTER = 1, W2 = 2 };
 /* Tables hold text that lives as long as the world. NULL stands for NULL. */
 struct t_event {
     const char *id, *room, *type, *sender, *key, *content, *prev, *replaces, *metadata, *rejected, *redacts,
-        *version, *json, *extra;
+        *version, *json, *extra, *relates, *rel; /* the last two: of event_relations */
     int64_t stream, topo, sg;
     int writer;
     bool outlier;
+};
+struct t_relation {
+    const char *parent, *rel, *event, *sender;
 };
 struct t_redaction {
     const char *by, *redacts;
@@ -125,6 +128,7 @@ struct world {
 
     VEC(struct t_event) events;
     VEC(struct t_redaction) redactions;
+    VEC(struct t_relation) relations; /* in the order in which they were made; of one room, each */
     VEC(struct t_pair) bans; /* room_ban_redactions: "room user", the redacting event, where it ends */
     VEC(struct t_gap) gaps;
     VEC(struct t_action) actions;

@@ -87,6 +87,7 @@ static struct requester *requester_make(void)
     r->token_key[0] = the_front->token;
     r->is_guest = the_front->guest;
     r->suspected = the_front->suspicions;
+    r->is_admin = the_front->admin;
     the_front->requesters++;
     return r;
 }

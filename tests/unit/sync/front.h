@@ -35,7 +35,7 @@ struct front {
     VEC(struct auth_watch *) watches;
     int presence, requesters;
     int presence_begun; /* how often presence was told */
-    bool guest;
+    bool guest, admin;
     uint32_t suspicions; /* how often something was said of the token */
     uint64_t token;      /* of the requests that come */
     const char *user;    /* who asks; NULL: @a:x */
@@ -93,4 +93,5 @@ int run_statement_tests(void);
 int run_storm_tests(void);
 int run_shared_tests(void);
 int run_session_tests(void);
+int run_whole_tests(void);
 #endif

@@ -9,5 +9,5 @@ int main(void)
     return run_request_tests() + run_join_tests() + run_invite_tests() + run_legacy_tests() +
            run_room_tests() + run_member_tests() + run_feature_tests() + run_release_tests() +
            run_token_tests() + run_visibility_tests() + run_statement_tests() + run_storm_tests() +
-           run_shared_tests() + run_session_tests();
+           run_shared_tests() + run_session_tests() + run_whole_tests();
 }
