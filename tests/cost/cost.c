@@ -14,7 +14,16 @@
 
 #include <stdio.h>
 
-enum { SMALL = 64, LARGE = 512, FEW = 2, MORE = 10, ROOMS_FEW = 3, ROOMS_MANY = 300 };
+enum {
+    SMALL = 64,
+    LARGE = 512,
+    FEW = 2,
+    MORE = 10,
+    ROOMS_FEW = 3,
+    ROOMS_MANY = 300,
+    ROOMS_TALKED = 30,
+    TALK = 50
+};
 
 static const char *room = "!all:x";
 static const char *last, *before_last; /* events of it */
@@ -158,10 +167,30 @@ static void rooms(int devices, int joined, const char *delta, const char *poll)
     house_free(&h);
 }
 
+/* ---- users with many rooms in common who all begin anew ---- */
+
+static void initial(int devices)
+{
+    struct house *h = house_new(devices);
+    for (int i = 0; i < ROOMS_TALKED; i++) {
+        const char *id = world_text(h->w, "!talked%d:x", i);
+        house_talk(h, id, house_room(h, id), TALK);
+    }
+    last = house_room(h, room);
+    house_open(h);
+    message(h, NULL); /* nobody waits any more */
+    house_poll(h, POLL_INITIAL, NULL);
+    house_poll(h, POLL_INITIAL, "initial");
+    house_expect_answers(h, "\"join\":{");
+    house_free(&h);
+}
+
 int main(void)
 {
     one_room(SMALL);
     one_room(LARGE);
+    initial(FEW);
+    initial(MORE);
     rooms(FEW, ROOMS_FEW, "message-3-rooms", "re-poll-3-rooms");
     rooms(MORE, ROOMS_FEW, "message-3-rooms", "re-poll-3-rooms");
     rooms(FEW, ROOMS_MANY, "message-300-rooms", "re-poll-300-rooms");

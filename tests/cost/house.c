@@ -205,6 +205,27 @@ const char *house_room(struct house *h, const char *room)
     return prev;
 }
 
+void house_talk(struct house *h, const char *room, const char *last, int messages)
+{
+    struct t_event e = {.room = room,
+                        .id = world_text(h->w, "$name%s", room),
+                        .type = "m.room.name",
+                        .key = "",
+                        .sender = "@s:x",
+                        .prev = last,
+                        .content = "{\"name\":\"A room\"}"};
+    for (int i = 0; i <= messages; i++) {
+        e.stream = ++h->at;
+        world_event(h->w, e);
+        const char *text = world_text(h->w, "{\"body\":\"%s line %d\",\"msgtype\":\"m.text\"}", room, i);
+        e = (struct t_event){.room = room,
+                             .id = world_text(h->w, "$line%d%s", i, room),
+                             .sender = "@s:x",
+                             .prev = e.id,
+                             .content = text};
+    }
+}
+
 void house_run(struct house *h)
 {
     world_settle(h->w);
@@ -215,6 +236,9 @@ void house_run(struct house *h)
 static const char *query_of(struct device_client *c, enum poll_kind kind)
 {
     struct arena *a = c->req.arena;
+    if (kind == POLL_INITIAL)
+        return arena_printf(a, "filter=0&timeout=%d&org.matrix.msc4222.use_state_after=true", c->h->initials)
+            .p;
     if (!*c->since)
         return arena_printf(a, "filter=0&timeout=0&org.matrix.msc4222.use_state_after=true").p;
     if (kind == POLL_INLINE_FILTER)
@@ -260,6 +284,8 @@ void house_poll(struct house *h, enum poll_kind kind, const char *count)
 {
     struct http_req **v = xcalloc((size_t)h->n, sizeof(struct http_req *));
     int n = 0;
+    if (kind == POLL_INITIAL)
+        h->initials++;
     for (int i = 0; i < h->n; i++) {
         if (h->v[i].polls)
             continue;

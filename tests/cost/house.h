@@ -32,6 +32,7 @@ struct house {
     struct auth *a;
     struct device_client *v;
     int n;
+    int initials;
     int64_t at; /* last position in every stream but those that world.h begins at 100 */
     struct arena *answers;
 };
@@ -41,12 +42,15 @@ struct house *house_new(int users);
 void house_free(struct house **h);
 /* A room that all users have joined, one after the other, and @s:x before them. The id of its last event. */
 const char *house_room(struct house *h, const char *room);
+/* Gives a room a name, and lets @s:x say so much after its last event. */
+void house_talk(struct house *h, const char *room, const char *last, int messages);
 /* Everybody does an initial sync and polls; from then on no timer runs by itself. */
 void house_open(struct house *h);
 
-enum poll_kind { POLL_STORED_FILTER, POLL_INLINE_FILTER };
+enum poll_kind { POLL_STORED_FILTER, POLL_INLINE_FILTER, POLL_INITIAL };
 /* Everybody whose request was answered asks again with the next_batch of the answer. count: what that costs
- * is counted under this name, NULL: it is not. */
+ * is counted under this name, NULL: it is not. POLL_INITIAL: without one, and not
+ * the question that was asked before. */
 void house_poll(struct house *h, enum poll_kind kind, const char *count);
 /* Runs the loop until nothing moves. */
 void house_run(struct house *h);
