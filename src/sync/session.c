@@ -17,13 +17,7 @@
  */
 #include "session.h"
 
-enum {
-    USE_MS = 150000,
-    MOVE_MS = 5000,
-    SESSIONS_MAX = 200000,
-    PER_USER = 16,
-    KEPT_BYTES_MAX = 16384
-};
+enum { USE_MS = 150000, MOVE_MS = 5000, SESSIONS_MAX = 200000, PER_USER = 16, KEPT_BYTES_MAX = 16384 };
 
 void sessions_init(struct sessions *x)
 {

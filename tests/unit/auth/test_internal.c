@@ -252,7 +252,8 @@ static void few_tokens(struct config *cfg)
 static void least_recently_used_goes(void **state)
 {
     struct fix *f = fix_new(few_tokens);
-    static const char *const order[] = {"syt_alice", "syt_bob", "syt_alice", "puppet", "syt_alice", "syt_bob"};
+    static const char *const order[] = {"syt_alice", "syt_bob",   "syt_alice",
+                                        "puppet",    "syt_alice", "syt_bob"};
     static const size_t statements[] = {1, 2, 2, 3, 3, 4};
 
     (void)state;
