@@ -27,11 +27,12 @@ uint64_t req_key_rest(const struct sync_req *r)
         int64_t timeout_ms;
         uint64_t flags;
     } all = {
-        .filter = str_hash(r->filter_text),
+        .filter = str_hash(r->filter->text),
         .device = str_hash(r->rq->device_id),
         .timeout_ms = r->timeout_ms,
-        .flags = (r->full_state ? 1u : 0u) | (r->initial ? 2u : 0u) | (str_absent(r->filter_text) ? 4u : 0u) |
-                 (str_absent(r->rq->device_id) ? 8u : 0u) | (r->use_state_after ? 16u : 0u),
+        .flags = (r->full_state ? 1u : 0u) | (r->initial ? 2u : 0u) |
+                 (str_absent(r->filter->text) ? 4u : 0u) | (str_absent(r->rq->device_id) ? 8u : 0u) |
+                 (r->use_state_after ? 16u : 0u),
     };
     return str_hash(str_n((const char *)&all, sizeof all));
 }
@@ -133,8 +134,9 @@ void req_join(struct sync_req *r)
         join(r, leader);
         return;
     }
-    struct blob *kept = r->session ? session_kept(&s->sessions, r->session, r->key, r->since_hash) : NULL;
-    struct answer *x = kept ? NULL : answers_find(&s->answers, r->rq, r->key, r->since_hash);
+    uint64_t since = r->initial ? 0 : str_hash(r->since_text);
+    struct blob *kept = r->session ? session_kept(&s->sessions, r->session, r->key, since) : NULL;
+    struct answer *x = kept ? NULL : answers_find(&s->answers, r->rq, r->key, since);
     if (kept) {
         struct rope body;
         rope_init(&body);
@@ -237,15 +239,23 @@ static size_t abandoned_of(const struct user *u)
     return n;
 }
 
+/* The arena goes with the http request. */
+static void own_text(struct sync_req *r, struct str text)
+{
+    struct alone *made = xmalloc(sizeof *made + text.n);
+    made->since_ms = r->alone ? r->alone->since_ms : 0;
+    if (text.n)
+        memcpy(made->text, text.p, text.n);
+    free(r->alone);
+    r->alone = made;
+    r->since_text = str_absent(text) ? STR_ABSENT : str_n(made->text, text.n);
+}
+
 static void go_on_alone(struct sync_req *r)
 {
     struct sync *s = r->s;
-    if (r->since_text.p != r->own_text) { /* its arena goes with the http request */
-        free(r->own_text);
-        r->own_text = xstrndup(r->since_text);
-        r->since_text = str_absent(r->since_text) ? STR_ABSENT : str_n(r->own_text, r->since_text.n);
-    }
-    r->filter_text = STR_ABSENT;
+    own_text(r, r->since_text);
+    r->filter = NULL;
     http_drop(&r->http);
     if (r->presence)
         feed_presence_end(s->feed, r->u->user_id, r->d ? r->d->device_id : STR_ABSENT);
@@ -270,7 +280,7 @@ void req_abandon(struct sync_req *r)
     }
     if (r->http)
         go_on_alone(r);
-    r->abandoned_ms = clock_mono_ms();
+    r->alone->since_ms = clock_mono_ms();
     if (!r->listed)
         vec_push(&s->abandoned, r);
     r->listed = true;
@@ -291,7 +301,7 @@ void req_sweep_abandoned(struct sync *s)
     int64_t now = clock_mono_ms();
     for (size_t i = s->abandoned.n; i-- > 0;) {
         struct sync_req *r = s->abandoned.v[i];
-        bool over = s->draining || now - r->abandoned_ms >= s->answers.life_ms;
+        bool over = s->draining || now - r->alone->since_ms >= s->answers.life_ms;
         if (over && list_empty(&r->joined)) {
             metric_add_l(M_sync_refused, "abandoned", 1);
             req_finish(r); /* another takes its place in the list */
@@ -301,13 +311,10 @@ void req_sweep_abandoned(struct sync *s)
 
 void req_text(struct sync_req *r, const struct stream_token *t)
 {
-    char *text;
-    if (r->http) {
-        text = arena_alloc(r->http->arena, TOKEN_TEXT_MAX);
-    } else {
-        text = xmalloc(TOKEN_TEXT_MAX);
-        free(r->own_text);
-        r->own_text = text;
-    }
-    r->since_text = str_n(text, token_format(t, text));
+    char text[TOKEN_TEXT_MAX];
+    struct str made = str_n(text, token_format(t, text));
+    if (r->http)
+        r->since_text = arena_str(r->http->arena, made);
+    else
+        own_text(r, made);
 }

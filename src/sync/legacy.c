@@ -160,8 +160,7 @@ void legacy_begin(struct sync_req *r)
         (l->kind == LEGACY_ALL_ROOMS && !parse_archived(r)))
         return;
     ASSERT(filter_parse_with(STR("{\"event_format\":\"federation\"}"), 0, &r->f, &e) == 0);
-    r->started_ms = clock_mono_ms();
-    r->deadline_ms = r->started_ms + r->timeout_ms;
+    r->deadline_ms = clock_mono_ms() + r->timeout_ms;
     r->initial = l->kind != LEGACY_EVENTS;
     if (l->kind == LEGACY_EVENTS && !r->rq->is_guest)
         req_affect_presence(r, STR("online"));

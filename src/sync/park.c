@@ -34,7 +34,7 @@ void req_reply(struct sync_req *r, struct rope *body, const char *kind)
     if (r->http) {
         metric_add_l(M_sync_responses, kind, 1);
         if (r->initial && !r->legacy)
-            metric_observe(M_sync_initial_seconds, (double)(clock_mono_ms() - r->started_ms) / 1000.0);
+            metric_observe(M_sync_initial_seconds, (double)(clock_mono_ms() - req_started_ms(r)) / 1000.0);
         http_reply(&r->http, &res);
     }
     rope_fini(&res.body);
@@ -297,13 +297,13 @@ void req_admit(struct sync_req *r)
     if (!s->live || !model_ready(s->m)) {
         if (r->state != REQ_HELD) {
             req_set_state(r, REQ_HELD);
-            arm(r, r->timeout_ms ? r->deadline_ms : r->started_ms + HELD_MS);
+            arm(r, r->timeout_ms ? r->deadline_ms : req_started_ms(r) + HELD_MS);
         }
         return;
     }
     if (!r->version.number && is_ahead(r)) {
         req_set_state(r, REQ_CATCH_UP);
-        arm(r, r->started_ms + CATCH_UP_MS);
+        arm(r, req_started_ms(r) + CATCH_UP_MS);
         if (!r->bounded && !r->sequences && !r->legacy) {
             r->sequences = xcalloc(1, sizeof *r->sequences);
             r->sequences->r = r;

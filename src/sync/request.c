@@ -92,7 +92,7 @@ static void req_release(struct sync_req *r)
     requester_unref(&r->rq);
     session_unref(&s->sessions, &r->session);
     legacy_free(&r->legacy);
-    free(r->own_text);
+    free(r->alone);
     mem_free(MEM_requests, r);
 }
 
@@ -153,19 +153,16 @@ static bool is_ascii(struct str s)
 static bool parse_timeout(struct sync_req *r)
 {
     struct str t = http_query(r->http, STR("timeout"));
-    r->timeout_ms = 0;
-    if (str_absent(t))
-        return true;
-    if (str_to_i64_lax(t, &r->timeout_ms)) {
+    int64_t ms = 0;
+    if (!str_absent(t) && str_to_i64_lax(t, &ms)) {
         req_error(r, 400, "M_INVALID_PARAM", "Query parameter timeout must be an integer");
         return false;
     }
-    if (r->timeout_ms < 0) {
+    if (ms < 0) {
         req_error(r, 400, "M_INVALID_PARAM", "Query parameter timeout must be a positive integer.");
         return false;
     }
-    if (r->timeout_ms > r->s->cfg->timeout_max_ms)
-        r->timeout_ms = r->s->cfg->timeout_max_ms;
+    r->timeout_ms = (int32_t)(ms < r->s->cfg->timeout_max_ms ? ms : r->s->cfg->timeout_max_ms);
     return true;
 }
 
@@ -208,8 +205,9 @@ static bool parse_text(struct sync_req *r, const char *name, struct str *out)
 static bool parse_parameters(struct sync_req *r)
 {
     struct str presence;
+    r->filter = ARENA_NEW(r->http->arena, struct filter_asked);
     if (!parse_timeout(r) || !parse_text(r, "since", &r->since_text) ||
-        !parse_text(r, "set_presence", &presence) || !parse_text(r, "filter", &r->filter_text))
+        !parse_text(r, "set_presence", &presence) || !parse_text(r, "filter", &r->filter->text))
         return false;
     r->set_presence = str_absent(presence) ? SET_ONLINE : (uint8_t)presence_parse(presence);
     struct str full = http_query(r->http, STR("full_state"));
@@ -322,8 +320,7 @@ static void asked(struct sync_req *r)
 {
     if (r->initial || r->full_state)
         r->timeout_ms = 0;
-    r->started_ms = clock_mono_coarse_ms();
-    r->deadline_ms = r->started_ms + r->timeout_ms;
+    r->deadline_ms = clock_mono_coarse_ms() + r->timeout_ms;
     if (r->s->cfg->presence.tracked && r->set_presence != SET_OFFLINE &&
         presence_allowed(r->s, r->u->user_id))
         req_affect_presence(r, presence_states[r->set_presence]);
@@ -333,10 +330,10 @@ static void asked(struct sync_req *r)
 }
 
 /* False: it is no token, and r has been answered. */
-static bool since_good(struct sync_req *r)
+static bool since_good(struct sync_req *r, uint64_t *hash)
 {
-    r->since_hash = str_hash(r->since_text);
-    r->version = model_version_of(r->s->m, r->since_hash);
+    *hash = str_hash(r->since_text);
+    r->version = model_version_of(r->s->m, *hash);
     if (r->version.number || req_since(r))
         return true;
     req_error(r, 400, "M_UNKNOWN", "Invalid stream token");
@@ -352,8 +349,8 @@ static void remember(struct sync_req *r, uint64_t rest)
     struct str since;
     if (!x)
         return;
-    if (r->rq->kind == REQUESTER_USER && r->d && !r->initial && !r->full_state && !r->use_state_after &&
-        session_since(r->http->query, &since) && since.p == r->since_text.p) {
+    if (r->rq->kind == REQUESTER_USER && r->d && r->timeout_ms > 0 && !r->initial && !r->full_state &&
+        !r->use_state_after && session_since(r->http->query, &since) && since.p == r->since_text.p) {
         x->d = r->d;
         x->timeout_ms = r->timeout_ms;
         x->presence = r->set_presence;
@@ -373,10 +370,11 @@ static void filter_known(struct sync_req *r)
         return;
     }
     r->initial = str_absent(r->since_text);
-    if (!r->initial && !since_good(r))
+    uint64_t hash = 0;
+    if (!r->initial && !since_good(r, &hash))
         return;
     uint64_t rest = req_key_rest(r);
-    r->key = req_key(r->since_hash, rest);
+    r->key = req_key(hash, rest);
     remember(r, rest);
     asked(r);
 }
@@ -400,7 +398,7 @@ static void on_filter_loaded(void *arg, int err)
 static void resolve_stored(struct sync_req *r)
 {
     struct filter *f;
-    switch (model_stored_filter(r->s->m, r->u, r->filter_id, &f)) {
+    switch (model_stored_filter(r->s->m, r->u, r->filter->id, &f)) {
     case HAVE:
         r->f = filter_ref(f);
         filter_known(r);
@@ -424,8 +422,8 @@ static void resolve_filter(struct sync_req *r)
 {
     req_set_state(r, REQ_FILTER);
     struct err e;
-    if (str_absent(r->filter_text) || str_starts(r->filter_text, STR("{"))) {
-        int err = filter_shared(r->filter_text, filter_flags(r->s->cfg), r->s->cfg->filter_timeline_limit,
+    if (str_absent(r->filter->text) || str_starts(r->filter->text, STR("{"))) {
+        int err = filter_shared(r->filter->text, filter_flags(r->s->cfg), r->s->cfg->filter_timeline_limit,
                                 &r->f, &e);
         if (err == -ERR_PROTOCOL) {
             req_error(r, 400, "M_UNKNOWN", e.text);
@@ -436,7 +434,7 @@ static void resolve_filter(struct sync_req *r)
         }
         return;
     }
-    if (str_to_i64_lax(r->filter_text, &r->filter_id)) {
+    if (str_to_i64_lax(r->filter->text, &r->filter->id)) {
         req_error(r, 400, "M_INVALID_PARAM", "Invalid filter ID");
         return;
     }
@@ -566,9 +564,10 @@ static bool begin_again(struct sync *s, struct http_req *http, struct session *x
     r->timeout_ms = x->timeout_ms;
     r->set_presence = x->presence;
     http->requester = requester_log_name(r->rq, http->arena);
-    if (!since_good(r))
+    uint64_t hash;
+    if (!since_good(r, &hash))
         return true;
-    r->key = req_key(r->since_hash, x->rest);
+    r->key = req_key(hash, x->rest);
     asked(r);
     return true;
 }

@@ -26,6 +26,18 @@ enum req_state {
     REQ_STATE_COUNT
 };
 
+/* What is needed until the filter is known; in the request's arena. */
+struct filter_asked {
+    struct str text;
+    int64_t id;
+};
+/* What a request has when its client has gone. */
+struct alone {
+    int64_t since_ms; /* nobody has waited since */
+    char text[];      /* since_text: the arena is gone */
+};
+
+/* A parked poll costs one of these. */
 struct sync_req {
     struct sync *s;
     struct http_req *http; /* NULL: the client has gone, the answer is kept for its return */
@@ -33,30 +45,39 @@ struct sync_req {
     struct user *u;
     struct device *d;
     struct filter *f;
-    enum req_state state;
-    struct str since_text; /* empty: initial; in the request's arena */
-    struct str filter_text;
-    int64_t filter_id;
-    int64_t timeout_ms, deadline_ms, started_ms;
-    bool full_state, use_state_after, initial, admitted, presence, bounded, acked, loading;
-    bool listed;          /* among the abandoned */
-    int64_t turn;         /* in the queue of initial syncs; 0: has not asked for one */
-    uint8_t set_presence; /* enum set_presence */
-    uint64_t since_hash;
+    enum req_state state : 8;
+    uint8_t set_presence : 2; /* enum set_presence */
+    bool full_state : 1;
+    bool use_state_after : 1;
+    bool initial : 1;
+    bool admitted : 1;
+    bool presence : 1;
+    bool bounded : 1;
+    bool acked : 1;
+    bool loading : 1;
+    bool listed : 1; /* among the abandoned */
+    int32_t timeout_ms;
+    int64_t deadline_ms;   /* timeout_ms after its beginning */
+    struct str since_text; /* empty: initial; in the request's arena, or in alone */
+    struct filter_asked *filter;
     struct model_version version; /* of since, if it is one of our latest */
     struct session *session;      /* counted; NULL: none */
+    int64_t turn;                 /* in the queue of initial syncs; 0: has not asked for one */
     struct list by_state;         /* in the list of its state */
     struct list by_user;          /* u->waiters, while parked; u->running, while others may join */
     uint64_t key;                 /* of all that the client asked for */
     struct list joined;           /* those who joined; or the link of one who did */
     struct sync_req *leader;
-    int64_t abandoned_ms; /* nobody has waited since */
-    char *own_text;       /* since_text, once the arena is gone */
+    struct alone *alone;
     struct wheel_timer timer;
     struct auth_watch watch;
     struct sequences_call *sequences; /* under way */
     struct legacy *legacy;            /* another endpoint than /sync */
 };
+static inline int64_t req_started_ms(const struct sync_req *r)
+{
+    return r->deadline_ms - r->timeout_ms;
+}
 /* The statement that bounds a token; it outlives its request, and the service. */
 struct sequences_call {
     struct sync_req *r;

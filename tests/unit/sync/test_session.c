@@ -209,8 +209,12 @@ static void test_bounds(void **state)
         struct client *c = ask(f, world_text(f->w, "timeout=0&x=%d&since=%s", i, next_batch(f->w)));
         assert_int_equal(c->status, 200);
     }
+    assert_int_equal(f->s->sessions.n, 0); /* no polls */
+    for (int i = 0; i < 40; i++)
+        (void)ask(f, world_text(f->w, "timeout=1000&x=%d&since=%s", i, next_batch(f->w)));
     assert_int_equal(f->s->sessions.n, 16);
     struct user *u = model_user_find(f->w->m, STR("@a:x"));
+    front_later(f, 2000);
     assert_int_equal(u->pins, 16);
     front_later(f, 160000);
     assert_int_equal(f->s->sessions.n, 0);
