@@ -126,7 +126,7 @@ static bool parse_events(struct sync_req *r)
                                               : ms;
         ms = ms * 9 / 10 + (int64_t)(rng_u64() % (uint64_t)(ms / 5 + 1));
     }
-    r->timeout_ms = ms;
+    r->timeout_ms = (int32_t)ms;
     return true;
 }
 
