@@ -57,6 +57,8 @@ void http_res_error(struct http_res *res, int status, const char *errcode, struc
  * the client has gone it is sent all the same when only the client's own direction has ended (a half-closed
  * connection). */
 void http_reply(struct http_req **req, struct http_res *res);
+/* req will be replied to very soon: what that looks at is fetched (mem_soon). */
+void http_reply_soon(const struct http_req *req);
 /* Releases req without an answer; the connection is closed. */
 void http_drop(struct http_req **req);
 /* Shorthand: error reply. */

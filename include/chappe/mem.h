@@ -17,6 +17,13 @@ char *xstrndup(struct str s); /* NUL-terminated copy */
 /* Copy on the heap, as a slice (NUL-terminated too); free with free((void *)s.p). An absent slice stays
  * absent. */
 struct str str_dup(struct str s);
+/* The bytes of p are soon looked at: where thousands of objects are gone through, one after the other, memory
+ * takes longer than what is done with each. p may be anything, NULL and freed memory too. */
+static inline void mem_soon(const void *p, size_t n)
+{
+    for (size_t i = 0; i < n; i += 64)
+        __builtin_prefetch((const char *)p + i);
+}
 /* Overwrites before freeing; for secrets. Accepts NULL. */
 void secret_free(char **p);
 

@@ -268,6 +268,7 @@ void model_run_woken(struct model *m)
         m->woken_first = u->woken_after;
         if (!m->woken_first)
             m->woken_last = NULL;
+        mem_soon(u->woken_after, sizeof *u);
         u->woken_after = NULL;
         u->woken = false;
         m->hooks.wake(m->hooks.arg, u);

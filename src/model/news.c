@@ -76,7 +76,12 @@ static void note(struct membership_row *row, const struct news_at *at)
 void model_wake_news(struct model *m, struct room *r)
 {
     struct news_at at = {r->last_event, r->last_receipt, r->typing_serial};
+    enum { ROW = 8, USER = 4 };
     for (size_t i = 0; i < r->active.n; i++) {
+        if (i + ROW < r->active.n)
+            mem_soon(r->active.v[i + ROW], sizeof(struct membership_row));
+        if (i + USER < r->active.n)
+            mem_soon(r->active.v[i + USER]->user, sizeof(struct user));
         note(r->active.v[i], &at);
         model_wake_user_news(m, r->active.v[i]->user);
     }

@@ -454,15 +454,73 @@ void req_admit_queued(struct sync *s)
     }
 }
 
+/* Who is likely to be computed in this turn, and what of it will be looked at. Addresses only: any of them
+ * may be gone when its turn comes. */
+struct soon {
+    size_t n;
+    struct {
+        const void *u, *d, *session, *http, *rq;
+    } v[SLICE];
+};
+
+static void soon_begin(struct sync *s, struct soon *soon)
+{
+    const struct sync_req *r;
+    soon->n = 0;
+    list_each(r, &s->states[REQ_READY], struct sync_req, by_state) {
+        if (soon->n == SLICE)
+            break;
+        mem_soon(r->by_state.next, sizeof *r / 2);
+        soon->v[soon->n].u = r->u;
+        soon->v[soon->n].d = r->d;
+        soon->v[soon->n].session = r->session;
+        soon->v[soon->n].http = r->http;
+        soon->v[soon->n++].rq = r->rq;
+    }
+}
+
+static void soon_at(const struct soon *soon, size_t i)
+{
+    enum { HTTP_BYTES = 256 };
+    if (i >= soon->n)
+        return;
+    mem_soon(soon->v[i].u, sizeof(struct user));
+    mem_soon(soon->v[i].d, sizeof(struct device));
+    mem_soon(soon->v[i].session, sizeof(struct session));
+    mem_soon(soon->v[i].http, HTTP_BYTES);
+    mem_soon(soon->v[i].rq, sizeof(struct requester));
+}
+
+/* The one after this one: it is there, and so is what it points to. */
+static void next_soon(const struct sync *s, const struct sync_req *r)
+{
+    if (r->by_state.next == &s->states[REQ_READY])
+        return;
+    const struct sync_req *next = container_of(r->by_state.next, const struct sync_req, by_state);
+    if (next->http)
+        http_reply_soon(next->http);
+    mem_soon(next->u->news.v, sizeof *next->u->news.v);
+    mem_soon((const void *)next->u->unread.table, 1);
+    if (next->d)
+        mem_soon(next->d->ll, 1);
+}
+
 static void on_idle(uv_idle_t *h)
 {
+    enum { AHEAD = 3 };
     struct sync *s = h->data;
+    struct soon soon;
     int64_t start = clock_mono_us();
     req_admit_queued(s);
-    for (int i = 0; i < SLICE && !list_empty(&s->states[REQ_READY]); i++) {
+    soon_begin(s, &soon);
+    for (size_t i = 0; i < AHEAD; i++)
+        soon_at(&soon, i);
+    for (size_t i = 0; i < SLICE && !list_empty(&s->states[REQ_READY]); i++) {
+        soon_at(&soon, i + AHEAD);
         if (i > 0 && clock_mono_us() - start > SLICE_US) /* large ones: others' turn */
             break;
         struct sync_req *r = container_of(s->states[REQ_READY].next, struct sync_req, by_state);
+        next_soon(s, r);
         req_compute(r);
     }
     req_admit_queued(s); /* into the places of those just answered */

@@ -92,7 +92,12 @@ bool session_print(const struct http_req *http, struct hash128 *print, struct st
 struct session *session_find(struct sessions *x, const struct hash128 *print)
 {
     struct session *s = imap_get(&x->by_print, (int64_t)print->a);
-    return s && s->print.b == print->b ? s : NULL;
+    if (!s || s->print.b != print->b)
+        return NULL;
+    mem_soon(s->u, sizeof *s->u);
+    mem_soon(s->rq, sizeof *s->rq);
+    mem_soon(s->d, sizeof *s->d);
+    return s;
 }
 
 struct session *session_new(const struct hash128 *print)

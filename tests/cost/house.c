@@ -72,6 +72,10 @@ void http_reply_error(struct http_req **req, int status, const char *errcode, co
     http_res_error(&res, status, errcode, str_of(error), NULL);
     http_reply(req, &res);
 }
+void http_reply_soon(const struct http_req *req)
+{
+    (void)req;
+}
 void http_drop(struct http_req **req)
 {
     answered(req, 0, NULL);

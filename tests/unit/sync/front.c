@@ -67,6 +67,10 @@ void http_reply_error(struct http_req **req, int status, const char *errcode, co
     (void)error;
     answered(req, status, str_of(errcode));
 }
+void http_reply_soon(const struct http_req *req)
+{
+    (void)req;
+}
 void http_drop(struct http_req **req)
 {
     struct client *c = container_of(*req, struct client, req);
