@@ -324,6 +324,8 @@ static void dl_add(struct model *m, const struct device_list_row *src)
     size_t at = m->dl_ring.n; /* ascending; rows come nearly in order */
     while (at > 0 && m->dl_ring.v[at - 1].stream > row.stream)
         at--;
+    if (at < m->dl_announced) /* of a writer that lags: those behind it are announced once more */
+        m->dl_announced = at;
     vec_push_of(MEM_device_lists, &m->dl_ring, row);
     memmove(&m->dl_ring.v[at + 1], &m->dl_ring.v[at], (m->dl_ring.n - 1 - at) * sizeof row);
     m->dl_ring.v[at] = row;

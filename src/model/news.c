@@ -94,6 +94,7 @@ void news_members(struct model *m, struct room *r)
     for (size_t i = 0; i < r->active.n; i++) {
         struct user *u = r->active.v[i]->user;
         u->presence_news = greater(u->presence_news, at);
+        user_stir(m, u);
     }
 }
 

@@ -83,6 +83,14 @@ static struct str without_ages(struct str s)
     return str_n(p, n);
 }
 
+/* The database has shown what replication has not brought: the long way says once more what has been told. */
+static bool is_behind(const struct sync_run *run)
+{
+    const struct user *u = run->u;
+    return u->ad_last > run->now.account_data || u->tags_newest > run->now.account_data ||
+           u->push_rules_stream > run->now.push_rules;
+}
+
 void run_check_quiet(struct sync_run *run)
 {
     struct rope body;
@@ -90,7 +98,9 @@ void run_check_quiet(struct sync_run *run)
     rope_init(&body);
     run->plain = run->may_park = true;
     enum run_result res = sync_compute(run, &body, &next);
-    if (res == RUN_DONE) {
+    if (res == RUN_DONE && is_behind(run)) {
+        res = RUN_LACK;
+    } else if (res == RUN_DONE) {
         log_error("chappe.sync", "something was to be said to %.*s, and nobody knew",
                   STR_ARG(run->u->user_id));
         log_debug("chappe.sync", "should be: %.*s", STR_ARG(rope_flatten(&body, run->a)));
@@ -123,7 +133,7 @@ void run_check(const struct sync_run *run, enum run_result res, const struct rop
     struct stream_token next;
     rope_init(&again);
     enum run_result expected = sync_compute(&plain, &again, &next);
-    if (expected == RUN_LACK) { /* the long way needs what is not in memory */
+    if (expected == RUN_LACK || is_behind(&plain)) { /* the long way needs what is not in memory */
         metric_add_l(M_sync_checked, "lacking", 1);
     } else {
         struct str a = without_ages(rope_flatten(body, run->a)),

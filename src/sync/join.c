@@ -135,7 +135,8 @@ void req_join(struct sync_req *r)
         return;
     }
     uint64_t since = r->initial ? 0 : str_hash(r->since_text);
-    struct blob *kept = r->session ? session_kept(&s->sessions, r->session, r->key, since) : NULL;
+    bool doubted = r->session && r->session->suspected != r->session->rq->suspected;
+    struct blob *kept = r->session && !doubted ? session_kept(&s->sessions, r->session, r->key, since) : NULL;
     struct answer *x = kept ? NULL : answers_find(&s->answers, r->rq, r->key, since);
     if (kept) {
         struct rope body;
@@ -174,23 +175,29 @@ void req_share(struct sync_req *r, const struct rope *body)
     }
 }
 
+/* By the session, if it is one blob: what can be shared, or is short. */
+static bool keep_in_session(struct sync_req *r, const struct rope *body, uint64_t next)
+{
+    struct sync *s = r->s;
+    struct answers *a = &s->answers;
+    const struct rope_slice *first = &body->v[0];
+    size_t left = a->bytes_max > a->bytes ? a->bytes_max - a->bytes : 0;
+    if (!r->session || body->n != 1 || body->bytes > SESSION_KEPT_MAX)
+        return false;
+    if (!first->own && first->n == first->blob->n)
+        return session_keep(&s->sessions, r->session, r->key, next, first->blob, a->life_ms, left);
+    struct blob *copy = blob_new(str_n(first->p, first->n));
+    bool kept = session_keep(&s->sessions, r->session, r->key, next, copy, a->life_ms, left);
+    blob_unref(&copy);
+    return kept;
+}
+
 void req_keep(struct sync_req *r, const struct rope *body, uint64_t next)
 {
     struct answers *a = &r->s->answers;
-    struct session *x = r->session;
     int64_t pos;
-    if (!a->life_ms)
-        return;
-    const struct rope_slice *first = &body->v[0];
-    if (x && body->n == 1 && !first->own && first->n == first->blob->n) {
-        session_keep(&r->s->sessions, x, r->key, next, first->blob, a->life_ms, a->bytes_max);
-    } else if (x && body->n == 1 && first->own) {
-        struct blob *copy = blob_new(str_n(first->p, first->n));
-        session_keep(&r->s->sessions, x, r->key, next, copy, a->life_ms, a->bytes_max);
-        blob_unref(&copy);
-    } else if (ignore_position(r, &pos) == HAVE) {
+    if (a->life_ms && !keep_in_session(r, body, next) && ignore_position(r, &pos) == HAVE)
         answers_keep(a, r->rq, r->key, pos, next, body);
-    }
 }
 
 void req_error_joined(struct sync_req *r, void (*end)(struct sync_req *x, const void *arg), const void *arg)

@@ -252,6 +252,9 @@ bool quick_answer(struct sync_req *r)
     run->rq = r->rq;
     run->ll.n = run->ll_used.n = 0;
     run->lack = false;
+    run->joined = NULL; /* what was of the last reader, or in the arena that has been emptied */
+    run->joined_count = 0;
+    run->now_rest = STR_ABSENT;
     run->a = q->a;
     q->a = NULL; /* an answer that starts another one: that one gets its own */
     if (!run->a)

@@ -10,14 +10,15 @@
  * What can change meanwhile is looked at for each request: whether the token is still good (auth_again),
  * whether anything has been said about it since (suspected). Filters by id never change in Synapse.
  *
- * A session holds its user in memory: for USE_MS after its last request. There are at most PER_USER of a user
- * and SESSIONS_MAX in all; the least recently used goes. Only speed is lost with it.
+ * A session holds its user in memory: for USE_MS after its last request. There are at most PER_USER of a
+ * user, further ones have to wait until one is forgotten, and SESSIONS_MAX in all, of which the least
+ * recently used goes. Only speed is lost with it.
  *
  * It also has what answers.c has for others, the last answer, where that is one blob that others share.
  */
 #include "session.h"
 
-enum { USE_MS = 150000, MOVE_MS = 5000, SESSIONS_MAX = 200000, PER_USER = 16, KEPT_BYTES_MAX = 16384 };
+enum { USE_MS = 150000, MOVE_MS = 5000, SESSIONS_MAX = 200000, PER_USER = 16 };
 
 void sessions_init(struct sessions *x)
 {
@@ -178,17 +179,18 @@ void session_used(struct sessions *x, struct session *s)
 
 /* ---- the last answer ---- */
 
-void session_keep(struct sessions *x, struct session *s, uint64_t key, uint64_t next, struct blob *body,
+bool session_keep(struct sessions *x, struct session *s, uint64_t key, uint64_t next, struct blob *body,
                   int64_t life_ms, size_t bytes_max)
 {
     forget_kept(x, s);
-    if (list_empty(&s->by_use) || body->n > KEPT_BYTES_MAX || x->kept_bytes + body->n > bytes_max)
-        return;
+    if (list_empty(&s->by_use) || body->n > SESSION_KEPT_MAX || x->kept_bytes + body->n > bytes_max)
+        return false;
     s->kept.body = blob_ref(body);
     s->kept.key = key;
     s->kept.next = next;
     s->kept.expires_ms = clock_mono_coarse_ms() + life_ms;
     x->kept_bytes += body->n;
+    return true;
 }
 
 struct blob *session_kept(struct sessions *x, struct session *s, uint64_t key, uint64_t since)

@@ -53,9 +53,10 @@ void session_drop(struct sessions *x, struct model *m, struct session *s); /* fr
 void session_unref(struct sessions *x, struct session **s);
 void session_used(struct sessions *x, struct session *s);
 
-/* The answer to a request, instead of one that was kept before. */
-void session_keep(struct sessions *x, struct session *s, uint64_t key, uint64_t next, struct blob *body,
+/* The answer to a request, instead of one that was kept before. False: it is not kept here. */
+bool session_keep(struct sessions *x, struct session *s, uint64_t key, uint64_t next, struct blob *body,
                   int64_t life_ms, size_t bytes_max);
+enum { SESSION_KEPT_MAX = 16384 }; /* bytes of such an answer */
 /* The kept answer to a request, or NULL; what its since acknowledges is dropped. */
 struct blob *session_kept(struct sessions *x, struct session *s, uint64_t key, uint64_t since);
 #endif

@@ -435,6 +435,31 @@ static void test_device_lists_lagging_writer(void **state)
     assert_non_null(strstr(changed(w, u, 100), "@c:x/!r:x@105 "));
 }
 
+/* Its rows come below those that have been announced. */
+static void test_device_lists_lagging_writer_wakes(void **state)
+{
+    struct world *w = *state;
+    int64_t at = world_room(w, "!r:x", 10, "shared", "@a:x", "@b:x", NULL);
+    (void)world_room(w, "!q:x", at + 1, "shared", "@v:x", "@c:x", NULL);
+    struct user *v = model_user(w->m, S("@v:x"));
+    model_user_pin(w->m, v);
+    (void)model_user_rooms(w->m, v);
+    world_settle(w);
+    model_user_activate(w->m, v);
+    world_position(w, STREAM_DEVICE_LISTS, W2, 100);
+    world_add(&w->dl, 0, "@a:x", "@b:x", "!r:x", 110, MASTER);
+    feed(w, STREAM_DEVICE_LISTS, MASTER, 110, dl("@b:x", false));
+    assert_false(world_woken(w, "@v:x"));
+    uint64_t stirred = v->stirred_other;
+    (void)model_now(w->m); /* a text that covers the first, and not the second */
+    w->woken.n = 0;
+    world_add(&w->dl, 0, "@v:x", "@c:x", "!q:x", 105, W2);
+    feed(w, STREAM_DEVICE_LISTS, W2, 105, dl("@c:x", false));
+    assert_true(world_woken(w, "@v:x"));
+    assert_true(v->stirred_other > stirred);
+    model_user_unpin(w->m, v);
+}
+
 /* ---- presence, erased, filters, caches ---- */
 
 static struct feed_row pres(const char *user, const char *st, int64_t active_ts, bool active)
@@ -715,6 +740,7 @@ int run_user_tests(void)
         T(test_keys),
         T(test_device_lists),
         T(test_device_lists_lagging_writer),
+        T(test_device_lists_lagging_writer_wakes),
         T(test_presence_wakes),
         cmocka_unit_test(test_start_loads_are_repeated),
         T(test_filters),
