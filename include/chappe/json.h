@@ -58,5 +58,7 @@ enum json_write_flags {
     JSON_UTF8 = 2,   /* raw UTF-8 instead of \u (canonical JSON of error bodies) */
 };
 void json_write(struct buf *b, const struct json *v, int flags);
+/* Certain that text is an object, and byte for byte what json_write(…, 0) makes of it. False says nothing. */
+bool json_is_written_object(struct str text);
 void json_write_str(struct buf *b, struct str s, int flags); /* with quotes */
 #endif

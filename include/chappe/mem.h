@@ -21,8 +21,8 @@ struct str str_dup(struct str s);
  * takes longer than what is done with each. p may be anything, NULL and freed memory too. */
 static inline void mem_soon(const void *p, size_t n)
 {
-    for (size_t i = 0; i < n; i += 64)
-        __builtin_prefetch((const char *)p + i);
+    for (uintptr_t at = (uintptr_t)p; at < (uintptr_t)p + n; at += 64)
+        __builtin_prefetch((const void *)at);
 }
 /* Overwrites before freeing; for secrets. Accepts NULL. */
 void secret_free(char **p);

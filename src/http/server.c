@@ -106,7 +106,7 @@ void http_reply_soon(const struct http_req *req)
     enum { SLOT = 64 }; /* the transport's part of a connection stands before the front's */
     const struct req *r = (const struct req *)(const void *)req;
     if (!r->front->h->threaded && r->conn)
-        mem_soon((const char *)r->conn - SLOT, SLOT + sizeof *r->conn);
+        mem_soon((const void *)((uintptr_t)r->conn - SLOT), SLOT + sizeof *r->conn);
 }
 void http_drop(struct http_req **req)
 {

@@ -108,7 +108,9 @@ static struct blob *message_read(struct arena *a, struct str text)
 {
     struct json *v;
     struct blob *made = NULL;
-    if (json_parse(a, text, &v) == 0 && json_is_object(v)) {
+    if (json_is_written_object(text)) { /* as it is stored, but for what old releases wrote */
+        made = blob_new(text);
+    } else if (json_parse(a, text, &v) == 0 && json_is_object(v)) {
         struct buf b;
         buf_init(&b, 64 << 20);
         json_write(&b, v, 0);

@@ -389,14 +389,89 @@ static void test_writer_limits(void **state)
     arena_free(&a);
 }
 
+/* Texts that need not be written anew, and those that are near. Changed at random, none is taken that would
+ * come out otherwise. */
+static void test_written_already(void **state)
+{
+    (void)state;
+    static const char *const yes[] = {
+        "{}",
+        "{\"a\":[],\"b\":{},\"c\":[1,-2,0,123456789012345],\"d\":[true,false,null],\"e\":{\"a\":\"\"}}",
+        "{\"a\":\"\\\"\\\\\\b\\f\\n\\r\\t\\u00e9\\ud83d\\ude00\\u001f\\u007f /\"}",
+        "{\"type\":\"m.room.encrypted\",\"content\":{\"ciphertext\":\"AwgAEnACgAkLmt6qF84IK++J7UDH2Za1YVch/"
+        "=\"}}",
+    };
+    static const char *const no[] = {
+        "",
+        "[]",
+        "1",
+        " {}",
+        "{} ",
+        "{\"a\": 1}",
+        "{\"a\":1,}",
+        "{\"a\":1,\"a\":2}",
+        "{\"a\":1.0}",
+        "{\"a\":1e5}",
+        "{\"a\":-0}",
+        "{\"a\":01}",
+        "{\"a\":-}",
+        "{\"a\":1234567890123456}",
+        "{\"a\":\"\\/\"}",
+        "{\"a\":\"\\u0041\"}",
+        "{\"a\":\"\\u000a\"}",
+        "{\"a\":\"\\u0000\"}",
+        "{\"a\":\"\\u00E9\"}",
+        "{\"a\":\"\\u00e\"}",
+        "{\"a\":\"\xc3\xa9\"}",
+        "{\"a\":\"\x7f\"}",
+        "{\"a\":\"\t\"}",
+        "{\"a\":\"",
+        "{\"a\"",
+        "{\"a\":nul}",
+        "{\"\\u00e9\":1}",
+        "{\"a\":[1}",
+        "{\"a\":{1:2}}",
+        "{\"a\":[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]}",
+    };
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++) {
+        if (json_is_written_object(str_of(no[i])))
+            fail_msg("taken: %s", no[i]);
+    }
+    uint64_t random = 1;
+    size_t taken = 0;
+    for (size_t i = 0; i < sizeof yes / sizeof *yes; i++) {
+        if (!json_is_written_object(str_of(yes[i])))
+            fail_msg("not taken: %s", yes[i]);
+        for (int round = 0; round < 20000; round++) {
+            static const char bytes[] = "{}[]:,\"\\u0123456789abcdefE-.tfn \x7f\xc3\n";
+            struct arena *a = arena_new(1 << 20);
+            struct str text = arena_str(a, str_of(yes[i]));
+            char *p = (char *)(uintptr_t)text.p;
+            for (int k = 0; k < 2; k++) {
+                random = random * 6364136223846793005u + 1442695040888963407u;
+                p[(random >> 33) % text.n] = bytes[(random >> 20) % (sizeof bytes - 1)];
+            }
+            struct json *v;
+            if (json_is_written_object(text)) {
+                taken++;
+                assert_int_equal(parse(a, text, &v), 0);
+                assert_true(str_eq(written(a, v, 0), text));
+            }
+            arena_free(&a);
+        }
+    }
+    assert_true(taken > 1000);
+}
+
 int run_json_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trips),   cmocka_unit_test(test_bad_input),
-        cmocka_unit_test(test_every_prefix),  cmocka_unit_test(test_arena_maximum),
-        cmocka_unit_test(test_depth),         cmocka_unit_test(test_readers),
-        cmocka_unit_test(test_changes),       cmocka_unit_test(test_equality),
-        cmocka_unit_test(test_large_objects), cmocka_unit_test(test_writer_limits),
+        cmocka_unit_test(test_round_trips),     cmocka_unit_test(test_bad_input),
+        cmocka_unit_test(test_every_prefix),    cmocka_unit_test(test_arena_maximum),
+        cmocka_unit_test(test_depth),           cmocka_unit_test(test_readers),
+        cmocka_unit_test(test_changes),         cmocka_unit_test(test_equality),
+        cmocka_unit_test(test_large_objects),   cmocka_unit_test(test_writer_limits),
+        cmocka_unit_test(test_written_already),
     };
     return cmocka_run_group_tests_name("json", tests, NULL, NULL);
 }
