@@ -398,8 +398,7 @@ static void test_written_already(void **state)
         "{}",
         "{\"a\":[],\"b\":{},\"c\":[1,-2,0,123456789012345],\"d\":[true,false,null],\"e\":{\"a\":\"\"}}",
         "{\"a\":\"\\\"\\\\\\b\\f\\n\\r\\t\\u00e9\\ud83d\\ude00\\u001f\\u007f /\"}",
-        "{\"type\":\"m.room.encrypted\",\"content\":{\"ciphertext\":\"AwgAEnACgAkLmt6qF84IK++J7UDH2Za1YVch/"
-        "=\"}}",
+        "{\"type\":\"m.dummy\",\"content\":{\"text\":\"AwgAEnACgAkLmt6qF84IK++J7UDH2Za1YVch/=\"}}",
     };
     static const char *const no[] = {
         "",
