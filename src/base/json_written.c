@@ -150,6 +150,8 @@ static bool take_value(struct scan *s, int depth)
 
 bool json_is_written_object(struct str text)
 {
+    if (text.n == 0 || text.p[0] != '{')
+        return false;
     struct scan s = {text.p, text.p + text.n};
-    return text.n > 0 && text.p[0] == '{' && take_value(&s, 0) && s.p == s.end;
+    return take_value(&s, 0) && s.p == s.end;
 }

@@ -350,7 +350,7 @@ enum have model_event(struct model *m, struct evrec *rec, struct event **out)
 enum have model_redacted_because(struct model *m, struct event *ev, struct event **out)
 {
     *out = NULL;
-    if (!ev->redacted)
+    if (!ev->redacted || str_absent(ev->redacted_by)) /* the latter: an erased sender's */
         return ABSENT;
     struct evrec *by = model_rec(m, ev->redacted_by);
     if (by->resolving)
