@@ -138,7 +138,7 @@ function(chappe_unit_test module)
   target_link_libraries(${target} PRIVATE chappe_flags PkgConfig::CMOCKA ${arg_LIBS})
   chappe_link(${target} ${module} ${arg_DEPENDS})
   add_test(NAME unit_${module} COMMAND ${target} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-  set_tests_properties(unit_${module} PROPERTIES LABELS unit TIMEOUT 120)
+  set_tests_properties(unit_${module} PROPERTIES LABELS unit TIMEOUT 400)
 endfunction()
 
 # A libFuzzer binary, or a replay of the corpus (each file in a heap block of its exact size).

@@ -70,8 +70,8 @@ struct room *model_room(struct model *m, struct str room_id)
 
 void model_room_free(struct model *m, struct room *r)
 {
-    m->serial++; /* its address may be another room's */
-    m->rooms_serial++;
+    m->serial++;                      /* its address may be another room's */
+    m->rooms_serial += 1 + r->serial; /* so that the sum grows, should another room stand there */
     smap_del(&m->rooms, r->room_id);
     list_del(&r->lru);
     room_tl_free(m, r);

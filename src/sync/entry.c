@@ -256,6 +256,8 @@ static void do_entry(struct sync_run *run, struct room_entry *en)
             emit(run, en);
         else
             whole_unref(&en->whole);
+        if (!en->whole && whole == HAVE)
+            run->ll.n = en->ll_sets; /* what it would have been sent is no longer there */
         return;
     }
     bool always = run->full_state;

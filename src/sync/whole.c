@@ -50,9 +50,9 @@ struct whole {
     VEC(struct str) senders;         /* of candidates that are no state */
     VEC(int64_t) groups;             /* state groups after the candidates, and the last one */
     VEC(struct ll_update) ll;        /* what a device is sent, but for its own member event */
-    int64_t last_group, prev_stream; /* the latter -1: prev_batch is now */
+    int64_t last_group, prev_stream; /* negative where history was filled in later */
     uint32_t events;
-    bool any_state, bundled;
+    bool any_state, bundled, prev_is_now;
 };
 
 static void free_whole(struct whole *x)
@@ -133,13 +133,19 @@ void whole_begin(struct sync_run *run)
 
 /* ---- taking ---- */
 
+/* Which heroes a device has been sent lately counts even for who wants members again and again. */
+static bool redundant_heroes(const struct sync_run *run)
+{
+    return run->d && run->f->include_redundant_members && !release_has(RELEASE_LAZY_BY_POSITION);
+}
+
 static bool ordinary(const struct sync_run *run, const struct room_entry *en)
 {
     return run->shared && !run->plain && !run->has_since && !run->full_state && !run->no_requester &&
            !run->no_keep && !run->peeking && !run->rq->is_admin && en->type == ENTRY_JOINED &&
            !en->has_since && en->events_none && !en->out_of_band && run->f->timeline_limit >= 0 &&
-           !run->f->state.has_related && !run->cfg->msc4354_enabled && !run->cfg->retention.enabled &&
-           !en->room->partial;
+           !run->f->state.has_related && !run->f->timeline.has_related && !redundant_heroes(run) &&
+           !run->cfg->msc4354_enabled && !run->cfg->retention.enabled && !en->room->partial;
 }
 
 static struct whole_key key_of(const struct sync_run *run, const struct room_entry *en)
@@ -209,6 +215,8 @@ static enum have own_member(struct sync_run *run, struct room_entry *en, const s
         struct member *mb = h == HAVE ? room_member_get(en->room, run->u->user_id) : NULL;
         rec = mb ? mb->rec : NULL;
         h = h == HAVE && !rec ? ABSENT : h;
+        if (h == HAVE && en->room->state_newest > mpos_max(&run->now.room))
+            h = ABSENT; /* the long way waits for replication */
     } else {
         h = model_sg_get(run->m, model_sg(run->m, en->room, x->last_group), MEMBER, run->u->user_id, &rec);
     }
@@ -234,7 +242,7 @@ static void take(struct sync_run *run, struct room_entry *en, struct whole *x)
     en->whole = x;
     x->refs++;
     en->prev_batch = entry_at(&run->now);
-    if (x->prev_stream >= 0)
+    if (!x->prev_is_now)
         en->prev_batch.room = run_mpos(run, x->prev_stream);
     for (size_t i = 0; i < x->ll.n; i++) {
         struct ll_update up = x->ll.v[i];
@@ -279,12 +287,14 @@ static bool is_member_event(const struct event *ev)
 static void add_other(void *arg, struct str user_id)
 {
     struct whole *x = arg;
-    if (!has_other(x, user_id))
+    if (x->others.n <= LIST_MAX && !has_other(x, user_id)) /* one more is too many already */
         vec_push(&x->others, str_hash(user_id));
 }
 
 static void add_sender(struct whole *x, struct str id)
 {
+    if (x->senders.n > LIST_MAX)
+        return;
     for (size_t i = 0; i < x->senders.n; i++) {
         if (str_eq(x->senders.v[i], id))
             return;
@@ -294,6 +304,8 @@ static void add_sender(struct whole *x, struct str id)
 
 static void add_group(struct whole *x, int64_t group)
 {
+    if (x->groups.n > LIST_MAX)
+        return;
     for (size_t i = 0; i < x->groups.n; i++) {
         if (x->groups.v[i] == group)
             return;
@@ -390,7 +402,7 @@ static bool add_state(struct sync_run *run, struct whole *x, const struct room_e
 static void add_readers(struct whole *x, const struct room_entry *en)
 {
     const struct room *r = en->room;
-    for (size_t i = 0; i < r->receipts.n; i++) {
+    for (size_t i = 0; i < r->receipts.n && x->others.n <= LIST_MAX; i++) {
         if (str_eq(r->receipts.v[i].type, STR("m.read.private")))
             add_other(x, r->receipts.v[i].user_id);
     }
@@ -460,7 +472,7 @@ static bool put_text(struct sync_run *run, struct whole *x, const struct room_en
     render_ephemeral(en, &r);
     x->ephemeral = (uint32_t)r.bytes;
     render_summary(run, en, &r);
-    buf_init(&b, run->shared->bytes_max);
+    buf_init(&b, run->shared->bytes_max < BYTES_MAX ? run->shared->bytes_max : BYTES_MAX);
     for (size_t i = 0; i < r.n; i++)
         buf_put(&b, str_n(r.v[i].p, r.v[i].n));
     x->text = blob_from_buf(&b);
@@ -477,15 +489,16 @@ static bool fill(struct sync_run *run, struct room_entry *en, struct whole *x)
         !add_state(run, x, en))
         return false;
     add_readers(x, en);
-    if (x->others.n > LIST_MAX || x->groups.n > LIST_MAX || has_other(x, run->u->user_id) ||
-        joined_throughout(run, en, x->groups.v, x->groups.n) != HAVE)
+    if (x->others.n > LIST_MAX || x->groups.n > LIST_MAX || x->senders.n > LIST_MAX ||
+        has_other(x, run->u->user_id) || joined_throughout(run, en, x->groups.v, x->groups.n) != HAVE)
         return false;
     add_sent(run, x, en);
     for (struct state_item *s = en->state; s; s = s->next) {
         if (is_own(run, s))
             en->own = s;
     }
-    x->prev_stream = en->prev_batch.room == &run->now.room ? -1 : en->prev_batch.room->min;
+    x->prev_is_now = en->prev_batch.room == &run->now.room;
+    x->prev_stream = en->prev_batch.room->min;
     x->events = (uint32_t)en->timeline_count;
     return own_ids(x) && put_text(run, x, en) && !run->lack;
 }
@@ -507,7 +520,7 @@ void whole_offer(struct sync_run *run, struct room_entry *en)
     x->key = key_of(run, en);
     x->f = filter_ref(run->f);
     x->wall_ms = run->wall_ms;
-    bool kept = fill(run, en, x);
+    bool kept = fill(run, en, x) && s->whole_bytes + bytes_of(x) <= BYTES_MAX;
     run->lack = false; /* what only this asks for is not lacking in the answer */
     if (!kept) {
         en->own = NULL;

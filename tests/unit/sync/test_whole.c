@@ -94,6 +94,16 @@ static void begin(struct crowd *c, struct front *f, uint64_t seed)
                                         .prev = c->last[i],
                                         .content = "{\"name\":\"n\"}"});
         c->last[i] = name;
+        for (unsigned k = 0; k < 3 && i % 2;
+             k++) /* filled in from another server: their positions are negative */
+            world_event(w, (struct t_event){.id = world_text(w, "$filled%u-%u", i, k),
+                                            .room = room_of(w, i),
+                                            .type = "m.room.message",
+                                            .sender = "@far:y",
+                                            .stream = -(int64_t)(10 * i + k),
+                                            .topo = 1000 + at,
+                                            .prev = name,
+                                            .content = "{\"body\":\"b\"}"});
     }
     world_add(&w->data, user_of(w, 0), NULL, "io.element.synapse.admin_client_config",
               "{\"return_soft_failed_events\":true}", 150);
@@ -283,7 +293,7 @@ static void test_crowds(void **state)
 {
     int64_t taken = metric_get(M_sync_sections_shared), same = metric_get_l(M_sync_checked, "same"),
             lacking = metric_get_l(M_sync_checked, "lacking");
-    for (uint64_t seed = 1; seed <= 120; seed++) {
+    for (uint64_t seed = 1; seed <= 40; seed++) {
         struct crowd c;
         if (seed > 1) {
             front_free((struct front **)state);
@@ -296,7 +306,7 @@ static void test_crowds(void **state)
                 step(&c);
             world_burst_end(c.w);
             front_run(c.f);
-            if (!dice(&c, 200))
+            if (!dice(&c, 60))
                 front_later(c.f, dice(&c, 2 * LIFE_MS));
             const char *filter = filters[dice(&c, FILTERS)];
             bool after = !dice(&c, 3);
@@ -309,7 +319,7 @@ static void test_crowds(void **state)
     lacking = metric_get_l(M_sync_checked, "lacking") - lacking;
     printf("sections taken %lld, answers checked %lld, not checked %lld\n", (long long)taken, (long long)same,
            (long long)lacking);
-    assert_true(taken > 15000);
+    assert_true(taken > 5000);
     assert_true(same > 10 * lacking);
 }
 
