@@ -16,8 +16,8 @@
  * watch.c.
  *
  * "Missing" is kept too, in a list of its own with a small maximum and a life of ten seconds: however many
- * random tokens are tried, no good entry leaves for them. Found entries go least recently used first. Entries
- * that are pending or being delivered never go.
+ * random tokens are tried, no good entry leaves for them. Found entries go least recently used first, give or
+ * take ten seconds. Entries that are pending or being delivered never go.
  */
 #include "auth_int.h"
 

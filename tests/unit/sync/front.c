@@ -427,3 +427,20 @@ bool compute_waits(struct world *w, const char *user, const char *device)
     bool ahead = false;
     return !try_compute(w, user, device, "{}", NULL, NULL, NULL, &ahead) && ahead;
 }
+
+struct client *front_ask(struct front *f, const char *query)
+{
+    struct client *c = front_get(f, query);
+    front_run(f);
+    return c;
+}
+
+void front_message(struct front *f, int64_t stream)
+{
+    world_say(f->w, (struct t_event){.id = world_text(f->w, "$m%d", (int)stream),
+                                     .room = "!r:x",
+                                     .stream = stream,
+                                     .sender = "@b:x"});
+    world_burst_end(f->w);
+    front_run(f);
+}

@@ -48,7 +48,9 @@ struct front *front_new_with(const char *yaml); /* added to the configuration */
 void front_free(struct front **f);
 /* GET /sync?query as @a:x on device D. */
 struct client *front_get(struct front *f, const char *query);
-void front_auth(struct front *f); /* held authentications end well */
+struct client *front_ask(struct front *f, const char *query); /* the same, and runs */
+void front_message(struct front *f, int64_t stream);          /* "$m<stream>" by @b:x in !r:x, and runs */
+void front_auth(struct front *f);                             /* held authentications end well */
 void front_blocking(struct front *f, bool pass);
 void front_revoke(struct front *f);  /* every watch */
 void front_suspect(struct front *f); /* a row about the token */

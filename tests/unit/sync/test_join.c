@@ -18,21 +18,6 @@ static const char *poll_query(struct front *f)
 {
     return world_text(f->w, "timeout=30000&since=%s", next_batch(f->w));
 }
-static void message(struct front *f, int64_t stream)
-{
-    world_say(f->w, (struct t_event){.id = world_text(f->w, "$m%d", (int)stream),
-                                     .room = "!r:x",
-                                     .stream = stream,
-                                     .sender = "@b:x"});
-    world_burst_end(f->w);
-    front_run(f);
-}
-static struct client *ask(struct front *f, const char *query)
-{
-    struct client *c = front_get(f, query);
-    front_run(f);
-    return c;
-}
 #define assert_same(a, b)                                                                                 \
     do {                                                                                                  \
         assert_int_equal((a)->status, (b)->status);                                                       \
@@ -44,7 +29,7 @@ static void test_concurrent_polls_join(void **state)
 {
     struct front *f = *state;
     const char *query = poll_query(f);
-    struct client *a = ask(f, query), *b = ask(f, query);
+    struct client *a = front_ask(f, query), *b = front_ask(f, query);
     assert_int_equal(f->s->counts[REQ_PARKED], 1);
     assert_int_equal(f->s->counts[REQ_JOINED], 1);
     f->token = 7;
@@ -53,7 +38,7 @@ static void test_concurrent_polls_join(void **state)
     assert_int_equal(f->s->counts[REQ_READY], 1);
     int64_t joined = metric_get_l(M_sync_responses, "joined");
     front_gone(c);
-    message(f, 101);
+    front_message(f, 101);
     assert_int_equal(c->drops, 1);
     assert_int_equal(metric_get_l(M_sync_responses, "joined"), joined + 1);
     assert_has(a->body.p, "$m101");
@@ -70,7 +55,7 @@ static void test_what_makes_the_difference(void **state)
         world_text(f->w, "timeout=30001&since=%s", next),
         world_text(f->w, "timeout=30000&since=%s&filter={}", next),
     };
-    ask(f, world_text(f->w, "timeout=30000&since=%s", next));
+    front_ask(f, world_text(f->w, "timeout=30000&since=%s", next));
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         struct client *c = front_get(f, others[i]);
         assert_int_equal(f->s->counts[REQ_JOINED], 0);
@@ -84,21 +69,21 @@ static void test_a_lost_answer_is_repeated(void **state)
 {
     struct front *f = *state;
     const char *query = world_text(f->w, "since=%s", next_batch(f->w));
-    message(f, 101);
-    struct client *a = ask(f, query);
-    message(f, 102);
-    struct client *b = ask(f, query);
+    front_message(f, 101);
+    struct client *a = front_ask(f, query);
+    front_message(f, 102);
+    struct client *b = front_ask(f, query);
     assert_has(a->body.p, "$m101");
     assert_same(a, b); /* the old one, as Synapse */
     f->token = 7;
-    struct client *c = ask(f, query);
+    struct client *c = front_ask(f, query);
     assert_has(c->body.p, "$m102");
     f->token = 0;
     front_later(f, 119000);
-    struct client *d = ask(f, query);
+    struct client *d = front_ask(f, query);
     assert_same(a, d);
     front_later(f, 2000);
-    struct client *e = ask(f, query);
+    struct client *e = front_ask(f, query);
     assert_has(e->body.p, "$m102");
 }
 
@@ -108,22 +93,22 @@ static void test_an_acknowledged_answer_goes(void **state)
 {
     struct front *f = *state;
     const char *query = world_text(f->w, "since=%s", next_batch(f->w));
-    message(f, 101);
-    struct client *a = ask(f, query);
+    front_message(f, 101);
+    struct client *a = front_ask(f, query);
     assert_int_equal(f->s->answers.n, 1);
     struct str next, rest;
     assert_true(str_cut(str_n(a->body.p + 15, a->body.n - 15), '"', &next, &rest));
-    message(f, 102);
+    front_message(f, 102);
     f->token = 7; /* another token's question says nothing about it */
-    ask(f, world_text(f->w, "since=%.*s", STR_ARG(next)));
+    front_ask(f, world_text(f->w, "since=%.*s", STR_ARG(next)));
     assert_int_equal(f->s->answers.n, 2);
     f->token = 0;
-    struct client *b = ask(f, world_text(f->w, "since=%.*s", STR_ARG(next)));
+    struct client *b = front_ask(f, world_text(f->w, "since=%.*s", STR_ARG(next)));
     assert_has(b->body.p, "$m102");
     assert_hasnt(b->body.p, "$m101");
     assert_int_equal(f->s->answers.n, 2); /* b's in place of a's */
-    assert_same(b, ask(f, world_text(f->w, "since=%.*s", STR_ARG(next))));
-    struct client *c = ask(f, query);
+    assert_same(b, front_ask(f, world_text(f->w, "since=%.*s", STR_ARG(next))));
+    struct client *c = front_ask(f, query);
     assert_has(c->body.p, "$m101");
     assert_has(c->body.p, "$m102");
 }
@@ -132,9 +117,9 @@ static void test_nothing_new_is_not_kept(void **state)
 {
     struct front *f = *state;
     const char *query = world_text(f->w, "since=%s", next_batch(f->w));
-    ask(f, query);
-    message(f, 101);
-    struct client *b = ask(f, query);
+    front_ask(f, query);
+    front_message(f, 101);
+    struct client *b = front_ask(f, query);
     assert_has(b->body.p, "$m101");
 }
 
@@ -142,10 +127,10 @@ static void test_nothing_new_is_not_kept(void **state)
 static void test_limit_comes_first(void **state)
 {
     struct front *f = *state;
-    ask(f, "");
+    front_ask(f, "");
     assert_int_equal(f->s->answers.n, 1);
     f->hold_blocking = true;
-    struct client *b = ask(f, "");
+    struct client *b = front_ask(f, "");
     assert_int_equal(b->answers, 0);
     front_blocking(f, false);
     assert_int_equal(b->status, 403);
@@ -156,13 +141,13 @@ static void test_off(void **state)
     (void)state;
     struct front *f = front_new_with("caches: {sync_response_cache_duration: 0}\n");
     const char *query = world_text(f->w, "since=%s", next_batch(f->w));
-    message(f, 101);
-    ask(f, query);
-    message(f, 102);
-    struct client *b = ask(f, query);
+    front_message(f, 101);
+    front_ask(f, query);
+    front_message(f, 102);
+    struct client *b = front_ask(f, query);
     assert_has(b->body.p, "$m102");
     f->w->held[SQL_rooms_of_users] = true;
-    struct client *c = ask(f, "");
+    struct client *c = front_ask(f, "");
     front_gone(c);
     assert_int_equal(f->s->counts[REQ_LOADING], 0);
     front_free(&f);
@@ -172,8 +157,8 @@ static void test_rows_about_the_token_drop(void **state)
 {
     struct front *f = *state;
     const char *query = world_text(f->w, "since=%s", next_batch(f->w));
-    message(f, 101);
-    ask(f, query);
+    front_message(f, 101);
+    front_ask(f, query);
     assert_int_equal(f->s->answers.n, 1);
     f->token = 7;
     front_suspect(f);
@@ -199,14 +184,14 @@ static void ignore_list(struct front *f, int64_t stream)
 static void test_initial_and_ignore_list(void **state)
 {
     struct front *f = *state;
-    struct client *a = ask(f, "");
-    message(f, 101);
-    struct client *b = ask(f, "");
+    struct client *a = front_ask(f, "");
+    front_message(f, 101);
+    struct client *b = front_ask(f, "");
     assert_same(a, b);
     ignore_list(f, 201);
-    struct client *c = ask(f, "");
+    struct client *c = front_ask(f, "");
     assert_has(c->body.p, "$m101");
-    struct client *d = ask(f, "");
+    struct client *d = front_ask(f, "");
     assert_same(c, d);
 }
 
@@ -214,12 +199,12 @@ static void test_given_up_initial_is_found(void **state)
 {
     struct front *f = *state;
     f->w->held[SQL_rooms_of_users] = true;
-    struct client *a = ask(f, "timeout=5");
+    struct client *a = front_ask(f, "timeout=5");
     front_gone(a);
     assert_int_equal(a->drops, 1);
     assert_int_equal(front_state(f), REQ_LOADING);
     assert_int_equal(f->presence, 0);
-    struct client *b = ask(f, "timeout=5"); /* back while it is computed */
+    struct client *b = front_ask(f, "timeout=5"); /* back while it is computed */
     assert_int_equal(f->s->counts[REQ_JOINED], 1);
     front_gone(b);
     assert_int_equal(front_state(f), REQ_LOADING);
@@ -228,7 +213,7 @@ static void test_given_up_initial_is_found(void **state)
     front_run(f);
     assert_int_equal(sync_in_flight(f->s), 0);
     int64_t computes = metric_get(M_sync_computes);
-    struct client *c = ask(f, "timeout=5"); /* back later */
+    struct client *c = front_ask(f, "timeout=5"); /* back later */
     assert_has(c->body.p, "!r:x");
     assert_int_equal(metric_get(M_sync_computes), computes);
 }
@@ -237,10 +222,10 @@ static void test_abandoned_ends(void **state)
 {
     struct front *f = *state;
     f->w->held[SQL_rooms_of_users] = true;
-    struct client *a = ask(f, "timeout=5");
+    struct client *a = front_ask(f, "timeout=5");
     front_gone(a);
     front_later(f, 100000);
-    struct client *b = ask(f, "timeout=5");
+    struct client *b = front_ask(f, "timeout=5");
     front_later(f, 100000);
     assert_int_equal(b->answers, 0);
     front_gone(b);
@@ -256,7 +241,7 @@ static void test_abandoned_share(void **state)
     struct front *f = *state;
     f->w->held[SQL_rooms_of_users] = true;
     for (int i = 0; i < 8; i++) {
-        struct client *c = ask(f, world_text(f->w, "timeout=%d&since=%s", 30000 + i, next_batch(f->w)));
+        struct client *c = front_ask(f, world_text(f->w, "timeout=%d&since=%s", 30000 + i, next_batch(f->w)));
         front_gone(c);
         assert_int_equal(c->drops, 1);
     }
@@ -270,12 +255,12 @@ static void test_leader_goes_the_joined_stays(void **state)
 {
     struct front *f = *state;
     const char *query = poll_query(f);
-    struct client *a = ask(f, query), *b = ask(f, query);
+    struct client *a = front_ask(f, query), *b = front_ask(f, query);
     front_gone(a);
     assert_int_equal(f->s->counts[REQ_PARKED], 1);
-    message(f, 101);
+    front_message(f, 101);
     assert_has(b->body.p, "$m101");
-    struct client *c = ask(f, poll_query(f)), *d = ask(f, poll_query(f));
+    struct client *c = front_ask(f, poll_query(f)), *d = front_ask(f, poll_query(f));
     front_gone(c);
     front_gone(d);
     assert_int_equal(sync_in_flight(f->s), 0); /* nobody waits for it: a parked poll ends */
@@ -287,7 +272,7 @@ static void test_bounded_without_a_client(void **state)
     struct front *f = *state;
     const char *query = "timeout=30000&since=s500_100_0_100_100_100_100_100_0_100_100_100_100";
     f->w->held[SQL_sequences] = true;
-    struct client *a = ask(f, query), *b = ask(f, query);
+    struct client *a = front_ask(f, query), *b = front_ask(f, query);
     assert_int_equal(f->s->counts[REQ_CATCH_UP], 1);
     front_gone(a);
     f->w->sequences.v[0].n = 100;
@@ -301,14 +286,14 @@ static void test_errors_are_shared_and_not_kept(void **state)
 {
     struct front *f = *state;
     f->w->held[SQL_rooms_of_users] = true;
-    struct client *a = ask(f, "timeout=5"), *b = ask(f, "timeout=5");
+    struct client *a = front_ask(f, "timeout=5"), *b = front_ask(f, "timeout=5");
     f->w->fail[SQL_rooms_of_users] = 1;
     f->w->held[SQL_rooms_of_users] = false;
     world_release(f->w, SQL_rooms_of_users);
     front_run(f);
     assert_int_equal(a->status, 500);
     assert_same(a, b);
-    struct client *c = ask(f, "timeout=5");
+    struct client *c = front_ask(f, "timeout=5");
     assert_int_equal(c->status, 200);
 }
 
@@ -316,7 +301,7 @@ static void test_revoked_ends_all_of_the_token(void **state)
 {
     struct front *f = *state;
     const char *query = poll_query(f);
-    struct client *a = ask(f, query), *b = ask(f, query);
+    struct client *a = front_ask(f, query), *b = front_ask(f, query);
     front_revoke(f);
     assert_int_equal(a->status, 401);
     assert_int_equal(b->status, 401);
@@ -329,7 +314,7 @@ static void test_joined_share(void **state)
     const char *query = poll_query(f);
     struct client *c[4];
     for (int i = 0; i < 4; i++)
-        c[i] = ask(f, query);
+        c[i] = front_ask(f, query);
     assert_int_equal(f->s->counts[REQ_PARKED] + f->s->counts[REQ_JOINED], 2); /* parked_per_user_max */
     assert_int_equal(c[1]->status, 200);
     assert_int_equal(c[2]->status, 200);
@@ -344,13 +329,13 @@ static void test_share_of_a_poll_without_client(void **state)
 {
     struct front *f = *state;
     const char *query = poll_query(f);
-    struct client *a = ask(f, query), *b = ask(f, query); /* parked_per_user_max */
+    struct client *a = front_ask(f, query), *b = front_ask(f, query); /* parked_per_user_max */
     front_gone(a);
-    struct client *c = ask(f, query);
+    struct client *c = front_ask(f, query);
     assert_int_equal(b->status, 200);
     assert_int_equal(f->s->counts[REQ_PARKED], 1);
     assert_int_equal(f->s->counts[REQ_JOINED], 1);
-    message(f, 101);
+    front_message(f, 101);
     assert_has(c->body.p, "$m101");
 }
 
@@ -358,12 +343,12 @@ static void test_queued_keeps_its_place(void **state)
 {
     struct front *f = *state;
     f->w->held[SQL_rooms_of_users] = true;
-    ask(f, "timeout=1");
-    struct client *q = ask(f, "timeout=2");
+    front_ask(f, "timeout=1");
+    struct client *q = front_ask(f, "timeout=2");
     assert_int_equal(f->s->counts[REQ_QUEUED], 1);
     front_gone(q);
     assert_int_equal(f->s->counts[REQ_QUEUED], 1);
-    struct client *again = ask(f, "timeout=2");
+    struct client *again = front_ask(f, "timeout=2");
     assert_int_equal(f->s->counts[REQ_JOINED], 1);
     f->w->held[SQL_rooms_of_users] = false;
     world_release(f->w, SQL_rooms_of_users);

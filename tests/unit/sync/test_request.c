@@ -19,15 +19,6 @@ static const char *poll_query(struct front *f)
 {
     return world_text(f->w, "timeout=30000&since=%s", next_batch(f->w));
 }
-static void message(struct front *f, int64_t stream)
-{
-    world_say(f->w, (struct t_event){.id = world_text(f->w, "$m%d", (int)stream),
-                                     .room = "!r:x",
-                                     .stream = stream,
-                                     .sender = "@b:x"});
-    world_burst_end(f->w);
-    front_run(f);
-}
 
 static void test_initial_and_poll(void **state)
 {
@@ -40,7 +31,7 @@ static void test_initial_and_poll(void **state)
     struct client *p = front_get(f, poll_query(f));
     front_run(f);
     assert_int_equal(front_state(f), REQ_PARKED);
-    message(f, 101);
+    front_message(f, 101);
     assert_int_equal(p->status, 200);
     assert_has(p->body.p, "$m101");
     struct client *q = front_get(f, poll_query(f));
@@ -263,7 +254,7 @@ static void test_parked_per_user(void **state)
     }
     assert_int_equal(c[0]->status, 200);
     assert_int_equal(c[1]->answers + c[2]->answers, 0);
-    message(f, 101);
+    front_message(f, 101);
     assert_has(c[1]->body.p, "$m101");
     assert_has(c[2]->body.p, "$m101");
 }
@@ -307,7 +298,7 @@ static void test_wake_while_loading(void **state)
 {
     struct front *f = *state;
     struct client *c = reach(f, REQ_LOADING);
-    message(f, 101);
+    front_message(f, 101);
     world_release(f->w, SQL_rooms_of_users);
     front_run(f);
     assert_has(c->body.p, "$m101");

@@ -84,40 +84,23 @@ static void test_prints(void **state)
     assert_false(session_print(&b, &print, &since));
 }
 
-static struct client *ask(struct front *f, const char *query)
-{
-    struct client *c = front_get(f, query);
-    front_run(f);
-    return c;
-}
-
 static const char *poll_query(struct front *f, const char *more)
 {
     return world_text(f->w, "timeout=30000%s&since=%s", more, next_batch(f->w));
-}
-
-static void message(struct front *f, int64_t stream)
-{
-    world_say(f->w, (struct t_event){.id = world_text(f->w, "$m%d", (int)stream),
-                                     .room = "!r:x",
-                                     .stream = stream,
-                                     .sender = "@b:x"});
-    world_burst_end(f->w);
-    front_run(f);
 }
 
 /* One who polls is parked without a computation as long as nothing comes, and told what does. */
 static void test_polls(void **state)
 {
     struct front *f = *state;
-    struct client *c = ask(f, poll_query(f, ""));
+    struct client *c = front_ask(f, poll_query(f, ""));
     assert_int_equal(f->s->sessions.n, 1);
     for (int i = 1; i <= 3; i++) {
-        message(f, 100 + i);
+        front_message(f, 100 + i);
         assert_int_equal(c->answers, 1);
         assert_has(c->body.p, world_text(f->w, "$m%d", 100 + i));
         int64_t computes = metric_get(M_sync_computes);
-        c = ask(f, poll_query(f, ""));
+        c = front_ask(f, poll_query(f, ""));
         assert_int_equal(front_state(f), REQ_PARKED);
         assert_int_equal(metric_get(M_sync_computes) - computes, 0);
     }
@@ -131,12 +114,12 @@ static void test_polls(void **state)
 static void test_suspicion(void **state)
 {
     struct front *f = *state;
-    struct client *c = ask(f, poll_query(f, ""));
-    message(f, 101);
+    struct client *c = front_ask(f, poll_query(f, ""));
+    front_message(f, 101);
     assert_int_equal(c->answers, 1);
     front_suspect(f);
     f->auth_fails = "M_UNKNOWN_TOKEN";
-    c = ask(f, poll_query(f, ""));
+    c = front_ask(f, poll_query(f, ""));
     assert_int_equal(c->status, 401);
     assert_int_equal(f->s->sessions.n, 0);
 }
@@ -145,14 +128,14 @@ static void test_suspicion(void **state)
 static void test_bad_since(void **state)
 {
     struct front *f = *state;
-    (void)ask(f, poll_query(f, ""));
+    (void)front_ask(f, poll_query(f, ""));
     assert_int_equal(f->s->sessions.n, 1);
-    struct client *c = ask(f, "timeout=30000&since=nonsense");
+    struct client *c = front_ask(f, "timeout=30000&since=nonsense");
     assert_int_equal(c->status, 400);
-    c = ask(f, "timeout=30000&since=s1_2~3");
+    c = front_ask(f, "timeout=30000&since=s1_2~3");
     assert_int_equal(c->status, 400);
     assert_int_equal(f->s->sessions.n, 1);
-    c = ask(f, world_text(f->w, "timeout=30000&since=s999999_1_0_1_1_1_1_1_0_1")); /* of the future */
+    c = front_ask(f, world_text(f->w, "timeout=30000&since=s999999_1_0_1_1_1_1_1_0_1")); /* of the future */
     assert_int_equal(c->answers, 0);
     assert_int_equal(f->s->counts[REQ_CATCH_UP], 1);
 }
@@ -161,22 +144,22 @@ static void test_bad_since(void **state)
 static void test_lost_answer(void **state)
 {
     struct front *f = *state;
-    struct client *first = ask(f, poll_query(f, ""));
-    message(f, 101);
+    struct client *first = front_ask(f, poll_query(f, ""));
+    front_message(f, 101);
     assert_int_equal(first->answers, 1);
     const char *query = poll_query(f, "");
-    struct client *a = ask(f, query);
-    message(f, 102);
+    struct client *a = front_ask(f, query);
+    front_message(f, 102);
     assert_has(a->body.p, "$m102");
-    message(f, 103);
-    struct client *b = ask(f, query);
+    front_message(f, 103);
+    struct client *b = front_ask(f, query);
     assert_int_equal(b->answers, 1);
     assert_true(str_eq(a->body, b->body));
     const char *p = strstr(a->body.p, "\"next_batch\":\"") + strlen("\"next_batch\":\"");
     const char *acked = world_text(f->w, "timeout=30000&since=%.*s", (int)strcspn(p, "\""), p);
-    struct client *c = ask(f, acked);
+    struct client *c = front_ask(f, acked);
     assert_has(c->body.p, "$m103");
-    b = ask(f, query); /* both, now */
+    b = front_ask(f, query); /* both, now */
     assert_has(b->body.p, "$m102");
     assert_has(b->body.p, "$m103");
 }
@@ -186,18 +169,18 @@ static void test_feature(void **state)
 {
     struct front *f = *state;
     static const char with[] = "&org.matrix.msc4222.use_state_after=true";
-    struct client *c = ask(f, poll_query(f, with));
-    message(f, 101);
+    struct client *c = front_ask(f, poll_query(f, with));
+    front_message(f, 101);
     assert_has(c->body.p, "\"state\":{");
-    c = ask(f, poll_query(f, with));
+    c = front_ask(f, poll_query(f, with));
     world_add(&f->w->features, "@a:x", "msc4222", 1);
     const struct str keys[] = {STR("@a:x"), STR("msc4222")};
     struct feed_row row = {.cache = {.func = STR("is_feature_enabled"), .keys = keys, .keys_count = 2}};
     world_send(f->w, STREAM_CACHES, MASTER, 1, &row);
-    message(f, 102);
+    front_message(f, 102);
     assert_int_equal(c->answers, 1);
-    c = ask(f, poll_query(f, with));
-    message(f, 103);
+    c = front_ask(f, poll_query(f, with));
+    front_message(f, 103);
     assert_has(c->body.p, "\"org.matrix.msc4222.state_after\":{");
 }
 
@@ -206,12 +189,12 @@ static void test_bounds(void **state)
 {
     struct front *f = *state;
     for (int i = 0; i < 40; i++) {
-        struct client *c = ask(f, world_text(f->w, "timeout=0&x=%d&since=%s", i, next_batch(f->w)));
+        struct client *c = front_ask(f, world_text(f->w, "timeout=0&x=%d&since=%s", i, next_batch(f->w)));
         assert_int_equal(c->status, 200);
     }
     assert_int_equal(f->s->sessions.n, 0); /* no polls */
     for (int i = 0; i < 40; i++)
-        (void)ask(f, world_text(f->w, "timeout=1000&x=%d&since=%s", i, next_batch(f->w)));
+        (void)front_ask(f, world_text(f->w, "timeout=1000&x=%d&since=%s", i, next_batch(f->w)));
     assert_int_equal(f->s->sessions.n, 16);
     struct user *u = model_user_find(f->w->m, STR("@a:x"));
     front_later(f, 2000);
