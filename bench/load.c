@@ -9,6 +9,8 @@
  * It measures what some processes (--pid) spend on that, and it checks every answer: each device must get
  * each message of its rooms exactly once and in order (load_device.c).
  *
+ * Some of them may stop reading in the middle of an answer, and come back later (load_stall.c).
+ *
  * This process publishes, probes and reports; it forks workers, which listen: one for each WORKER_DEVICES,
  * because a process may hold only so many descriptors. They share a board (load.h). Times of arrival are the
  * kernel's stamps, so that a generator that lags behind is not mistaken for a slow server.
@@ -59,8 +61,10 @@ struct load {
     struct board *board;
     int epoll, kick[WORKERS_MAX], wake;
     pid_t workers[WORKERS_MAX];
-    uint64_t deadline; /* of the whole run */
-    char **lines;      /* of the tokens file */
+    uint64_t deadline;   /* of the whole run */
+    char **lines;        /* of the tokens file */
+    struct stall *stall; /* NULL: nobody is to stall */
+    bool back;           /* those who did have come back */
     /* what is published */
     struct client publisher;
     const struct record *asked, *queue, *queue_end; /* under way, and what waits for it; HTTP only */
@@ -305,6 +309,8 @@ static void ready(struct load *l, void *who)
     uint64_t kicks;
     if (who == &l->probe)
         probe_read(l);
+    else if (who == l->stall)
+        stall_read(l->stall);
     else if (who == &l->publisher && l->o.publisher == PUBLISHER_HTTP)
         publisher_http_read(l);
     else if (who == &l->publisher)
@@ -383,9 +389,11 @@ static unsigned sum_arrived(const struct load *l, unsigned number)
 
 static unsigned expected(const struct load *l, unsigned number)
 {
-    unsigned n = 0;
-    for (unsigned i = 0; i < l->o.workers; i++)
-        n += l->board->workers[i].room_devices[l->plan.messages[number].room];
+    unsigned n = 0, room = l->plan.messages[number].room;
+    for (unsigned i = 0; i < l->o.workers; i++) {
+        const struct worker_board *w = &l->board->workers[i];
+        n += w->room_devices[room] + (l->back ? w->room_stalled[room] : 0);
+    }
     return n;
 }
 
@@ -405,14 +413,35 @@ static bool last_arrived(const struct load *l)
            none_retrying(l) && !l->probe_asked;
 }
 
-static bool all_arrived(const struct load *l)
+static bool arrived_from(const struct load *l, unsigned number)
 {
     if (!last_arrived(l))
         return false;
-    for (unsigned number = atomic_load(&l->board->measured); number <= atomic_load(&l->board->sent); number++)
+    for (; number <= atomic_load(&l->board->sent); number++)
         if (sum_arrived(l, number) < expected(l, number))
             return false;
     return true;
+}
+
+static bool all_arrived(const struct load *l)
+{
+    return arrived_from(l, atomic_load(&l->board->measured));
+}
+
+/* What was there before the devices came is among it. */
+static bool everything_arrived(const struct load *l)
+{
+    return arrived_from(l, 1);
+}
+
+static bool all_stuck(const struct load *l)
+{
+    return stall_settled(l->stall);
+}
+
+static bool none_stuck(const struct load *l)
+{
+    return stall_settled(l->stall) && stall_count(l->stall).stuck == 0;
 }
 
 /* -- reports
@@ -437,10 +466,22 @@ static uint64_t all_own_cpu_ns(const struct load *l)
     return sum;
 }
 
+static void print_stalled(const struct load *l)
+{
+    if (l->stall == NULL)
+        return;
+    struct stall_counts c = stall_count(l->stall);
+    printf(",\"stuck\":%u,\"dropped\":%u,\"whole\":%u,\"answer_bytes\":%llu,\"taken_bytes\":%llu", c.stuck,
+           c.dropped, c.whole, (unsigned long long)c.answer_bytes, (unsigned long long)c.taken_bytes);
+    printf(",\"first_drop_ms\":%.3f,\"last_drop_ms\":%.3f", (double)c.first_drop_ns / 1e6,
+           (double)c.last_drop_ns / 1e6);
+}
+
 /* Ends a line that the caller began, with what every mark carries, and waits for the go-ahead. */
 static void finish_mark(struct load *l, uint64_t cpu)
 {
     char line[16];
+    print_stalled(l);
     printf(",\"cpu_ns\":%llu,\"rss\":%llu,\"own_cpu_ns\":%llu,\"at_ns\":%llu}\n", (unsigned long long)cpu,
            (unsigned long long)target_rss(&l->o), (unsigned long long)all_own_cpu_ns(l),
            (unsigned long long)now_ns());
@@ -618,6 +659,34 @@ static void open_phase(struct load *l, const struct phase *phase)
     stretch_end(l, &s);
 }
 
+/* From here on some have asked and do not read. */
+static void stall_phase(struct load *l)
+{
+    if (l->stall == NULL)
+        die(STATUS_USAGE, "the plan wants devices that stall: --stalled");
+    stall_begin(l->stall);
+    if (!pump(l, all_stuck, now_ns() + (uint64_t)l->o.event_timeout_s * 1000 * ms, 0))
+        l->timeouts++;
+    settle(l);
+    mark(l, "stalled");
+}
+
+/* They are dropped, or not: that is for the caller to judge. Then they come back with the token that they
+ * asked with, and everything that was said must be in what they get. */
+static void back_phase(struct load *l)
+{
+    if (l->stall == NULL)
+        die(STATUS_USAGE, "the plan wants devices that come back: --stalled");
+    pump(l, none_stuck, now_ns() + (uint64_t)l->o.event_timeout_s * 1000 * ms, 0);
+    mark(l, "dropped");
+    stall_end(l->stall);
+    l->back = true;
+    start_listeners(l, all_devices(&l->o));
+    if (!pump(l, everything_arrived, now_ns() + (uint64_t)l->o.event_timeout_s * 1000 * ms, 0))
+        l->timeouts++;
+    mark(l, "back");
+}
+
 /* Samples of its own: what the caller reads at a mark costs the measured process CPU time too. */
 static void idle(struct load *l)
 {
@@ -687,10 +756,21 @@ static int run(struct load *l)
     if (l->o.idle_ms > 0)
         idle(l);
     for (unsigned i = 0; i < l->plan.phase_count && l->timeouts < TIMEOUTS_MAX; i++) {
-        if (l->plan.phases[i].open)
-            open_phase(l, &l->plan.phases[i]);
-        else
-            closed_phase(l, &l->plan.phases[i]);
+        const struct phase *phase = &l->plan.phases[i];
+        switch (phase->kind) {
+        case PHASE_CLOSED:
+            closed_phase(l, phase);
+            break;
+        case PHASE_OPEN:
+            open_phase(l, phase);
+            break;
+        case PHASE_STALL:
+            stall_phase(l);
+            break;
+        case PHASE_BACK:
+            back_phase(l);
+            break;
+        }
     }
     /* An event that comes a second time may come late. */
     pump(l, NULL, now_ns() + (uint64_t)l->o.linger_ms * ms, 0);
@@ -707,8 +787,8 @@ static void read_lines(struct load *l)
     FILE *file = fopen(l->o.tokens_file, "re");
     if (file == NULL)
         die(STATUS_USAGE, "%s: %s", l->o.tokens_file, strerror(errno));
-    l->lines = need(calloc(l->o.listeners, sizeof(*l->lines)));
-    for (unsigned i = 0; i < l->o.listeners; i++) {
+    l->lines = need(calloc(all_devices(&l->o), sizeof(*l->lines)));
+    for (unsigned i = 0; i < all_devices(&l->o); i++) {
         size_t cap = 0;
         if (getline(&l->lines[i], &cap, file) <= 0)
             die(STATUS_USAGE, "%s has too few lines", l->o.tokens_file);
@@ -746,11 +826,11 @@ static void pin(int core)
 
 static void fork_workers(struct load *l)
 {
-    unsigned share = (l->o.listeners + l->o.workers - 1) / l->o.workers;
+    unsigned all = all_devices(&l->o), share = (all + l->o.workers - 1) / l->o.workers;
     fflush(stdout);
     for (unsigned i = 0; i < l->o.workers; i++) {
-        unsigned from = i * share < l->o.listeners ? i * share : l->o.listeners;
-        unsigned left = l->o.listeners - from;
+        unsigned from = i * share < all ? i * share : all;
+        unsigned left = all - from;
         struct worker_setup setup = {.o = &l->o,
                                      .plan = &l->plan,
                                      .board = l->board,
@@ -783,7 +863,7 @@ static void load_init(struct load *l)
     plan_read(&l->plan, l->o.plan_file);
     read_lines(l);
     l->board = shared(sizeof(*l->board));
-    l->board->initial_ns = shared(l->o.listeners * sizeof(uint64_t));
+    l->board->initial_ns = shared(all_devices(&l->o) * sizeof(uint64_t));
     l->board->workers = shared(l->o.workers * sizeof(struct worker_board));
     atomic_store(&l->board->sent, l->plan.past);
     l->wake = event_fd();
@@ -798,11 +878,18 @@ static void load_init(struct load *l)
     struct epoll_event e = {.events = EPOLLIN, .data.ptr = l};
     if (l->epoll < 0 || epoll_ctl(l->epoll, EPOLL_CTL_ADD, l->wake, &e) != 0)
         die(STATUS_ENVIRONMENT, "epoll: %s", strerror(errno));
+    if (l->o.stalled == 0)
+        return;
+    l->stall = stall_new(&l->o, l->lines + l->o.listeners);
+    e.data.ptr = l->stall;
+    if (epoll_ctl(l->epoll, EPOLL_CTL_ADD, stall_epoll(l->stall), &e) != 0)
+        die(STATUS_ENVIRONMENT, "epoll: %s", strerror(errno));
 }
 
 static void load_free(struct load *l)
 {
-    for (unsigned i = 0; i < l->o.listeners; i++)
+    stall_free(l->stall);
+    for (unsigned i = 0; i < all_devices(&l->o); i++)
         free(l->lines[i]);
     free(l->lines);
     client_close(&l->publisher);

@@ -65,7 +65,7 @@ uint64_t wall_ns(void);
 uint64_t own_cpu_ns(void);
 
 enum { LISTENERS_MAX = 120000, NUMBERS_MAX = 60000, SOURCES_MAX = 200, PIDS_MAX = 64, WORKERS_MAX = 16 };
-enum { ROOMS_MAX = 65536, NAME_MAX_BYTES = 40, WORKER_DEVICES = 15000 };
+enum { ROOMS_MAX = 65536, NAME_MAX_BYTES = 40, WORKER_DEVICES = 15000, REQUEST_MAX = 8192 };
 enum { STATUS_VIOLATION = 1, STATUS_USAGE = 2, STATUS_ENVIRONMENT = 3 };
 
 /* How the target is asked: Matrix long polls, or nchan's. */
@@ -79,7 +79,7 @@ struct options {
         *probe_path;
     enum protocol protocol;
     enum publisher publisher;
-    unsigned listeners, sources, concurrency, workers, probe_us;
+    unsigned listeners, stalled, sources, concurrency, workers, probe_us;
     unsigned poll_timeout_ms, event_timeout_s, total_timeout_s, linger_ms, idle_ms;
     int core; /* -1: any */
     pid_t pids[PIDS_MAX];
@@ -106,9 +106,16 @@ struct record {
     size_t len;
 };
 
+enum phase_kind {
+    PHASE_CLOSED, /* one message after the other */
+    PHASE_OPEN,   /* at their times, whatever has arrived */
+    PHASE_STALL,  /* the devices that are to stall ask, and read nothing */
+    PHASE_BACK    /* they are dropped, and come back */
+};
+
 struct phase {
     char name[NAME_MAX_BYTES + 1];
-    bool open;     /* at its times, whatever has arrived; else one message after the other */
+    enum phase_kind kind;
     unsigned warm; /* closed: so many messages at the beginning are not to be counted */
     unsigned first_number, last_number;
     struct record *records;
@@ -166,6 +173,7 @@ struct worker_board {
     struct counts c;
     _Atomic unsigned parked, retrying;
     unsigned room_devices[ROOMS_MAX];
+    unsigned room_stalled[ROOMS_MAX]; /* those who come last, besides */
     _Atomic unsigned arrived[NUMBERS_MAX + 1];
     struct histogram arrivals;     /* kernel's stamp of the answer, since the message was sent */
     _Atomic uint64_t last_read_ns; /* wall clock, when the last message was read */
@@ -183,6 +191,12 @@ struct board {
     struct worker_board *workers;
 };
 
+/* Devices that listen, then those that stall and come back; in the order of the tokens file. */
+static inline unsigned all_devices(const struct options *o)
+{
+    return o->listeners + o->stalled;
+}
+
 /* One worker: devices [from, from + count). Ends when the board says so. */
 struct worker_setup {
     const struct options *o;
@@ -195,6 +209,35 @@ struct worker_setup {
     uint64_t deadline;
 };
 int worker_run(const struct worker_setup *setup);
+
+/* A socket that is bound to a loopback address of its own, for device `index`. `more`: SOCK_NONBLOCK, or 0.
+ */
+int device_socket(const struct options *o, unsigned index, int more);
+/* Writes the request of a long poll, at most REQUEST_MAX; returns its end. since NULL: an initial one. */
+char *sync_request(char *to, const struct options *o, const char *query_filter, const char *token,
+                   const char *since, unsigned timeout_ms);
+
+/* -- devices that stop reading (load_stall.c)
+ * --------------------------------------------------------------------------------------------------------------
+ */
+
+struct stall_counts {
+    unsigned stuck;   /* the beginning of an answer is there, and nobody reads it */
+    unsigned dropped; /* the server has ended the connection */
+    unsigned whole;   /* the answer was so short that the kernel took it: no stalled reader */
+    uint64_t answer_bytes, taken_bytes;   /* of who is stuck: all of it, and what is here of it */
+    uint64_t first_drop_ns, last_drop_ns; /* since they asked */
+};
+struct stall;
+/* The devices after the listeners, by their lines of the tokens file. Nothing is opened yet. */
+struct stall *stall_new(const struct options *o, char **lines);
+void stall_free(struct stall *s);
+int stall_epoll(const struct stall *s); /* readable when stall_read() has something to do */
+void stall_begin(struct stall *s);      /* all of them ask */
+void stall_read(struct stall *s);
+void stall_end(struct stall *s);           /* who was not dropped goes away */
+bool stall_settled(const struct stall *s); /* nobody waits for an answer's beginning */
+struct stall_counts stall_count(const struct stall *s);
 
 char *percent_encode(const char *text);
 _Noreturn void die(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));

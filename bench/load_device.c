@@ -27,7 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { RETRIES_MAX = 20, REQUEST_MAX = 8192, SCRATCH_BYTES = 1 << 18, EVENTS_AT_ONCE = 128 };
+enum { RETRIES_MAX = 20, SCRATCH_BYTES = 1 << 18, EVENTS_AT_ONCE = 128 };
 static const uint64_t ms = 1000000u;
 
 enum conn_state { CONN_IDLE, CONN_CONNECTING, CONN_SENDING, CONN_WAITING };
@@ -41,7 +41,7 @@ struct slot {
 
 struct device {
     int fd;
-    uint8_t state, source;
+    uint8_t state;
     bool fresh;  /* nothing was answered on this connection yet */
     bool is_new; /* its first answer is still to come */
     bool given;  /* began with a token that was given */
@@ -93,22 +93,32 @@ static void device_watch(struct worker *w, struct device *d, uint32_t events, in
         die(STATUS_ENVIRONMENT, "epoll_ctl: %s", strerror(errno));
 }
 
+int device_socket(const struct options *o, unsigned index, int more)
+{
+    struct sockaddr_in from = {.sin_family = AF_INET};
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | more, 0);
+    from.sin_addr.s_addr = htonl((INADDR_LOOPBACK & ~0xffu) + 1 + index % o->sources);
+    if (fd < 0)
+        die(STATUS_ENVIRONMENT, "socket: %s", strerror(errno));
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof(one));
+    /* The port is chosen at connect, so that one source address serves many destinations. */
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof(one));
+    if (bind(fd, (struct sockaddr *)&from, sizeof(from)) != 0)
+        die(STATUS_ENVIRONMENT, "bind to a source address: %s", strerror(errno));
+    return fd;
+}
+
+static unsigned device_index(const struct worker *w, const struct device *d)
+{
+    return w->s->from + (unsigned)(d - w->devices);
+}
+
 static void device_open(struct worker *w, struct device *d)
 {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(w->s->o->port)};
-    struct sockaddr_in from = {.sin_family = AF_INET};
-    int one = 1;
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    from.sin_addr.s_addr = htonl((INADDR_LOOPBACK & ~0xffu) + d->source);
-    d->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (d->fd < 0)
-        die(STATUS_ENVIRONMENT, "socket: %s", strerror(errno));
-    setsockopt(d->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    setsockopt(d->fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof(one));
-    /* The port is chosen at connect, so that one source address serves many destinations. */
-    setsockopt(d->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof(one));
-    if (bind(d->fd, (struct sockaddr *)&from, sizeof(from)) != 0)
-        die(STATUS_ENVIRONMENT, "bind to a source address: %s", strerror(errno));
+    d->fd = device_socket(w->s->o, device_index(w, d), SOCK_NONBLOCK);
     d->fresh = true;
     d->state = CONN_CONNECTING;
     if (connect(d->fd, (struct sockaddr *)&to, sizeof(to)) != 0 && errno != EINPROGRESS)
@@ -173,21 +183,21 @@ static char *put(char *p, const char *text)
     return p + n;
 }
 
-static char *put_sync(const struct worker *w, const struct device *d, char *p)
+char *sync_request(char *to, const struct options *o, const char *query_filter, const char *token,
+                   const char *since, unsigned timeout_ms)
 {
-    const struct options *o = w->s->o;
-    p = put(p, "GET ");
+    char *p = put(to, "GET ");
     p = put(p, o->path);
     p = put(p, "?filter=");
-    p = put(p, w->query_filter);
-    p += snprintf(p, 128, "&timeout=%u", d->is_new ? 0 : o->poll_timeout_ms);
+    p = put(p, query_filter);
+    p += snprintf(p, 128, "&timeout=%u", timeout_ms);
     p = put(p, o->params);
-    if (d->since != NULL) {
+    if (since != NULL) {
         p = put(p, "&since=");
-        p = put(p, d->since);
+        p = put(p, since);
     }
     p += snprintf(p, 128, " HTTP/1.1\r\nHost: 127.0.0.1:%u\r\nAuthorization: Bearer ", o->port);
-    p = put(p, d->token);
+    p = put(p, token);
     return put(p, "\r\n\r\n");
 }
 
@@ -213,7 +223,10 @@ static void device_ask(struct worker *w, struct device *d)
     d->retry_at = 0;
     if (d->is_new && d->asked_ns == 0)
         d->asked_ns = now_ns();
-    char *end = w->s->o->protocol == PROTOCOL_SYNC ? put_sync(w, d, request) : put_nchan(w, d, request);
+    const struct options *o = w->s->o;
+    char *end = o->protocol == PROTOCOL_NCHAN ? put_nchan(w, d, request)
+                                              : sync_request(request, o, w->query_filter, d->token, d->since,
+                                                             d->is_new ? 0 : o->poll_timeout_ms);
     device_send(w, d, request, (size_t)(end - request));
 }
 
@@ -280,7 +293,8 @@ static void device_message(struct worker *w, struct device *d, unsigned number)
     }
     unsigned arrived = atomic_load_explicit(&w->b->arrived[number], memory_order_relaxed) + 1;
     atomic_store(&w->b->arrived[number], arrived);
-    if (arrived == w->b->room_devices[slot->room]) {
+    unsigned listening = w->b->room_devices[slot->room];
+    if (arrived == listening || arrived == listening + w->b->room_stalled[slot->room]) {
         atomic_store(&w->b->last_read_ns, wall_ns());
         worker_wake_parent(w);
     }
@@ -336,8 +350,7 @@ static bool device_follow(struct worker *w, struct device *d, const struct reply
 
 static void device_first_answer(struct worker *w, struct device *d)
 {
-    unsigned index = w->s->from + (unsigned)(d - w->devices);
-    w->s->board->initial_ns[index] = now_ns() - d->asked_ns;
+    w->s->board->initial_ns[device_index(w, d)] = now_ns() - d->asked_ns;
     d->is_new = false;
     w->b->c.initial++;
     w->in_initial--;
@@ -601,18 +614,21 @@ static void slot_init(struct worker *w, struct device *d, unsigned room)
     unsigned words = (room < plan->rooms ? plan->room_seqs[room] : 0) / 64 + 1;
     d->slots = need(realloc(d->slots, (d->slot_count + 1u) * sizeof(*d->slots)));
     d->slots[d->slot_count++] = (struct slot){room, 0, need(calloc(words, sizeof(uint64_t)))};
-    w->b->room_devices[room]++;
+    if (device_index(w, d) < w->s->o->listeners)
+        w->b->room_devices[room]++;
+    else
+        w->b->room_stalled[room]++;
 }
 
 /* "TOKEN" or "TOKEN ROOM,ROOM,..." */
-static void device_init(struct worker *w, struct device *d, const char *line, unsigned index)
+static void device_init(struct worker *w, struct device *d, const char *line)
 {
     const struct options *o = w->s->o;
     size_t n = strcspn(line, " \t");
     const char *p = line + n + strspn(line + n, " \t");
     if (n == 0 || n > REQUEST_MAX / 4)
         die(STATUS_USAGE, "%s has a line without a token", o->tokens_file);
-    *d = (struct device){.fd = -1, .source = (uint8_t)(1 + index % o->sources), .is_new = true};
+    *d = (struct device){.fd = -1, .is_new = true};
     d->token = need(strndup(line, n));
     if (o->since != NULL) {
         d->since_cap = (uint16_t)(strlen(o->since) + 2);
@@ -643,7 +659,7 @@ static void worker_init(struct worker *w)
     if (strlen(w->query_filter) + strlen(w->s->o->params) + strlen(w->s->o->path) > REQUEST_MAX / 4)
         die(STATUS_USAGE, "filter and parameters are too long");
     for (unsigned i = 0; i < w->s->count; i++)
-        device_init(w, &w->devices[i], w->s->lines[w->s->from + i], w->s->from + i);
+        device_init(w, &w->devices[i], w->s->lines[w->s->from + i]);
     w->marker_len = (size_t)snprintf(w->marker, sizeof(w->marker), "bench-%s-", w->s->o->run);
 }
 

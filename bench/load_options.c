@@ -17,6 +17,9 @@ static const char usage_text[] =
     "  --tokens FILE         one device a line: access token, and the plan's numbers of its rooms (default "
     "0)\n"
     "  -n, --listeners N     devices (default 100)\n"
+    "  --stalled N           more devices, which ask with --since's token and do not read; when the plan "
+    "says "
+    "so\n"
     "  --workers N           processes that listen (default: as few as hold the connections)\n"
     "  --core N              all of them on this core\n"
     "  --sources N           client addresses 127.0.0.1 ... 127.0.0.N (default 4)\n"
@@ -66,6 +69,7 @@ enum {
     OPTION_PLAN,
     OPTION_PUBLISHER,
     OPTION_WORKERS,
+    OPTION_STALLED,
     OPTION_CORE,
     OPTION_PROBE_PATH,
     OPTION_PROBE_TOKEN,
@@ -77,6 +81,7 @@ static const struct option long_options[] = {
     {"tokens", required_argument, NULL, 't'},
     {"listeners", required_argument, NULL, 'n'},
     {"workers", required_argument, NULL, OPTION_WORKERS},
+    {"stalled", required_argument, NULL, OPTION_STALLED},
     {"core", required_argument, NULL, OPTION_CORE},
     {"sources", required_argument, NULL, 's'},
     {"concurrency", required_argument, NULL, 'c'},
@@ -176,6 +181,9 @@ static void set_option(struct options *o, int letter, const char *name)
     case 'n':
         o->listeners = number_option(name, optarg, 1, LISTENERS_MAX);
         break;
+    case OPTION_STALLED:
+        o->stalled = number_option(name, optarg, 0, WORKER_DEVICES);
+        break;
     case OPTION_WORKERS:
         o->workers = number_option(name, optarg, 1, WORKERS_MAX);
         break;
@@ -246,8 +254,10 @@ struct options read_options(int argc, char **argv)
         die(STATUS_USAGE, "--run: letters and digits, %d at most", NAME_MAX_BYTES);
     if (!o.initial_only && o.listeners < 2)
         die(STATUS_USAGE, "--listeners: 2 at least, memory is measured in two halves");
+    if (o.stalled > 0 && (o.since == NULL || o.initial_only || o.protocol != PROTOCOL_SYNC))
+        die(STATUS_USAGE, "--stalled: with --since, of long polls of the protocol sync");
     if (o.workers == 0)
-        o.workers = (o.listeners + WORKER_DEVICES - 1) / WORKER_DEVICES;
+        o.workers = (all_devices(&o) + WORKER_DEVICES - 1) / WORKER_DEVICES;
     return o;
 }
 

@@ -7,6 +7,8 @@
  *   past ROOM                         a message of the room that is there already when the devices come
  *   phase NAME closed WARM            one message after the other, the next when every device has the last
  *   phase NAME open                   everything at its time
+ *   phase NAME stall                  the devices that are to stall ask, and read nothing from then on
+ *   phase NAME back                   waits until they were dropped; then they come back
  *   message ROOM AT_US LENGTH\nBYTES\n   a message that every device of the room must get, number 1, 2, 3 ...
  *   other AT_US LENGTH\nBYTES\n       anything else; nobody waits for it
  *
@@ -66,6 +68,8 @@ static void record_add(struct plan *plan, struct record record)
     if (plan->phase_count == 0)
         die(STATUS_USAGE, "the plan has a message outside of a phase");
     struct phase *phase = &plan->phases[plan->phase_count - 1];
+    if (phase->kind == PHASE_STALL || phase->kind == PHASE_BACK)
+        die(STATUS_USAGE, "the plan has a message in a phase of none");
     if ((phase->record_count & (phase->record_count - 1)) == 0) {
         size_t cap = phase->record_count ? phase->record_count * 2u : 1;
         phase->records = need(realloc(phase->records, cap * sizeof(record)));
@@ -84,12 +88,22 @@ static char *payload(char *p, const char *end, size_t len)
     return (size_t)(end - p) > len && p[len] == '\n' ? p + len + 1 : NULL;
 }
 
+/* PHASE_CLOSED: none of the others. */
+static enum phase_kind kind_of(const char *how)
+{
+    return strcmp(how, "open") == 0    ? PHASE_OPEN
+           : strcmp(how, "stall") == 0 ? PHASE_STALL
+           : strcmp(how, "back") == 0  ? PHASE_BACK
+                                       : PHASE_CLOSED;
+}
+
 /* One entry at p; returns what follows it, or NULL when it is none. */
 static char *entry(struct plan *plan, char *p, char *end)
 {
     unsigned room, warm;
     unsigned long long at, len;
-    char name[NAME_MAX_BYTES + 1], *line_end = memchr(p, '\n', (size_t)(end - p));
+    char name[NAME_MAX_BYTES + 1], how[8], *line_end = memchr(p, '\n', (size_t)(end - p));
+    enum phase_kind kind;
     if (line_end == NULL)
         return NULL;
     *line_end = 0;
@@ -102,10 +116,10 @@ static char *entry(struct plan *plan, char *p, char *end)
         struct phase *phase = phase_new(plan);
         memcpy(phase->name, name, sizeof(name));
         phase->warm = warm;
-    } else if (sscanf(p, "phase %40s", name) == 1 && strstr(p, " open") != NULL) {
+    } else if (sscanf(p, "phase %40s %7s", name, how) == 2 && (kind = kind_of(how)) != PHASE_CLOSED) {
         struct phase *phase = phase_new(plan);
         memcpy(phase->name, name, sizeof(name));
-        phase->open = true;
+        phase->kind = kind;
     } else if (sscanf(p, "message %u %llu %llu", &room, &at, &len) == 3) {
         char *bytes = next;
         if ((next = payload(next, end, len)) == NULL)

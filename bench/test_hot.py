@@ -22,7 +22,7 @@ from harness.chart import MARKS, draw, put, read  # noqa: E402
 from harness.crowd import Set, many_rooms, one_room, workday  # noqa: E402
 from harness.hot import shown_command  # noqa: E402
 from harness.hot_report import Report, Result, ratios, spread  # noqa: E402
-from harness.hot_rows import Item, delta_figures, parked_figures, plan_workday  # noqa: E402
+from harness.hot_rows import Item, delta_figures, parked_figures, plan_workday, queued_in, slow_figures  # noqa: E402
 from harness.matrix_events import Event  # noqa: E402
 from harness.plan import Plan  # noqa: E402
 from harness.recorded import Recording, rdata  # noqa: E402
@@ -241,6 +241,36 @@ class LinesTest(unittest.TestCase):
         self.assertEqual((found["sql"], found["pg_cpu"]), ([0.03], [2.0]))
         bare = delta_figures([{"mark": "before", "counters": {}}, {**after, "counters": {}}])
         self.assertNotIn("sql", bare)
+
+    def test_slow(self) -> None:
+        times = {"warm": False, "deltas": 10, "p99_ms": 5, "last_ms": 6, "total_cpu_ms": 1}
+        times |= {"probe_p50_ms": 1, "probe_p99_ms": 2, "probe_last_ms": 3}
+        held = {"stuck": 2, "answer_bytes": 3_000_000, "taken_bytes": 500_000, "queued": 1_000_000, "rss": 9_000_000}
+        lines: list[dict[str, Any]] = [{"mark": "parked", "rss": 8_000_000, "stuck": 0}]
+        lines += [{"mark": "after", "phase": "alone", **times, "stuck": 0}, {"mark": "stalled", **held}]
+        lines += [{"mark": "after", "phase": "beside", **times, **held, "p99_ms": 7, "rss": 9_500_000, "queued": 500_000}]
+        lines += [{"mark": "after", "phase": "dropping", **times, "stuck": 0, "p99_ms": 8}]
+        gone = {"mark": "dropped", "dropped": 2, "write_timeout": 1, "write_bytes_max": 1, "stuck": 0, "rss": 8_500_000}
+        lines += [{**gone, "first_drop_ms": 1500, "last_drop_ms": 2500}, {"initial": 2, "seconds": 0.5, "p99_ms": 40}]
+        found = slow_figures(lines)
+        self.assertEqual([found[key] for key in ("alone_p99", "p99", "drop_p99")], [[5], [7], [8]])
+        self.assertEqual((found["alone_cpu"], found["cpu"], found["stuck"]), ([100.0], [100.0], [2.0]))
+        self.assertEqual((found["answer"], found["waiting"], found["queued"]), ([1500.0], [2.0], [1.0]))
+        self.assertEqual([found[key] for key in ("rss_parked", "rss_stalled", "rss_dropped")], [[8.0], [9.5], [8.5]])
+        self.assertEqual([found[key] for key in ("dropped", "by_time", "by_bytes")], [[2.0], [1.0], [1.0]])
+        self.assertEqual((found["first_drop"], found["last_drop"], found["back_p99"]), ([1.5], [2.5], [40]))
+        # One who gives up before the others have been measured is no stalled reader of theirs.
+        lines[3]["stuck"] = 1
+        self.assertEqual(slow_figures(lines)["stuck"], [1.0])
+        self.assertEqual(slow_figures(lines[:4]), {})
+
+    def test_bytes_in_the_kernel(self) -> None:
+        table = "  sl  local_address rem_address   st tx_queue rx_queue\n"
+        table += "   0: 0100007F:1F90 0100007F:C350 01 00000100:00000000 00:0\n"
+        table += "   1: 0100007F:1F90 0200007F:C351 01 00000010:00000000 00:0\n"
+        table += "   2: 0100007F:C350 0100007F:1F90 01 00001000:00000000 00:0\n"  # the other end
+        table += "   3: 0100007F:1F90 00000000:0000 0A 00000001:00000000 00:0\n"  # listens
+        self.assertEqual(queued_in(table, 8080), 0x110)
 
     def test_parked(self) -> None:
         lines = [{"mark": "half", "rss": 1000000, "slab": 0}, {"mark": "parked", "rss": 1500000, "slab": 2500000}]

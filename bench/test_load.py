@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -23,7 +25,7 @@ from typing import Any, Callable
 from urllib.parse import parse_qs, urlsplit
 
 LOAD = sys.argv.pop(1) if len(sys.argv) > 1 else "bench_load"
-DEVICES, EVENTS = 4, 3
+DEVICES, EVENTS, STALLED = 4, 3, 3
 
 # What device `index` gets when message `number` is out: a list of numbers, or None for nothing yet.
 Line = dict[str, Any]
@@ -48,6 +50,8 @@ class Behaviour:
     slow_probe: float = 0.0  # seconds that the probe waits for its answer
     no_token: bool = False  # one answer without next_batch
     ready: int = 0  # messages that are there from the beginning
+    large: int = 0  # so many bytes are added to the answers to the first token
+    drop: float = 0.0  # seconds until a reader that takes nothing is reset; 0: never
     busy: int = 0  # so many first answers of each device say nothing, with the token that was asked with
 
 
@@ -153,6 +157,8 @@ class Server:
         answer: dict[str, object] = {"rooms": {"join": {"!r": {"timeline": {"events": events, "limited": b.limited}}}}}
         if not (b.no_token and self.first("token")):
             answer["next_batch"] = f"s{since}"
+        if since == 1:
+            answer["pad"] = "x" * b.large
         garbage = b.garbage and self.first("garbage")
         return await self._answer(writer, answer, garbage=garbage, position=f"s{since}")
 
@@ -175,10 +181,22 @@ class Server:
         data = head.encode() + b"\r\n" + raw + (b"HTTP" if garbage else b"")
         for piece in [data[i : i + 1] for i in range(len(data))] if b.bytewise else [data]:
             writer.write(piece)
-            await writer.drain()
+            if not await self._taken(writer):
+                return False
             if b.bytewise:
                 await asyncio.sleep(0)
         return not (b.close_after or b.until_eof)
+
+    async def _taken(self, writer: asyncio.StreamWriter) -> bool:
+        """Wait until a reader has taken what was written; reset its connection when it has not in time."""
+        try:
+            await asyncio.wait_for(writer.drain(), self.b.drop or None)
+        except asyncio.TimeoutError:
+            connection = writer.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+            return False
+        return True
 
 
 def http_message(number: int, room: int = 0) -> bytes:
@@ -199,7 +217,7 @@ async def _run(behaviour: Behaviour, plan: bytes, rooms: str, extra: tuple[str, 
     port = str(listener.sockets[0].getsockname()[1])
     with tempfile.TemporaryDirectory() as folder:
         tokens, plan_file = Path(folder) / "tokens", Path(folder) / "plan"
-        tokens.write_text("".join(f"token{i}{rooms.format(i + 1)}\n" for i in range(DEVICES)))
+        tokens.write_text("".join(f"token{i}{rooms.format(i + 1)}\n" for i in range(DEVICES + STALLED)))
         plan_file.write_bytes(plan)
         process = await asyncio.create_subprocess_exec(
             *(LOAD, "--port", port, "--publish-port", port, "--tokens", str(tokens), "--plan", str(plan_file)),
@@ -375,6 +393,46 @@ class LoadTest(unittest.TestCase):
         status, summary, _, err = run(nothing, *extra, plan=plan)
         self.assertEqual((status, summary["lost"]), (1, DEVICES), err)
 
+    def stalled(self, behaviour: Behaviour, *more: str, **wrong: int) -> list[Line]:
+        """Run with devices that stop reading; 1 was said before, 2 while all read, 3 while some do not."""
+        two, three = http_message(2), http_message(3)
+        plan = b"past 0\nphase alone closed 0\nmessage 0 0 %d\n%s\nphase stall stall\n" % (len(two), two)
+        plan += b"phase beside closed 0\nmessage 0 0 %d\n%s\nphase back back\n" % (len(three), three)
+        behaviour = dataclasses.replace(behaviour, ready=1, large=behaviour.large or 3_000_000)
+        extra = ("--since", "s0", "--stalled", str(STALLED))
+        return self.expect(behaviour, *extra, *more, plan=plan, **wrong)
+
+    def test_stalled(self) -> None:
+        lines = self.stalled(Behaviour(drop=0.6), "--event-timeout", "10")
+        self.assertEqual(lines[-1]["messages"], 3 * (DEVICES + STALLED))
+        marks = {line["mark"] + line.get("phase", ""): line for line in lines if "mark" in line}
+        self.assertEqual([marks[mark]["stuck"] for mark in ("afteralone", "stalled", "dropped")], [0, STALLED, 0])
+        # Who listens waits for nobody, and those who do not read are not waited for.
+        self.assertEqual([marks[mark]["arrived"] for mark in ("afteralone", "afterbeside")], [DEVICES] * 2)
+        self.assertGreater(marks["stalled"]["answer_bytes"], STALLED * 3_000_000)
+        self.assertLess(marks["stalled"]["taken_bytes"], STALLED * 65536)
+        self.assertGreater(marks["stalled"]["taken_bytes"], 0)
+        self.assertEqual(marks["dropped"]["dropped"], STALLED)
+        self.assertGreaterEqual(marks["dropped"]["first_drop_ms"], 500)
+
+    def test_stalled_and_never_dropped(self) -> None:
+        lines = self.stalled(Behaviour())
+        beside = next(line for line in lines if line.get("mark") == "after" and line["phase"] == "beside")
+        dropped = next(line for line in lines if line.get("mark") == "dropped")
+        self.assertEqual([(line["stuck"], line["dropped"]) for line in (beside, dropped)], [(STALLED, 0)] * 2)
+
+    def test_stalled_by_an_answer_too_short(self) -> None:
+        lines = self.stalled(Behaviour(large=10))
+        begun = next(line for line in lines if line.get("mark") == "stalled")
+        self.assertEqual((begun["stuck"], begun["whole"]), (0, STALLED))
+
+    def test_mistakes_after_coming_back(self) -> None:
+        # One of those who stalled lacks a message, or gets one twice.
+        lost = Behaviour(drop=0.3, plan=lambda i, n: None if (i, n) == (DEVICES, 3) else [n])
+        self.stalled(lost, lost=1, timeouts=1)
+        again = Behaviour(drop=0.3, plan=lambda i, n: [2, 3] if (i, n) == (DEVICES + 1, 3) else [n])
+        self.stalled(again, repeated=1)
+
     def test_probe(self) -> None:
         # One slow answer stands for all that would have been asked meanwhile.
         arguments = ("--probe-path", "/probe", "--probe-us", "10000", "--idle", "50")
@@ -386,13 +444,14 @@ class LoadTest(unittest.TestCase):
                 self.assertLess(line["probe_p50_ms"], line["probe_last_ms"])
 
     def test_usage(self) -> None:
-        for wrong in (["--probe-us", "x"], ["--port", "0"], ["--run", "a/b"], ["stray"], ["-n", "99"]):
+        for wrong in (["--stalled", "1"], ["--probe-us", "x"], ["--port", "0"], ["--run", "a/b"], ["stray"], ["-n", "99"]):
             status, summary, _, err = run(Behaviour(), *wrong)
             self.assertEqual((status, summary), (2, {}), wrong)
             self.assertTrue(err)
 
     def test_malformed_plans(self) -> None:
-        for wrong in (b"message 0 0 1\nx\n", b"phase a closed 0\nmessage 0 0 5\nx\n", b"phase a closed 0\nnonsense\n"):
+        stalls = (b"phase a stall\nmessage 0 0 1\nx\n", b"phase a back\n")  # with a message in it; with nobody to come back
+        for wrong in (*stalls, b"message 0 0 1\nx\n", b"phase a closed 0\nmessage 0 0 5\nx\n", b"phase a closed 0\nnonsense\n"):
             self.assertEqual(run(Behaviour(), plan=wrong)[0], 2, wrong)
 
     def test_nobody_there(self) -> None:

@@ -18,7 +18,7 @@ from types import FrameType
 
 from harness.crowd import Crowd, Shape
 from harness.hot_report import FIGURES, Report, Result
-from harness.hot_rows import Item, Rows, Settings, load_average
+from harness.hot_rows import WARM, Item, Rows, Settings, load_average
 from harness.servers import CHAPPE, TITLES, Servers, step_aside
 from harness.stage import RELEASE, Stage, build_load, default_state
 from stack.errors import StackError
@@ -28,10 +28,10 @@ from stack.settings import Ports
 from stack.versions import CHECKOUT
 
 DEFAULT_PORT_BASE = 15780
-ROWS = ("fanout", "e2e", "open", "workday", "memory", "probe", "storm", "initial")
+ROWS = ("fanout", "e2e", "open", "workday", "memory", "probe", "slow", "storm", "initial")
 # Sizes by row, unless the command line gives some; and the greatest with which Synapse is measured.
 SIZES = {"fanout": [1000, 10000, 50000], "e2e": [1000, 10000], "open": [1000], "workday": [120, 20000]}
-SIZES |= {"memory": [10000], "probe": [15000], "storm": [1000, 20000], "initial": [200]}
+SIZES |= {"memory": [10000], "probe": [15000], "slow": [1000], "storm": [1000, 20000], "initial": [200]}
 SYNAPSE_DEVICES = 1000
 TARGETS = {
     "fanout": ("floor", "nchan", "chappe-uring", "chappe-uring-nolog", "chappe-uv", "chappe-uring-f1", "chappe-uv-f1"),
@@ -40,6 +40,7 @@ TARGETS = {
     "workday": ("synapse", "chappe-uring"),
     "memory": ("floor", "nchan", "chappe-uring", "chappe-uv"),
     "probe": ("floor", "nchan", "chappe-uring", "chappe-uv"),
+    "slow": ("chappe-uring", "chappe-uv"),
     "storm": ("synapse", "chappe-uring"),
     "initial": ("synapse", "chappe-uring"),
 }
@@ -75,6 +76,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=8, metavar="N", help="messages of a closed loop (%(default)s)")
     parser.add_argument("--rates", type=_numbers, metavar="N,N", help="deltas a second of the open loop")
     parser.add_argument("--accounts", type=_numbers, metavar="A,R,M", help="large accounts, their rooms, members (200,300,300)")
+    parser.add_argument("--stalled", type=int, default=500, metavar="N", help="devices that stop reading (%(default)s)")
     parser.add_argument("--work-rate", type=int, default=50, metavar="N", help="messages a second of 20,000 (%(default)s)")
     parser.add_argument("--actions", action="store_true", help="recorded messages notify everybody: rows of push actions")
     parser.add_argument("--state", type=Path, default=default_state().with_name("chappe-bench-hot"), metavar="DIR")
@@ -95,11 +97,11 @@ def _parse() -> argparse.Namespace:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    settings = Settings(messages=options.messages, work_rate=options.work_rate, actions=options.actions)
+    settings = Settings(messages=options.messages, work_rate=options.work_rate, actions=options.actions, stalled=options.stalled)
     if options.quick:
         settings.messages, settings.rates, settings.step_seconds = min(options.messages, 3), (5000, 20000), 1.0
         settings.work_seconds, settings.work_rate, settings.accounts, settings.synapse_accounts = 4.0, 200, (10, 20, 30), 2
-        settings.patience = 60
+        settings.stalled, settings.stall_seconds, settings.patience = min(options.stalled, 50), 5, 60
     if options.rates:
         settings.rates = tuple(options.rates)
     if options.accounts:
@@ -121,7 +123,7 @@ def _items(options: argparse.Namespace, settings: Settings) -> list[Item]:
                 if target in list(CHAPPE)[1:] and size > ALL_FORMS and row == "fanout" and not options.targets:
                     continue
                 source = "own" if target in ("floor", "nchan") else "synapse" if row == "e2e" else "recorded"
-                if source == "own" and row in ("e2e", "workday", "storm", "initial"):
+                if target not in CHAPPE and (row == "slow" or source == "own" and row in ("e2e", "workday", "storm", "initial")):
                     continue
                 items.append(Item(row, target, size, source))
     return items
@@ -137,6 +139,8 @@ def _estimate(item: Item, settings: Settings) -> float:
     count = 2 + (settings.synapse_messages if item.target == "synapse" else settings.messages)
     if item.row in ("fanout", "e2e", "probe"):
         return start + coming + 2.5 + count * message
+    if item.row == "slow":
+        return start + 3 * coming + 6 + 2 * (count + WARM) * message + 2 * settings.stall_seconds
     if item.row == "open":
         return start + coming + 4 + len(settings.rates) * (settings.step_seconds + 1.5)
     if item.row == "workday":

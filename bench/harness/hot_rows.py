@@ -13,11 +13,12 @@ from typing import Any, Callable
 
 from harness.crowd import Crowd, Set, Shape, many_rooms, one_room, workday
 from harness.generator import Line, drive, mistakes, named
-from harness.measure import cpu_ns
+from harness.measure import cpu_ns, sum_metric
 from harness.plan import Plan, http_request, marker_text, send_request
 from harness.recorded import Recording
 from harness.servers import CLIENT_CORE, Servers
 from harness.stage import ROLES, Stage, new_run_name
+from stack.errors import StackError
 from stack.matrix import Client, Link
 
 FILTERS = {
@@ -33,6 +34,9 @@ PADDING = 330  # makes a delta of Chappe's about 1 KiB with its head
 BARE = ("floor", "nchan")
 SLABS = ("TCP", "sock_inode_cache", "filp", "dentry", "eventpoll", "ep_head", "io_kiocb", "kmalloc", "skbuff", "pid", "fdtable")
 KNEE_MS = 100
+# Stalled readers: an answer may have so many messages (filter_timeline_limit's default), and what is said meanwhile is
+# among them. Those from before are large, so that no kernel takes an answer whole.
+SLOW_MISSED, SLOW_PADDING, SLOW_DROPPING = 100, 4000, 20
 
 
 @dataclasses.dataclass
@@ -65,6 +69,8 @@ class Settings:
     synapse_messages: int = 2
     accounts: tuple[int, int, int] = (200, 300, 300)  # accounts, rooms, members of each
     synapse_accounts: int = 4  # at once
+    stalled: int = 500  # devices that do not read
+    stall_seconds: int = 10  # that Chappe waits for one of them
     actions: bool = False
     patience: int = 600  # seconds for one part
 
@@ -76,6 +82,21 @@ def slab_bytes() -> int:
         words = line.split()
         if words[0].startswith(SLABS):
             total += int(words[1]) * int(words[3])
+    return total
+
+
+def sending_bytes(port: int) -> int:
+    """Return bytes that the kernel holds for the clients of a port: sent and not acknowledged, or not sent yet."""
+    return queued_in(Path("/proc/net/tcp").read_text(), port)
+
+
+def queued_in(table: str, port: int) -> int:
+    """Return what sending_bytes() does, from the text of /proc/net/tcp."""
+    total = 0
+    for line in table.splitlines()[1:]:
+        words = line.split()
+        if words[1].endswith(f":{port:04X}") and words[3] == "01":
+            total += int(words[4].split(":")[0], 16)
     return total
 
 
@@ -109,6 +130,8 @@ class Rows:
             return workday(item.size)
         if item.row == "initial":
             return many_rooms(*self.settings.accounts)
+        if item.row == "slow":
+            return one_room(item.size + self.settings.stalled)
         return one_room(item.size)
 
     def measure(self, item: Item) -> tuple[Figures, Line]:
@@ -120,6 +143,7 @@ class Rows:
             "workday": self._workday,
             "memory": self._memory,
             "probe": self._probe,
+            "slow": self._slow,
             "storm": self._storm,
             "initial": self._initial,
         }
@@ -128,7 +152,7 @@ class Rows:
         finally:
             self.servers.stop()
 
-    def _start(self, item: Item, connections: int) -> list[int]:
+    def _start(self, item: Item, connections: int, options: dict[str, int] | None = None) -> list[int]:
         """Start the target. A Synapse worker goes back to where the main process says that it is: that must be right."""
         main = self.stage.deployment.synapse.main
         if item.target == "synapse" and self._behind:
@@ -136,7 +160,7 @@ class Rows:
             main.start()
             main.wait_ready()
             self._behind = False
-        return self.servers.start(item.target, connections)
+        return self.servers.start(item.target, connections, options)
 
     # -- common ----------------------------------------------------------------------------------
 
@@ -176,7 +200,7 @@ class Rows:
         elif target == "floor":
             argv += ["--path", "/sync"]
         else:
-            argv += ["--filter", json_filter("open" if item.row == "open" else "lazy")]
+            argv += ["--filter", json_filter("open" if item.row in ("open", "slow") else "lazy")]
         if item.source == "recorded":
             argv += ["--publisher", "redis", "--publish-port", str(ports.redis)]
         elif item.source == "synapse":
@@ -222,6 +246,11 @@ class Rows:
                     store()
             if line["mark"] in ("before", "after"):
                 line["counters"] = self._counters(item.target)
+            if line.get("stuck"):
+                line["queued"] = sending_bytes(self.servers.port(item.target))
+            if line["mark"] == "dropped":
+                for reason in ("write_timeout", "write_bytes_max"):
+                    line[reason] = sum_metric(self.stage.settings.ports.chappe_metrics, "chappe_http_refused_total", reason)
 
         lines = drive(argv, at)
         if not self.servers.running.running:
@@ -283,17 +312,19 @@ class Rows:
         lines = self._one_room(item, 0)
         return parked_figures(lines, item.size), mistakes(lines[-1])
 
-    def _probe(self, item: Item) -> tuple[Figures, Line]:
+    def _probe_words(self, item: Item) -> list[str]:
         """Small requests of somebody else: Chappe and Synapse answer a /sync to which there is nothing to say."""
-        path, more = "/other", []
-        if item.target not in BARE:
-            made = self.crowd.get(self.shape(item))
-            path = f"/_matrix/client/v3/sync?timeout=0&set_presence=offline&filter=%7B%22room%22%3A%7B%22rooms%22%3A%5B%5D%7D%7D&since={self._now(made)}"
-            token = self._folder / "probe-token"
-            token.touch(mode=0o600)
-            token.write_text(made.token(0) + "\n")
-            more = ["--probe-token", str(token)]
-        lines = self._one_room(item, self.settings.messages, "--probe-path", path, *more)
+        if item.target in BARE:
+            return ["--probe-path", "/other"]
+        made = self.crowd.get(self.shape(item))
+        path = f"/_matrix/client/v3/sync?timeout=0&set_presence=offline&filter=%7B%22room%22%3A%7B%22rooms%22%3A%5B%5D%7D%7D&since={self._now(made)}"
+        token = self._folder / "probe-token"
+        token.touch(mode=0o600)
+        token.write_text(made.token(0) + "\n")
+        return ["--probe-path", path, "--probe-token", str(token)]
+
+    def _probe(self, item: Item) -> tuple[Figures, Line]:
+        lines = self._one_room(item, self.settings.messages, *self._probe_words(item))
         found: Figures = {}
         for line in _counted(lines):
             for key in ("p50", "p99", "last"):
@@ -302,6 +333,38 @@ class Rows:
         idle = next(line for line in lines if "idle_seconds" in line)
         found["probe_idle_p99"] = [idle["probe_p99_ms"]]
         return found, mistakes(lines[-1])
+
+    def _slow(self, item: Item) -> tuple[Figures, Line]:
+        """Fan-outs and small requests: alone, beside devices that have stopped reading, and while those are dropped."""
+        made, settings = self.crowd.get(self.shape(item)), self.settings
+        plan = Plan(new_run_name())
+        begin = self._now(made)
+        missed = SLOW_MISSED - 2 * (WARM + settings.messages) - SLOW_DROPPING
+        if missed < SLOW_DROPPING:
+            raise StackError("so many messages do not fit into one answer: fewer --messages")
+        past = Recording(self.crowd, made, plan, SLOW_PADDING)
+        for _ in range(missed):
+            past.past()
+        past.store()
+        self._published(past)
+        recording = Recording(self.crowd, made, plan, PADDING, settings.actions)
+        for name in ("alone", "beside"):
+            plan.closed(name, WARM)
+            plan.other(recording.preamble)
+            for _ in range(WARM + settings.messages):
+                recording.message()
+            if name == "alone":
+                plan.stall()
+        plan.open("dropping")  # a reader is dropped after one to two times what it is given
+        for number in range(SLOW_DROPPING):
+            recording.message(0, number * 2 * settings.stall_seconds * 1_000_000 // SLOW_DROPPING)
+        plan.back()
+        probe = self._probe_words(item)
+        pids = self._start(item, item.size + settings.stalled, {"write_timeout_ms": settings.stall_seconds * 1000})
+        more = ["-n", str(item.size), "--stalled", str(settings.stalled), "--since", begin, *probe]
+        lines = self._listen(item, self._argv(item, pids, plan, made, *more), recording.store)
+        self._published(recording)
+        return {**slow_figures(lines), "peak": [memory_of(pids, "VmHWM") / 1e6]}, mistakes(lines[-1])
 
     def _open(self, item: Item) -> tuple[Figures, Line]:
         made = self.crowd.get(self.shape(item))
@@ -496,6 +559,38 @@ def delta_figures(lines: list[Line]) -> Figures:
         for key, value in values.items():
             found.setdefault(key, []).extend(value)
     return found
+
+
+def slow_figures(lines: list[Line]) -> Figures:
+    """What others got alone, beside stalled readers, and while those were dropped; and what became of them."""
+    found: Figures = {}
+    if not any(line.get("mark") == "dropped" for line in lines):
+        return found  # messages did not arrive, and the generator gave up
+    for line in _counted(lines):
+        prefix = {"alone": "alone_", "beside": "", "dropping": "drop_"}[line["phase"]]
+        for key in ("p99", "last", "probe_p50", "probe_p99", "probe_last"):
+            found.setdefault(prefix + key, []).append(line[f"{key}_ms"])
+        if line["phase"] != "dropping":
+            found.setdefault(prefix + "cpu", []).append(line["total_cpu_ms"] * 1000 / line["deltas"])
+    stalled, dropped, parked = named(lines, "stalled"), named(lines, "dropped"), named(lines, "parked")
+    beside = [line for line in lines if line.get("mark") == "after" and line["phase"] == "beside"]
+    held = [line for line in lines if line.get("stuck")]
+    found |= {
+        "stuck": [float(min(line["stuck"] for line in (stalled, *beside)))],
+        "dropped": [float(dropped["dropped"])],
+        "by_time": [float(dropped["write_timeout"])],
+        "by_bytes": [float(dropped["write_bytes_max"])],
+        "first_drop": [dropped["first_drop_ms"] / 1000],
+        "last_drop": [dropped["last_drop_ms"] / 1000],
+        "answer": [stalled["answer_bytes"] / stalled["stuck"] / 1000] if stalled["stuck"] else [],
+        "waiting": [max((l["answer_bytes"] - l["taken_bytes"] - l["queued"] for l in held), default=0) / 1e6],
+        "queued": [max((line["queued"] for line in held), default=0) / 1e6],
+        "rss_parked": [parked["rss"] / 1e6],
+        "rss_stalled": [max((line["rss"] for line in held), default=0) / 1e6],
+        "rss_dropped": [dropped["rss"] / 1e6],
+    }
+    back = [line for line in lines if "initial" in line][-1]
+    return {**found, "back": [back["seconds"]], "back_p99": [back["p99_ms"]]}
 
 
 def parked_figures(lines: list[Line], devices: int) -> Figures:

@@ -76,11 +76,16 @@ def cpu_ns(pid: int) -> int:
         return 0
 
 
-def _sum_metric(port: int, name: str) -> int:
+def sum_metric(port: int, name: str, label: str = "") -> int:
+    """Return a metric's value, all labels together or those with one value."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{'/metrics'}", timeout=30) as reply:
         text = reply.read().decode()
     return int(
-        sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith((name + "{", name + " ")))
+        sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in text.splitlines()
+            if line.startswith((name + "{", name + " ")) and (not label or f'"{label}"' in line)
+        )
     )
 
 
@@ -166,9 +171,9 @@ class Bench:
         pairs = [line.split("\t") for line in rows.splitlines()]
         ports = self.stage.settings.ports
         if target == "synapse":
-            own = _sum_metric(ports.worker_metrics, "synapse_storage_query_time_count")
+            own = sum_metric(ports.worker_metrics, "synapse_storage_query_time_count")
         else:
-            own = _sum_metric(ports.chappe_metrics, "chappe_pg_statements_total")
+            own = sum_metric(ports.chappe_metrics, "chappe_pg_statements_total")
         return Counters(
             statements=next(int(value) for name, value in pairs if name == "calls"),
             own=own,

@@ -58,6 +58,14 @@ class Plan:
         """Begin a phase of messages at their times."""
         self._parts.append(f"phase {name} open\n".encode())
 
+    def stall(self) -> None:
+        """From here on the devices that are to stall have asked, and read nothing."""
+        self._parts.append(b"phase stall stall\n")
+
+    def back(self) -> None:
+        """Wait until they were dropped; then they come back."""
+        self._parts.append(b"phase back back\n")
+
     def message(self, raw: bytes, room: int = 0, at_us: int = 0) -> int:
         """What sends the next message; return its number, which must be the one in its text."""
         self._parts.append(b"message %d %d %d\n%s\n" % (room, at_us, len(raw), raw))

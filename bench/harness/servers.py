@@ -121,6 +121,7 @@ class Servers:
     def __init__(self, stage: Stage, floor_binary: Path) -> None:
         self.stage, self._floor_binary = stage, floor_binary
         self._running: Process | None = None
+        self._usual: dict[str, object] | None = None  # Chappe's options, before any part changed them
         self._folder = stage.settings.state / "hot"
         self._folder.mkdir(exist_ok=True)
         for target in ("synapse", "chappe"):
@@ -141,8 +142,8 @@ class Servers:
             return base + (FLOOR_OFFSET if target == "floor" else NCHAN_OFFSET)
         return self.stage.port("synapse" if target == "synapse" else "chappe")
 
-    def start(self, target: str, connections: int) -> list[int]:
-        """Start a target, new; return its processes."""
+    def start(self, target: str, connections: int, options: dict[str, int] | None = None) -> list[int]:
+        """Start a target, new, Chappe with more options than usual; return its processes."""
         self.stop()
         if target == "floor":
             process = self._floor(connections)
@@ -151,7 +152,7 @@ class Servers:
         elif target == "synapse":
             process = self.stage.process("synapse")
         else:
-            process = self._chappe(target, connections)
+            process = self._chappe(target, connections, options or {})
         self._running = process
         process.start()
         process.wait_ready()
@@ -164,14 +165,16 @@ class Servers:
         assert self._running is not None
         return self._running
 
-    def _chappe(self, target: str, connections: int) -> Process:
+    def _chappe(self, target: str, connections: int, options: dict[str, int]) -> Process:
         transport, threads = CHAPPE[target]
         if transport == "uv" and connections > capacity() - 200:
             raise StackError(f"libuv: a descriptor for each connection, and a process may have {capacity()}")
         path = self.stage.settings.state / "synapse" / "chappe.yaml"
         config = json.loads(path.read_text())
         level = "warning" if target == WITHOUT_LOG else "info"
-        config["chappe"] = {**config.get("chappe", {}), "transport": transport, "front_threads": threads, "log_level": level}
+        if self._usual is None:
+            self._usual = config.get("chappe", {})
+        config["chappe"] = {**self._usual, "transport": transport, "front_threads": threads, "log_level": level, **options}
         path.write_text(json.dumps(config, indent=2) + "\n")
         return self.stage.process("chappe")
 
