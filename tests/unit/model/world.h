@@ -173,6 +173,9 @@ struct world *world_new_writers(int64_t master, int64_t w2);
 void world_config(const char *yaml);
 void world_free(struct world **w);
 void world_stop_pg(struct world *w); /* every statement under way ends with -ERR_SHUTDOWN */
+/* Delivers what has been issued so far and is not held; answers to what that brings about come with the next
+ * turn. Returns how many answers there were. */
+size_t world_deliver(struct world *w);
 
 void world_turn(struct world *w);   /* one turn of the loop, then what is due is delivered */
 void world_settle(struct world *w); /* turns until nothing moves */
