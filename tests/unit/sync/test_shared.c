@@ -5,6 +5,7 @@
  * check_shortcuts, so that every answer here is computed twice and must be the same; what these tests add is
  * that shortcuts are taken at all, and generated crowds in which whatever may set readers apart happens.
  */
+#include "crowd.h"
 #include "front.h"
 
 #include <stdio.h>
@@ -44,25 +45,9 @@ struct crowd {
     struct reader readers[USERS * 2];
     const char *last[ROOMS]; /* newest event */
     int64_t stream, receipt, typing, account, presence, inbox, device_lists, rules;
-    uint64_t random;
+    uint64_t random; /* of dice() */
     bool lossless;
 };
-
-static unsigned dice(struct crowd *c, unsigned sides)
-{
-    c->random = c->random * 6364136223846793005u + 1442695040888963407u;
-    return (unsigned)(c->random >> 33) % sides;
-}
-
-static const char *user_of(struct world *w, unsigned i)
-{
-    return world_text(w, "@u%u:x", i);
-}
-
-static const char *room_of(struct world *w, unsigned i)
-{
-    return world_text(w, "!room%u:x", i);
-}
 
 static void poll(struct crowd *c, struct reader *r)
 {
@@ -87,7 +72,7 @@ static void harvest(struct crowd *c)
         const char *p = strstr(r->poll->body.p, "\"next_batch\":\"");
         assert_non_null(p);
         p += strlen("\"next_batch\":\"");
-        if (!r->since || c->lossless || dice(c, 10))
+        if (!r->since || c->lossless || dice(&c->random, 10))
             r->since = world_text(c->w, "%.*s", (int)strcspn(p, "\""), p);
         r->poll = NULL;
     }
@@ -98,19 +83,20 @@ static void say(struct crowd *c, unsigned room, const char *sender, const char *
 {
     struct world *w = c->w;
     const char *id = world_text(w, "$e%d", (int)++c->stream);
-    for (unsigned i = 0; i < USERS - 1 && dice(c, 3); i++)
-        world_add(&w->actions, user_of(w, i), room_of(w, room), dice(c, 8) ? "main" : "$thread", c->stream,
-                  true, !dice(c, 4), true);
-    world_say(w, (struct t_event){.id = id,
-                                  .room = room_of(w, room),
-                                  .type = type,
-                                  .key = key,
-                                  .sender = sender,
-                                  .stream = c->stream,
-                                  .prev = c->last[room],
-                                  .metadata = dice(c, 3) ? NULL : "{\"txn_id\":\"t\",\"device_id\":\"D\"}",
-                                  .content = content});
-    if (dice(c, 6)) /* else the next one forks the history */
+    for (unsigned i = 0; i < USERS - 1 && dice(&c->random, 3); i++)
+        world_add(&w->actions, user_of(w, i), room_of(w, room), dice(&c->random, 8) ? "main" : "$thread",
+                  c->stream, true, !dice(&c->random, 4), true);
+    world_say(
+        w, (struct t_event){.id = id,
+                            .room = room_of(w, room),
+                            .type = type,
+                            .key = key,
+                            .sender = sender,
+                            .stream = c->stream,
+                            .prev = c->last[room],
+                            .metadata = dice(&c->random, 3) ? NULL : "{\"txn_id\":\"t\",\"device_id\":\"D\"}",
+                            .content = content});
+    if (dice(&c->random, 6)) /* else the next one forks the history */
         c->last[room] = id;
 }
 
@@ -118,10 +104,10 @@ static void receipt(struct crowd *c, unsigned room, const char *user)
 {
     struct feed_row row = {
         .receipt = {.room_id = str_of(room_of(c->w, room)),
-                    .receipt_type = dice(c, 4) ? STR("m.read") : STR("m.read.private"),
+                    .receipt_type = dice(&c->random, 4) ? STR("m.read") : STR("m.read.private"),
                     .user_id = str_of(user),
                     .event_id = str_of(c->last[room]),
-                    .thread_id = dice(c, 3) ? STR_ABSENT : STR("main"),
+                    .thread_id = dice(&c->random, 3) ? STR_ABSENT : STR("main"),
                     .data = STR("{\"ts\":5}")},
     };
     world_send(c->w, STREAM_RECEIPTS, MASTER, ++c->receipt, &row);
@@ -130,9 +116,10 @@ static void receipt(struct crowd *c, unsigned room, const char *user)
 static void typing(struct crowd *c, unsigned room, const char *user)
 {
     struct str who[] = {str_of(user)};
-    struct feed_row row = {
-        .typing = {.room_id = str_of(room_of(c->w, room)), .user_ids = who, .user_ids_count = dice(c, 2)}};
-    if (!dice(c, 12)) {
+    struct feed_row row = {.typing = {.room_id = str_of(room_of(c->w, room)),
+                                      .user_ids = who,
+                                      .user_ids_count = dice(&c->random, 2)}};
+    if (!dice(&c->random, 12)) {
         c->w->sink.reset(c->w->sink.arg, STREAM_TYPING, MASTER);
         c->typing = 0;
     }
@@ -151,7 +138,7 @@ static void own_data(struct crowd *c, unsigned room, const char *user)
 {
     struct world *w = c->w;
     struct feed_row row = {.account_data = {.user_id = str_of(user), .type = STR("m.some")}};
-    switch (dice(c, 3)) {
+    switch (dice(&c->random, 3)) {
     case 0:
         world_add(&w->data, user, NULL, "m.some", "{\"a\":1}", ++c->account);
         world_send(w, STREAM_ACCOUNT_DATA, MASTER, c->account, &row);
@@ -177,8 +164,8 @@ static void to_device(struct crowd *c, const char *user)
 
 static void presence(struct crowd *c, const char *user)
 {
-    struct feed_row row = {
-        .presence = {.user_id = str_of(user), .state = dice(c, 2) ? STR("online") : STR("unavailable")}};
+    struct feed_row row = {.presence = {.user_id = str_of(user),
+                                        .state = dice(&c->random, 2) ? STR("online") : STR("unavailable")}};
     world_send(c->w, STREAM_PRESENCE, MASTER, ++c->presence, &row);
 }
 
@@ -195,15 +182,16 @@ static void device_list(struct crowd *c, unsigned room, const char *user)
 static void step(struct crowd *c)
 {
     struct world *w = c->w;
-    unsigned room = dice(c, ROOMS);
-    const char *user = user_of(w, dice(c, USERS)), *other = user_of(w, dice(c, USERS));
-    switch (dice(c, 24)) {
+    unsigned room = dice(&c->random, ROOMS);
+    const char *user = user_of(w, dice(&c->random, USERS)), *other = user_of(w, dice(&c->random, USERS));
+    switch (dice(&c->random, 24)) {
     case 0:
         say(c, room, user, "m.room.topic", "", "{\"topic\":\"t\"}");
         break;
     case 1:
         say(c, room, user, "m.room.member", user,
-            dice(c, 2) ? "{\"membership\":\"leave\"}" : "{\"membership\":\"join\",\"displayname\":\"n\"}");
+            dice(&c->random, 2) ? "{\"membership\":\"leave\"}"
+                                : "{\"membership\":\"join\",\"displayname\":\"n\"}");
         break;
     case 2:
         say(c, room, user, "m.room.member", user, "{\"membership\":\"join\"}");
@@ -216,7 +204,7 @@ static void step(struct crowd *c)
         receipt(c, room, user);
         break;
     case 6:
-        if (!dice(c, 4))
+        if (!dice(&c->random, 4))
             ignore(c, user, other);
         break;
     case 7:
@@ -236,7 +224,7 @@ static void step(struct crowd *c)
         device_list(c, room, user);
         break;
     default:
-        say(c, room, dice(c, 4) ? user : "@far:y", "m.room.message", NULL,
+        say(c, room, dice(&c->random, 4) ? user : "@far:y", "m.room.message", NULL,
             "{\"body\":\"b\",\"msgtype\":\"m.text\"}");
     }
 }
@@ -255,7 +243,7 @@ static void begin_in(struct crowd *c, struct front *f, uint64_t seed, unsigned r
     assert_true(at <= 100);
     for (unsigned i = 0; i < USERS * 2; i++)
         c->readers[i] = (struct reader){.user = user_of(w, i / 2),
-                                        .filter = filters[i % 2 ? dice(c, FILTERS) : 1],
+                                        .filter = filters[i % 2 ? dice(&c->random, FILTERS) : 1],
                                         .state_after = i % 5 == 4};
 }
 
@@ -288,13 +276,13 @@ static void test_crowds(void **state)
         everybody_polls(&c);
         everybody_polls(&c);
         for (int round = 0; round < 60; round++) {
-            unsigned steps = dice(&c, 4) ? 1 + dice(&c, 3) : 15;
+            unsigned steps = dice(&c.random, 4) ? 1 + dice(&c.random, 3) : 15;
             for (unsigned i = 0; i < steps; i++)
                 step(&c);
             world_burst_end(c.w);
             harvest(&c);
             for (size_t i = 0; i < USERS * 2; i++) {
-                if (!c.readers[i].poll && dice(&c, 5))
+                if (!c.readers[i].poll && dice(&c.random, 5))
                     poll(&c, &c.readers[i]);
             }
             harvest(&c);

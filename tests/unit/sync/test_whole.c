@@ -5,6 +5,7 @@
  * answer with such a section is computed twice, and must be the same. These tests make crowds in which
  * whatever may set readers apart happens, and look that sections are taken at all, and when they are not.
  */
+#include "crowd.h"
 #include "front.h"
 
 #include <stdio.h>
@@ -45,24 +46,8 @@ struct crowd {
     const char *last[ROOMS];
     int64_t stream, receipt, account;
     int64_t early[ROOMS]; /* the state group when the first three had joined */
-    uint64_t random;
+    uint64_t random;      /* of dice() */
 };
-
-static unsigned dice(struct crowd *c, unsigned sides)
-{
-    c->random = c->random * 6364136223846793005u + 1442695040888963407u;
-    return (unsigned)(c->random >> 33) % sides;
-}
-
-static const char *user_of(struct world *w, unsigned i)
-{
-    return world_text(w, "@u%u:x", i);
-}
-
-static const char *room_of(struct world *w, unsigned i)
-{
-    return world_text(w, "!room%u:x", i);
-}
 
 /* The first rooms are small, and have no name: heroes are shown. */
 static void begin(struct crowd *c, struct front *f, uint64_t seed)
@@ -136,14 +121,14 @@ static struct t_event event_in(struct crowd *c, unsigned room, const char *sende
                             .sender = sender,
                             .stream = c->stream,
                             .prev = c->last[room],
-                            .metadata = metadata[dice(c, 7)],
+                            .metadata = metadata[dice(&c->random, 7)],
                             .content = "{\"body\":\"b\",\"msgtype\":\"m.text\"}"};
 }
 
 static void say(struct crowd *c, unsigned room, struct t_event e)
 {
     world_say(c->w, e);
-    if (dice(c, 8)) /* else the next one forks the history */
+    if (dice(&c->random, 8)) /* else the next one forks the history */
         c->last[room] = e.id;
 }
 
@@ -172,7 +157,7 @@ static void related(struct crowd *c, unsigned room, const char *sender, const ch
 {
     struct t_event e = event_in(c, room, sender, "m.room.message");
     e.relates = c->last[room];
-    e.topo = dice(c, 3) ? 0 : 2; /* or far below what it relates to, and in no timeline */
+    e.topo = dice(&c->random, 3) ? 0 : 2; /* or far below what it relates to, and in no timeline */
     e.rel = rel;
     e.content = world_text(
         c->w, "{\"body\":\"r\",\"m.relates_to\":{\"rel_type\":\"%s\",\"event_id\":\"%s\"}}", rel, e.relates);
@@ -194,7 +179,7 @@ static void receipt(struct crowd *c, unsigned room, const char *user, bool priva
                     .receipt_type = private ? STR("m.read.private") : STR("m.read"),
                     .user_id = str_of(user),
                     .event_id = str_of(c->last[room]),
-                    .thread_id = dice(c, 3) ? STR_ABSENT : STR("main"),
+                    .thread_id = dice(&c->random, 3) ? STR_ABSENT : STR("main"),
                     .data = STR("{\"ts\":5}")},
     };
     world_send(c->w, STREAM_RECEIPTS, MASTER, ++c->receipt, &row);
@@ -211,7 +196,7 @@ static void own_things(struct crowd *c, unsigned room, const char *user, const c
 {
     struct world *w = c->w;
     struct feed_row row = {.cache = {.func = STR("is_user_erased"), .all = true}};
-    switch (dice(c, 8)) {
+    switch (dice(&c->random, 8)) {
     case 0:
         world_add(&w->ignored, user, other, 0);
         account(c, user, "m.ignored_user_list", NULL);
@@ -223,7 +208,7 @@ static void own_things(struct crowd *c, unsigned room, const char *user, const c
     case 2:
     case 3:
     case 4:
-        world_add(&w->data, user, room_of(w, room), world_text(w, "t.%u", dice(c, 3)), "{\"a\":1}",
+        world_add(&w->data, user, room_of(w, room), world_text(w, "t.%u", dice(&c->random, 3)), "{\"a\":1}",
                   c->account + 1);
         account(c, user, "t", room_of(w, room));
         break;
@@ -236,12 +221,12 @@ static void own_things(struct crowd *c, unsigned room, const char *user, const c
 static void step(struct crowd *c)
 {
     struct world *w = c->w;
-    unsigned room = dice(c, ROOMS);
-    const char *user = user_of(w, dice(c, USERS)), *other = user_of(w, dice(c, USERS));
-    const char *far = dice(c, 2) ? "@far:y" : user;
-    switch (dice(c, 24)) {
+    unsigned room = dice(&c->random, ROOMS);
+    const char *user = user_of(w, dice(&c->random, USERS)), *other = user_of(w, dice(&c->random, USERS));
+    const char *far = dice(&c->random, 2) ? "@far:y" : user;
+    switch (dice(&c->random, 24)) {
     case 0: {
-        struct t_event e = event_in(c, room, user, dice(c, 3) ? "m.room.topic" : "m.room.name");
+        struct t_event e = event_in(c, room, user, dice(&c->random, 3) ? "m.room.topic" : "m.room.name");
         e.key = "";
         e.content = "{\"topic\":\"t\",\"name\":\"n\"}";
         say(c, room, e);
@@ -249,10 +234,11 @@ static void step(struct crowd *c)
     }
     case 1:
         member(c, room, user,
-               dice(c, 3) ? "{\"membership\":\"join\",\"displayname\":\"n\"}" : "{\"membership\":\"leave\"}");
+               dice(&c->random, 3) ? "{\"membership\":\"join\",\"displayname\":\"n\"}"
+                                   : "{\"membership\":\"leave\"}");
         break;
     case 2:
-        if (!dice(c, 4)) { /* state resolution left it out: the state after it is as before */
+        if (!dice(&c->random, 4)) { /* state resolution left it out: the state after it is as before */
             struct t_event e = event_in(c, room, user, "m.room.member");
             e.key = user;
             e.content = "{\"membership\":\"leave\"}";
@@ -262,10 +248,13 @@ static void step(struct crowd *c)
         member(c, room, user, "{\"membership\":\"join\"}");
         break;
     case 3:
-        receipt(c, room, user, !dice(c, 3));
+        receipt(c, room, user, !dice(&c->random, 3));
         break;
     case 4:
-        related(c, room, far, dice(c, 2) ? "m.thread" : dice(c, 2) ? "m.replace" : "m.reference");
+        related(c, room, far,
+                dice(&c->random, 2)   ? "m.thread"
+                : dice(&c->random, 2) ? "m.replace"
+                                      : "m.reference");
         break;
     case 5:
         redaction(c, room, user);
@@ -276,8 +265,9 @@ static void step(struct crowd *c)
         break;
     case 8: {
         struct str who[] = {str_of(user)};
-        struct feed_row row = {
-            .typing = {.room_id = str_of(room_of(w, room)), .user_ids = who, .user_ids_count = dice(c, 2)}};
+        struct feed_row row = {.typing = {.room_id = str_of(room_of(w, room)),
+                                          .user_ids = who,
+                                          .user_ids_count = dice(&c->random, 2)}};
         world_send(w, STREAM_TYPING, MASTER, ++c->receipt, &row);
         break;
     }
@@ -302,14 +292,14 @@ static void test_crowds(void **state)
         release_set(seed % 4 ? release_newest() : (struct release){1, 157, 0});
         begin(&c, *state, seed);
         for (int round = 0; round < 30; round++) {
-            for (unsigned i = dice(&c, 8); i > 0; i--)
+            for (unsigned i = dice(&c.random, 8); i > 0; i--)
                 step(&c);
             world_burst_end(c.w);
             front_run(c.f);
-            if (!dice(&c, 60))
-                front_later(c.f, dice(&c, 2 * LIFE_MS));
-            const char *filter = filters[dice(&c, FILTERS)];
-            bool after = !dice(&c, 3);
+            if (!dice(&c.random, 60))
+                front_later(c.f, dice(&c.random, 2 * LIFE_MS));
+            const char *filter = filters[dice(&c.random, FILTERS)];
+            bool after = !dice(&c.random, 3);
             for (unsigned i = 0; i < USERS; i++)
                 ask(&c, user_of(c.w, (i + (unsigned)round) % USERS), filter, after);
         }
@@ -436,16 +426,16 @@ static void test_commit(void **state)
         struct sync_run run = {.m = w->m, .cfg = w->cfg, .u = u, .d = d, .a = arena_new(1 << 24)};
         sync_run_init(&run);
         const char *left[100];
-        size_t n = 0, updates = dice(&c, 400);
-        unsigned users = 1 + dice(&c, 300);
+        size_t n = 0, updates = dice(&c.random, 400);
+        unsigned users = 1 + dice(&c.random, 300);
         vec_push(&run.ll, ((struct ll_update){.d = d, .clear = true}));
         for (size_t i = 0; i < updates; i++) {
-            if (!dice(&c, 150)) {
+            if (!dice(&c.random, 150)) {
                 vec_push(&run.ll, ((struct ll_update){.d = d, .clear = true}));
                 n = 0;
                 continue;
             }
-            const char *id = world_text(w, "$m%u_%zu", dice(&c, users), i % 3);
+            const char *id = world_text(w, "$m%u_%zu", dice(&c.random, users), i % 3);
             size_t k = 0, who = strcspn(id, "_");
             ll_set(&run, str_n(id, who), str_of(id));
             while (k < n && (strcspn(left[k], "_") != who || strncmp(left[k], id, who) != 0))
