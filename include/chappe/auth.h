@@ -80,24 +80,28 @@ void auth_check_blocking(struct auth *a, struct requester *r,
  * a caller whose arg goes away first. Costs a walk over what is pending; none pending is fine. */
 void auth_cancel(struct auth *a, const void *arg);
 
-/* While a request is parked, a watch ends it when its token stops being good. */
+/* While a request is parked, a watch ends it when its token stops being good. Tens of thousands are there. */
 struct auth_watch {
-    struct list by_user; /* with its requester's other watches */
-    struct requester *r; /* counted */
-    int64_t expires_ms;  /* wall clock; 0 = never */
-    void (*revoked)(struct auth_watch *w, const struct auth_error *e); /* w is already removed */
-    bool checking, active;
+    struct requester *r; /* whose; counted */
     /* ---- the rest belongs to src/auth */
-    uint32_t heap_at;
-    struct list by_age;
-    struct auth_check *check;
-    int64_t checked_ms;
+    struct list by_user; /* with its requester's other watches */
+    union {
+        struct list by_age;       /* by checked_ms */
+        struct auth_check *check; /* of one that is being checked, which stands in no list meanwhile */
+    };
+    uint32_t checked_ms;   /* low bits of the monotonic clock */
+    uint32_t heap_at : 30; /* place + 1 in the heap of those that end by themselves; 0: it does not */
+    bool checking : 1;
+    bool active : 1;
 };
-/* Takes a count of r of its own. When rows about the token or its user arrived since r was made, a check
- * starts at once. w->revoked must be set; it is never called before auth_watch_add returns. */
-void auth_watch_add(struct auth *a, struct auth_watch *w, struct requester *r);
+/* Watches w->r; the count, which w's owner may have used before, goes with the watch. When rows about the
+ * token or its user arrived since the requester was made, a check starts at once. */
+void auth_watch_add(struct auth *a, struct auth_watch *w);
 void auth_watch_del(
     struct auth_watch *w); /* harmless on one that was removed; w must be zeroed before its first use */
+/* What is called of a watch whose token is no longer good: it is removed already. Never from inside
+ * auth_watch_add. Set before the first watch. */
+void auth_on_revoked(struct auth *a, void (*fn)(struct auth_watch *w, const struct auth_error *e));
 
 /* fn hears of every requester about whose token, device or user something may have changed. It may drop what
  * it holds of it. */

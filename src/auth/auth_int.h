@@ -255,12 +255,17 @@ void run_blocking(struct auth_op *op);
 
 /* ---- watch.c */
 struct auth_check;
+struct watch_end {
+    int64_t expires_ms; /* wall clock */
+    struct auth_watch *w;
+};
 struct checks {
     struct list queue; /* struct auth_check, not begun */
     struct list later; /* failed for want of a database; tried again at the next tick */
     size_t calls, watches;
-    struct list by_age;       /* watches, least recently checked first */
-    struct auth_watch **heap; /* by expires_ms */
+    struct list flying; /* begun */
+    struct list by_age; /* watches without a check, least recently checked first */
+    struct watch_end *heap;
     uint32_t heap_n, heap_cap;
 };
 void checks_init(struct checks *c);
@@ -295,6 +300,7 @@ struct auth {
     VEC(int64_t) used; /* ids to be marked */
     bool used_call;
 
+    void (*revoked)(struct auth_watch *w, const struct auth_error *e);
     void (*suspect)(void *arg, const struct requester *r);
     void *suspect_arg;
 

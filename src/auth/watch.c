@@ -18,13 +18,15 @@
  * and a list by the time of the last check, because a refreshed token's predecessor disappears without a row.
  *
  * A requester that was suspected between its authentication and its parking is checked when it is parked.
+ *
+ * A watch is either in the list by age or has a check, which is in one of the other lists.
  */
 #include "auth_int.h"
 
 enum { CHECK_CALLS_MAX = 2, CHECK_AGE_MIN_MS = 60000 };
 
 struct auth_check {
-    struct list node; /* queue or later; detached in flight */
+    struct list node; /* queue, later or flying */
     struct auth *a;
     struct auth_watch *w; /* NULL: no longer wanted */
     struct requester *r;
@@ -40,31 +42,31 @@ struct check_call {
 
 /* ---- heap of watches by expires_ms; heap_at is the place + 1, 0 outside */
 
-static void heap_set(struct checks *c, size_t i, struct auth_watch *w)
+static void heap_set(struct checks *c, size_t i, struct watch_end end)
 {
-    c->heap[i] = w;
-    w->heap_at = (uint32_t)i + 1;
+    c->heap[i] = end;
+    end.w->heap_at = ((uint32_t)i + 1) & 0x3fffffff;
 }
 
-static void heap_up(struct checks *c, size_t i, struct auth_watch *w)
+static void heap_up(struct checks *c, size_t i, struct watch_end end)
 {
-    for (; i && c->heap[(i - 1) / 2]->expires_ms > w->expires_ms; i = (i - 1) / 2)
+    for (; i && c->heap[(i - 1) / 2].expires_ms > end.expires_ms; i = (i - 1) / 2)
         heap_set(c, i, c->heap[(i - 1) / 2]);
-    heap_set(c, i, w);
+    heap_set(c, i, end);
 }
 
-static void heap_down(struct checks *c, size_t i, struct auth_watch *w)
+static void heap_down(struct checks *c, size_t i, struct watch_end end)
 {
     for (;;) {
         size_t kid = 2 * i + 1;
-        if (kid + 1 < c->heap_n && c->heap[kid + 1]->expires_ms < c->heap[kid]->expires_ms)
+        if (kid + 1 < c->heap_n && c->heap[kid + 1].expires_ms < c->heap[kid].expires_ms)
             kid++;
-        if (kid >= c->heap_n || c->heap[kid]->expires_ms >= w->expires_ms)
+        if (kid >= c->heap_n || c->heap[kid].expires_ms >= end.expires_ms)
             break;
         heap_set(c, i, c->heap[kid]);
         i = kid;
     }
-    heap_set(c, i, w);
+    heap_set(c, i, end);
 }
 
 static void heap_del(struct checks *c, struct auth_watch *w)
@@ -72,12 +74,12 @@ static void heap_del(struct checks *c, struct auth_watch *w)
     if (!w->heap_at)
         return;
     size_t i = w->heap_at - 1;
-    struct auth_watch *last = c->heap[--c->heap_n];
+    struct watch_end last = c->heap[--c->heap_n];
 
     w->heap_at = 0;
-    if (last == w)
+    if (last.w == w)
         return;
-    if (i && c->heap[(i - 1) / 2]->expires_ms > last->expires_ms)
+    if (i && c->heap[(i - 1) / 2].expires_ms > last.expires_ms)
         heap_up(c, i, last);
     else
         heap_down(c, i, last);
@@ -85,25 +87,38 @@ static void heap_del(struct checks *c, struct auth_watch *w)
 
 static void heap_add(struct checks *c, struct auth_watch *w, const struct requester *r)
 {
+    int64_t ends = r->valid_until_ms;
+
     heap_del(c, w);
-    w->expires_ms = r->valid_until_ms;
-    if (r->account_expires_ms && (!w->expires_ms || r->account_expires_ms < w->expires_ms))
-        w->expires_ms = r->account_expires_ms;
-    if (!w->expires_ms)
+    if (r->account_expires_ms && (!ends || r->account_expires_ms < ends))
+        ends = r->account_expires_ms;
+    if (!ends)
         return;
     if (c->heap_n == c->heap_cap)
         c->heap = vec_grown_(MEM_tokens, c->heap, &c->heap_cap, c->heap_n + 1, sizeof *c->heap);
-    heap_up(c, c->heap_n++, w);
+    heap_up(c, c->heap_n++, (struct watch_end){ends, w});
 }
 
 /* ---- checks */
 
+/* It has no check, and is as good as known for a while. */
+static void watch_rests(struct auth *a, struct auth_watch *w)
+{
+    w->checking = false;
+    w->checked_ms = (uint32_t)clock_mono_coarse_ms();
+    list_push(&a->checks.by_age, &w->by_age);
+}
+
+static void check_move(struct list *to, struct auth_check *c)
+{
+    list_del(&c->node);
+    list_push(to, &c->node);
+}
+
 static void check_free(struct auth_check *c)
 {
-    if (c->w) {
-        c->w->check = NULL;
-        c->w->checking = false;
-    }
+    if (c->w)
+        watch_rests(c->a, c->w);
     list_del(&c->node);
     requester_unref(&c->r);
     free(c);
@@ -111,7 +126,7 @@ static void check_free(struct auth_check *c)
 
 static void check_queue(struct auth *a, struct auth_watch *w, bool by_age)
 {
-    if (w->check)
+    if (w->checking)
         return; /* waiting: will see the newest; in flight: its answer will be found outdated */
     struct auth_check *c = xcalloc(1, sizeof *c);
     c->a = a;
@@ -120,6 +135,7 @@ static void check_queue(struct auth *a, struct auth_watch *w, bool by_age)
     c->by_age = by_age;
     list_init(&c->wait.node);
     list_push(&a->checks.queue, &c->node);
+    list_del(&w->by_age);
     w->check = c;
     w->checking = true;
     auth_arm_flush(a);
@@ -127,11 +143,11 @@ static void check_queue(struct auth *a, struct auth_watch *w, bool by_age)
 
 static void watch_revoke(struct auth_watch *w, const struct auth_error *e)
 {
-    void (*revoked)(struct auth_watch *, const struct auth_error *) = w->revoked;
+    struct auth *a = w->r->auth;
 
     auth_watch_del(w);
     metric_add(M_auth_revoked_in_flight, 1);
-    revoked(w, e);
+    a->revoked(w, e);
 }
 
 /* The end of a check: e, or NULL when all is well; fresh carries new times, if they are known. Frees c. */
@@ -146,7 +162,7 @@ static void check_end(struct auth_check *c, const struct auth_error *e, const st
     }
     if (c->r->suspected != c->suspected) { /* outdated */
         c->flying = c->have_user = c->by_age = false;
-        list_push(&a->checks.queue, &c->node);
+        check_move(&a->checks.queue, c);
         auth_arm_flush(a);
         return;
     }
@@ -156,9 +172,6 @@ static void check_end(struct auth_check *c, const struct auth_error *e, const st
         watch_revoke(w, e);
         return;
     }
-    w->checked_ms = clock_mono_ms();
-    list_del(&w->by_age);
-    list_push(&a->checks.by_age, &w->by_age);
     if (fresh)
         heap_add(&a->checks, w, fresh);
 }
@@ -168,7 +181,7 @@ static void check_later(struct auth_check *c)
 {
     c->flying = c->have_user = false;
     if (c->w && !c->a->stopping)
-        list_push(&c->a->checks.later, &c->node);
+        check_move(&c->a->checks.later, c);
     else
         check_free(c);
 }
@@ -275,7 +288,7 @@ static void checks_answered(void *arg, int err, const struct pg_result *res)
 
 static void check_begin(struct auth_check *c)
 {
-    list_del(&c->node);
+    check_move(&c->a->checks.flying, c);
     c->flying = true;
     c->suspected = c->r->suspected;
     metric_add(M_auth_checks, 1);
@@ -336,7 +349,8 @@ void checks_flush(struct auth *a)
 void checks_tick(struct auth *a)
 {
     struct checks *cs = &a->checks;
-    int64_t wall = clock_wall_ms(), now = clock_mono_ms();
+    int64_t wall = clock_wall_ms();
+    uint32_t now = (uint32_t)clock_mono_ms();
     int64_t age = a->cfg->auth_cache_ms < CHECK_AGE_MIN_MS ? CHECK_AGE_MIN_MS : a->cfg->auth_cache_ms;
 
     while (!list_empty(&cs->later)) {
@@ -344,8 +358,8 @@ void checks_tick(struct auth *a)
         list_del(n);
         list_push(&cs->queue, n);
     }
-    while (cs->heap_n && cs->heap[0]->expires_ms < wall) {
-        struct auth_watch *w = cs->heap[0];
+    while (cs->heap_n && cs->heap[0].expires_ms < wall) {
+        struct auth_watch *w = cs->heap[0].w;
         if (w->r->valid_until_ms && w->r->valid_until_ms < wall) {
             watch_revoke(w, &auth_error_expired);
         } else { /* the account: it may have been renewed */
@@ -357,9 +371,6 @@ void checks_tick(struct auth *a)
         struct auth_watch *w = container_of(cs->by_age.next, struct auth_watch, by_age);
         if (now - w->checked_ms < age)
             break;
-        w->checked_ms = now;
-        list_del(&w->by_age);
-        list_push(&cs->by_age, &w->by_age);
         check_queue(a, w, true);
     }
     if (!list_empty(&cs->queue))
@@ -394,22 +405,24 @@ void auth_on_suspect(struct auth *a, void (*fn)(void *arg, const struct requeste
 
 /* ---- watches */
 
-void auth_watch_add(struct auth *a, struct auth_watch *w, struct requester *r)
+void auth_on_revoked(struct auth *a, void (*fn)(struct auth_watch *w, const struct auth_error *e))
 {
-    ASSERT(!w->active && w->revoked && r->auth == a);
-    w->r = requester_ref(r);
+    a->revoked = fn;
+}
+
+void auth_watch_add(struct auth *a, struct auth_watch *w)
+{
+    struct requester *r = w->r;
+
+    ASSERT(!w->active && a->revoked && r->auth == a);
     w->active = true;
-    w->checking = false;
-    w->check = NULL;
     w->heap_at = 0;
-    w->checked_ms = clock_mono_coarse_ms();
     list_init(&w->by_user);
-    list_init(&w->by_age);
     if (r->watches)
         list_push(&r->watches->by_user, &w->by_user);
     else
         r->watches = w;
-    list_push(&a->checks.by_age, &w->by_age);
+    watch_rests(a, w);
     heap_add(&a->checks, w, r);
     a->checks.watches++;
     if (r->suspected != r->verified)
@@ -420,22 +433,18 @@ void auth_watch_del(struct auth_watch *w)
 {
     if (!w->active)
         return;
-    struct auth_check *c = w->check;
+    struct auth_check *c = w->checking ? w->check : NULL;
 
-    w->active = false;
-    if (c) {
-        if (c->flying) {
-            c->w = NULL;
-            w->check = NULL;
-            w->checking = false;
-        } else {
-            check_free(c);
-        }
-    }
+    w->active = w->checking = false;
+    if (c)
+        c->w = NULL;
+    else
+        list_del(&w->by_age);
+    if (c && !c->flying)
+        check_free(c);
     if (w->r->watches == w)
         w->r->watches = list_empty(&w->by_user) ? NULL : next_watch(w);
     list_del(&w->by_user);
-    list_del(&w->by_age);
     heap_del(&w->r->auth->checks, w);
     w->r->auth->checks.watches--;
     requester_unref(&w->r);
@@ -446,13 +455,27 @@ void checks_init(struct checks *c)
     memset(c, 0, sizeof *c);
     list_init(&c->queue);
     list_init(&c->later);
+    list_init(&c->flying);
     list_init(&c->by_age);
+}
+
+static void unwatch_all(struct list *checks)
+{
+    struct auth_check *c;
+
+    list_each(c, checks, struct auth_check, node) {
+        if (c->w)
+            auth_watch_del(c->w);
+    }
 }
 
 void checks_fini(struct auth *a)
 {
     while (!list_empty(&a->checks.by_age))
         auth_watch_del(container_of(a->checks.by_age.next, struct auth_watch, by_age));
+    unwatch_all(&a->checks.queue);
+    unwatch_all(&a->checks.later);
+    unwatch_all(&a->checks.flying);
     ASSERT(list_empty(&a->checks.queue) && list_empty(&a->checks.later) && a->checks.heap_n == 0);
     mem_free(MEM_tokens, a->checks.heap);
     a->checks.heap = NULL;

@@ -22,17 +22,17 @@ enum { ABANDONED_PER_USER = 4 };
  * only give a device an answer of its own to another question. */
 uint64_t req_key_rest(const struct sync_req *r)
 {
+    struct str filter = r->filter_text, device = req_requester(r)->device_id;
     struct {
         uint64_t filter, device;
         int64_t timeout_ms;
         uint64_t flags;
     } all = {
-        .filter = str_hash(r->filter->text),
-        .device = str_hash(r->rq->device_id),
+        .filter = str_hash(filter),
+        .device = str_hash(device),
         .timeout_ms = r->timeout_ms,
-        .flags = (r->full_state ? 1u : 0u) | (r->initial ? 2u : 0u) |
-                 (str_absent(r->filter->text) ? 4u : 0u) | (str_absent(r->rq->device_id) ? 8u : 0u) |
-                 (r->use_state_after ? 16u : 0u),
+        .flags = (r->full_state ? 1u : 0u) | (r->initial ? 2u : 0u) | (str_absent(filter) ? 4u : 0u) |
+                 (str_absent(device) ? 8u : 0u) | (r->use_state_after ? 16u : 0u),
     };
     return str_hash(str_n((const char *)&all, sizeof all));
 }
@@ -52,13 +52,23 @@ static struct sync_req *find_in(struct list *of_user, const struct sync_req *r)
 {
     struct sync_req *x;
     list_each(x, of_user, struct sync_req, by_user) {
-        if (!x->legacy && x->key == r->key && x->d == r->d && same_token(x->rq, r->rq))
+        if (x->key == r->key && x->d == r->d && !req_legacy(x) &&
+            same_token(req_requester(x), req_requester(r)))
             return x;
     }
     return NULL;
 }
 
 /* ---- joining ---- */
+
+/* The one who has been in r's ring for longest leaves it. */
+static struct sync_req *take_joined(struct sync_req *r)
+{
+    struct req_extra *x = container_of(r->extra->joined.next, struct req_extra, joined);
+    list_del(&x->joined);
+    x->leader = NULL;
+    return x->r;
+}
 
 /* Not beyond the user's share of waiting requests. */
 static void join(struct sync_req *r, struct sync_req *leader)
@@ -69,15 +79,15 @@ static void join(struct sync_req *r, struct sync_req *leader)
             req_refuse(r, "parked_per_user");
             return;
         }
-        if (list_empty(&leader->joined)) {
+        if (!req_is_leader(leader)) {
             req_admit(r); /* by itself; room is made where it parks */
             return;
         }
-        oldest = container_of(leader->joined.next, struct sync_req, joined);
+        oldest = container_of(leader->extra->joined.next, struct req_extra, joined)->r;
     }
     req_set_state(r, REQ_JOINED);
-    r->leader = leader;
-    list_push(&leader->joined, &r->joined);
+    req_extra(r)->leader = leader;
+    list_push(&req_extra(leader)->joined, &r->extra->joined);
     if (oldest) { /* only now: a leader without a client ends with the last who joined it */
         metric_add_l(M_sync_refused, "parked_per_user", 1);
         req_answer_empty(oldest);
@@ -137,7 +147,7 @@ void req_join(struct sync_req *r)
     uint64_t since = r->initial ? 0 : str_hash(r->since_text);
     bool doubted = r->session && r->session->suspected != r->session->rq->suspected;
     struct blob *kept = r->session && !doubted ? session_kept(&s->sessions, r->session, r->key, since) : NULL;
-    struct answer *x = kept ? NULL : answers_find(&s->answers, r->rq, r->key, since);
+    struct answer *x = kept ? NULL : answers_find(&s->answers, req_requester(r), r->key, since);
     if (kept) {
         struct rope body;
         rope_init(&body);
@@ -162,14 +172,12 @@ void req_join(struct sync_req *r)
 
 void req_share(struct sync_req *r, const struct rope *body)
 {
-    while (!r->leader && !list_empty(&r->joined)) {
-        struct sync_req *x = container_of(r->joined.next, struct sync_req, joined);
+    while (req_is_leader(r)) {
+        struct sync_req *x = take_joined(r);
         struct http_res res;
         http_res_init(&res, 200);
         rope_rope(&res.body, body);
         metric_add_l(M_sync_responses, "joined", 1);
-        list_del(&x->joined);
-        x->leader = NULL;
         http_reply(&x->http, &res);
         req_finish(x);
     }
@@ -197,34 +205,28 @@ void req_keep(struct sync_req *r, const struct rope *body, uint64_t next)
     struct answers *a = &r->s->answers;
     int64_t pos;
     if (a->life_ms && !keep_in_session(r, body, next) && ignore_position(r, &pos) == HAVE)
-        answers_keep(a, r->rq, r->key, pos, next, body);
+        answers_keep(a, req_requester(r), r->key, pos, next, body);
 }
 
 void req_error_joined(struct sync_req *r, void (*end)(struct sync_req *x, const void *arg), const void *arg)
 {
-    while (!r->leader && !list_empty(&r->joined)) {
-        struct sync_req *x = container_of(r->joined.next, struct sync_req, joined);
-        list_del(&x->joined);
-        x->leader = NULL;
-        end(x, arg);
-    }
+    while (req_is_leader(r))
+        end(take_joined(r), arg);
 }
 
 void req_unjoin(struct sync_req *r)
 {
-    struct sync_req *leader = r->leader;
-    r->leader = NULL;
+    struct sync_req *leader = req_leader(r);
     if (leader) {
-        list_del(&r->joined);
-        if (!leader->http && list_empty(&leader->joined))
+        r->extra->leader = NULL;
+        list_del(&r->extra->joined);
+        if (!leader->http && !req_is_leader(leader))
             req_abandon(leader);
         return;
     }
-    while (!list_empty(&r->joined)) { /* the service stops: each is dropped by itself */
+    while (req_is_leader(r)) { /* the service stops: each is dropped by itself */
         ASSERT(r->s->stopping);
-        struct sync_req *x = container_of(r->joined.next, struct sync_req, joined);
-        list_del(&x->joined);
-        x->leader = NULL;
+        (void)take_joined(r);
     }
 }
 
@@ -249,20 +251,17 @@ static size_t abandoned_of(const struct user *u)
 /* The arena goes with the http request. */
 static void own_text(struct sync_req *r, struct str text)
 {
-    struct alone *made = xmalloc(sizeof *made + text.n);
-    made->since_ms = r->alone ? r->alone->since_ms : 0;
-    if (text.n)
-        memcpy(made->text, text.p, text.n);
-    free(r->alone);
-    r->alone = made;
-    r->since_text = str_absent(text) ? STR_ABSENT : str_n(made->text, text.n);
+    struct req_extra *x = req_extra(r);
+    struct str made = str_dup(text);
+    free(x->since);
+    x->since = (char *)(uintptr_t)made.p;
+    r->since_text = made;
 }
 
 static void go_on_alone(struct sync_req *r)
 {
     struct sync *s = r->s;
     own_text(r, r->since_text);
-    r->filter = NULL;
     http_drop(&r->http);
     if (r->presence)
         feed_presence_end(s->feed, r->u->user_id, r->d ? r->d->device_id : STR_ABSENT);
@@ -272,12 +271,12 @@ static void go_on_alone(struct sync_req *r)
 void req_abandon(struct sync_req *r)
 {
     struct sync *s = r->s;
-    if (!list_empty(&r->joined) && !r->leader) {
+    if (req_is_leader(r)) {
         if (r->http)
             go_on_alone(r);
         return;
     }
-    bool worth = !r->legacy && s->answers.life_ms && !s->draining && !s->stopping && !r->leader &&
+    bool worth = !req_legacy(r) && s->answers.life_ms && !s->draining && !s->stopping && !req_leader(r) &&
                  is_computing(r) && abandoned_of(r->u) <= ABANDONED_PER_USER - (r->http ? 1 : 0);
     if (!worth) {
         if (r->http)
@@ -287,20 +286,22 @@ void req_abandon(struct sync_req *r)
     }
     if (r->http)
         go_on_alone(r);
-    r->alone->since_ms = clock_mono_ms();
-    if (!r->listed)
+    r->extra->alone_ms = clock_mono_ms();
+    if (!r->extra->listed)
         vec_push(&s->abandoned, r);
-    r->listed = true;
+    r->extra->listed = true;
 }
 
 void req_forget_abandoned(struct sync_req *r)
 {
     struct sync *s = r->s;
-    for (size_t i = 0; r->listed && i < s->abandoned.n; i++) {
+    if (!r->extra || !r->extra->listed)
+        return;
+    for (size_t i = 0; i < s->abandoned.n; i++) {
         if (s->abandoned.v[i] == r)
             s->abandoned.v[i--] = s->abandoned.v[--s->abandoned.n];
     }
-    r->listed = false;
+    r->extra->listed = false;
 }
 
 void req_sweep_abandoned(struct sync *s)
@@ -308,8 +309,8 @@ void req_sweep_abandoned(struct sync *s)
     int64_t now = clock_mono_ms();
     for (size_t i = s->abandoned.n; i-- > 0;) {
         struct sync_req *r = s->abandoned.v[i];
-        bool over = s->draining || now - r->alone->since_ms >= s->answers.life_ms;
-        if (over && list_empty(&r->joined)) {
+        bool over = s->draining || now - r->extra->alone_ms >= s->answers.life_ms;
+        if (over && !req_is_leader(r)) {
             metric_add_l(M_sync_refused, "abandoned", 1);
             req_finish(r); /* another takes its place in the list */
         }

@@ -78,7 +78,7 @@ static bool parse_token(struct str text, struct stream_token *out)
 
 static bool parse_pagination(struct sync_req *r)
 {
-    struct legacy *l = r->legacy;
+    struct legacy *l = req_legacy(r);
     struct stream_token to;
     struct str dir = http_query(r->http, STR("dir")), v = http_query(r->http, STR("from"));
     int64_t limit = LIMIT_DEFAULT;
@@ -133,8 +133,9 @@ static bool parse_events(struct sync_req *r)
 static bool parse_archived(struct sync_req *r)
 {
     struct str v = http_query(r->http, STR("archived"));
-    r->legacy->archived = str_eq(v, STR("true"));
-    if (!str_absent(v) && !r->legacy->archived && !str_eq(v, STR("false"))) {
+    struct legacy *l = req_legacy(r);
+    l->archived = str_eq(v, STR("true"));
+    if (!str_absent(v) && !l->archived && !str_eq(v, STR("false"))) {
         req_error(r, 400, "M_INVALID_PARAM",
                   "Boolean query parameter 'archived' must be one of ['true', 'false']");
         return false;
@@ -144,11 +145,11 @@ static bool parse_archived(struct sync_req *r)
 
 void legacy_begin(struct sync_req *r)
 {
-    struct legacy *l = r->legacy;
+    struct legacy *l = req_legacy(r);
     struct err e;
     if (l->kind == LEGACY_EVENTS) {
         struct str room = http_query(r->http, STR("room_id"));
-        if (r->rq->is_guest && !http_query_has(r->http, STR("room_id"))) {
+        if (req_requester(r)->is_guest && !http_query_has(r->http, STR("room_id"))) {
             req_error(r, 400, "M_UNKNOWN", "Guest users must specify room_id param");
             return;
         }
@@ -162,7 +163,7 @@ void legacy_begin(struct sync_req *r)
     ASSERT(filter_parse_with(STR("{\"event_format\":\"federation\"}"), 0, &r->f, &e) == 0);
     r->deadline_ms = clock_mono_ms() + r->timeout_ms;
     r->initial = l->kind != LEGACY_EVENTS;
-    if (l->kind == LEGACY_EVENTS && !r->rq->is_guest)
+    if (l->kind == LEGACY_EVENTS && !req_requester(r)->is_guest)
         req_affect_presence(r, STR("online"));
     req_watch(r);
     if (r->http->gone) {
@@ -193,18 +194,15 @@ const struct room_fact *legacy_fact(struct legacy *l, struct sync_run *run, stru
 
 static void on_facts(void *arg, int err, const struct pg_result *res)
 {
-    struct sequences_call *call = arg;
-    struct sync_req *r = call->r;
-    free(call);
+    struct sync_req *r = sequences_end(arg);
     if (!r)
         return;
-    r->sequences = NULL;
     if (err) {
         req_error(r, 500, "M_UNKNOWN", "Internal server error");
         return;
     }
     for (int i = 0; i < pg_rows(res); i++) {
-        struct room_fact *f = smap_get(&r->legacy->facts, pg_str(res, i, 0));
+        struct room_fact *f = smap_get(&req_legacy(r)->facts, pg_str(res, i, 0));
         if (f) {
             f->is_public = pg_i64(res, i, 1) != 0;
             f->blocked = pg_i64(res, i, 2) != 0;
@@ -215,15 +213,13 @@ static void on_facts(void *arg, int err, const struct pg_result *res)
 
 bool legacy_load(struct sync_req *r)
 {
-    struct legacy *l = r->legacy;
+    struct legacy *l = req_legacy(r);
     if (!l->unknown.n)
         return false;
     struct pg_args *args = pg_args_new();
     pg_args_text_array(args, l->unknown.v, l->unknown.n);
     l->unknown.n = 0;
-    r->sequences = xcalloc(1, sizeof *r->sequences);
-    r->sequences->r = r;
-    pg_exec(r->s->pg, SQL_room_facts, args, on_facts, r->sequences);
+    pg_exec(r->s->pg, SQL_room_facts, args, on_facts, sequences_begin(r));
     return true;
 }
 

@@ -33,7 +33,7 @@ void req_reply(struct sync_req *r, struct rope *body, const char *kind)
     rope_move(&res.body, body);
     if (r->http) {
         metric_add_l(M_sync_responses, kind, 1);
-        if (r->initial && !r->legacy)
+        if (r->initial && !req_legacy(r))
             metric_observe(M_sync_initial_seconds, (double)(clock_mono_ms() - req_started_ms(r)) / 1000.0);
         http_reply(&r->http, &res);
     }
@@ -49,7 +49,7 @@ static void run_of(struct sync_req *r, struct sync_run *run, struct arena *a)
         .cfg = r->s->cfg,
         .u = r->u,
         .d = r->d,
-        .rq = r->rq,
+        .rq = req_requester(r),
         .f = r->f,
         .has_since = !r->initial,
         .full_state = r->full_state,
@@ -57,7 +57,7 @@ static void run_of(struct sync_req *r, struct sync_run *run, struct arena *a)
         .shared = &r->s->shared,
         .a = a,
     };
-    if (!r->initial && !r->legacy) {
+    if (!r->initial && !req_legacy(r)) {
         const struct stream_token *since = req_since(r);
         ASSERT(since);
         run->since = *since;
@@ -67,14 +67,15 @@ static void run_of(struct sync_req *r, struct sync_run *run, struct arena *a)
 static enum run_result run_it(struct sync_req *r, struct sync_run *run, struct rope *body,
                               struct stream_token *next)
 {
-    if (r->legacy)
-        return legacy_run(r->legacy, run, body);
+    struct legacy *l = req_legacy(r);
+    if (l)
+        return legacy_run(l, run, body);
     return sync_run(run, body, next);
 }
 
 static const char *kind_of(const struct sync_req *r, enum run_result res)
 {
-    return r->legacy          ? "legacy"
+    return req_legacy(r)      ? "legacy"
            : r->initial       ? "initial"
            : r->full_state    ? "full_state"
            : res == RUN_EMPTY ? "empty"
@@ -83,7 +84,7 @@ static const char *kind_of(const struct sync_req *r, enum run_result res)
 
 static void refuse_broken(struct sync_req *r)
 {
-    struct legacy *l = r->legacy;
+    struct legacy *l = req_legacy(r);
     if (l && l->status)
         req_error(r, l->status, l->errcode, l->error.p);
     else
@@ -94,7 +95,7 @@ static void refuse_broken(struct sync_req *r)
  * none now. */
 static bool since_known(struct sync_req *r)
 {
-    if (r->initial || r->legacy || req_since(r))
+    if (r->initial || req_legacy(r) || req_since(r))
         return true;
     req_error(r, 400, "M_UNKNOWN", "Invalid stream token");
     return false;
@@ -110,8 +111,8 @@ void req_answer_empty(struct sync_req *r)
     run_of(r, &run, a);
     struct rope body;
     rope_init(&body);
-    if (r->legacy)
-        legacy_render_empty(r->legacy, &run, &body);
+    if (req_legacy(r))
+        legacy_render_empty(req_legacy(r), &run, &body);
     else
         sync_render_empty(&run, &run.since, &body);
     req_reply(r, &body, "empty");
@@ -125,9 +126,10 @@ void req_answer_empty(struct sync_req *r)
  * announced, and those that came with an upgrade of Synapse are not followed before the next start. */
 static bool is_ahead(struct sync_req *r)
 {
-    if (r->initial || (r->legacy && !r->legacy->placed))
+    const struct legacy *l = req_legacy(r);
+    if (r->initial || (l && !l->placed))
         return false;
-    const struct stream_token *since = r->legacy ? &r->legacy->from : req_since(r);
+    const struct stream_token *since = l ? &l->from : req_since(r);
     const struct stream_token *now = model_now(r->s->m);
     ASSERT(since);
     if (token_le(since, now))
@@ -184,12 +186,9 @@ static void bound_field(struct stream_token *t, const struct pg_result *res, int
 
 static void on_sequences(void *arg, int err, const struct pg_result *res)
 {
-    struct sequences_call *call = arg;
-    struct sync_req *r = call->r;
-    free(call);
+    struct sync_req *r = sequences_end(arg);
     if (!r)
         return;
-    r->sequences = NULL;
     if (err) {
         req_error(r, 500, "M_UNKNOWN", "Internal server error");
         return;
@@ -207,7 +206,7 @@ static void on_sequences(void *arg, int err, const struct pg_result *res)
 /* Again, now that we may have moved. */
 void req_recheck(struct sync_req *r)
 {
-    if (!r->sequences && since_known(r) && !is_ahead(r))
+    if (!req_sequences(r) && since_known(r) && !is_ahead(r))
         req_admit(r);
 }
 
@@ -248,10 +247,11 @@ static bool wants_turn(const struct sync_req *r)
 static void queue_turn(struct sync_req *r)
 {
     struct sync *s = r->s;
-    if (r->turn)
+    int64_t *turn = &req_extra(r)->turn;
+    if (*turn)
         return;
-    r->turn = r->u->initial_turn + 1 > s->initial_turn ? r->u->initial_turn + 1 : s->initial_turn;
-    r->u->initial_turn = r->turn;
+    *turn = r->u->initial_turn + 1 > s->initial_turn ? r->u->initial_turn + 1 : s->initial_turn;
+    r->u->initial_turn = *turn;
 }
 
 static void queue_add(struct sync_req *r)
@@ -261,7 +261,7 @@ static void queue_add(struct sync_req *r)
     req_set_state(r, REQ_QUEUED);
     list_del(&r->by_state);
     for (at = queue->prev; at != queue; at = at->prev) {
-        if (container_of(at, struct sync_req, by_state)->turn <= r->turn)
+        if (container_of(at, struct sync_req, by_state)->extra->turn <= r->extra->turn)
             break;
     }
     list_push(at->next, &r->by_state); /* before the next one */
@@ -283,7 +283,7 @@ static bool take_turn(struct sync_req *r)
             queue_add(r);
         return false;
     }
-    s->initial_turn = r->turn > s->initial_turn ? r->turn : s->initial_turn;
+    s->initial_turn = r->extra->turn > s->initial_turn ? r->extra->turn : s->initial_turn;
     r->admitted = true;
     s->initial_running++;
     return true;
@@ -304,15 +304,12 @@ void req_admit(struct sync_req *r)
     if (!r->version.number && is_ahead(r)) {
         req_set_state(r, REQ_CATCH_UP);
         arm(r, req_started_ms(r) + CATCH_UP_MS);
-        if (!r->bounded && !r->sequences && !r->legacy) {
-            r->sequences = xcalloc(1, sizeof *r->sequences);
-            r->sequences->r = r;
-            pg_exec(s->pg, SQL_sequences, pg_args_new(), on_sequences, r->sequences);
-        }
+        if (!r->bounded && !req_sequences(r) && !req_legacy(r))
+            pg_exec(s->pg, SQL_sequences, pg_args_new(), on_sequences, sequences_begin(r));
         feed_positions_check(s->feed);
         return;
     }
-    if (!r->initial && r->d && !r->acked && !r->legacy) {
+    if (!r->initial && r->d && !r->acked && !req_legacy(r)) {
         const struct stream_token *since = r->version.number ? NULL : req_since(r);
         ASSERT(since || r->version.number);
         model_to_device_ack(s->m, r->d, since ? since->to_device : r->version.to_device);
@@ -357,7 +354,7 @@ void req_park(struct sync_req *r)
     model_user_activate(s->m, r->u);
     req_set_state(r, REQ_PARKED);
     int64_t due = r->deadline_ms;
-    if (r->legacy && r->legacy->peeking) {
+    if (req_legacy(r) && req_legacy(r)->peeking) {
         int64_t look = clock_mono_ms() + PEEK_MS;
         due = look < due ? look : due;
     }
@@ -418,7 +415,7 @@ void req_compute(struct sync_req *r)
         req_set_state(r, REQ_AHEAD);
         if (!wheel_is_set(&r->timer))
             arm(r, clock_mono_ms() + AHEAD_MS);
-    } else if (res == RUN_LACK && !run.lack && r->legacy && legacy_load(r)) {
+    } else if (res == RUN_LACK && !run.lack && req_legacy(r) && legacy_load(r)) {
         req_set_state(r, REQ_LOADING);
     } else if (res == RUN_LACK) {
         req_set_state(r, REQ_LOADING);
@@ -430,10 +427,10 @@ void req_compute(struct sync_req *r)
         refuse_broken(r);
     } else if (res == RUN_DONE || over) {
         /* What does not move the token is not kept: the client would ask in a tight loop. */
-        if (!r->legacy && (r->initial || !token_equal(&next, &run.since)))
+        if (!req_legacy(r) && (r->initial || !token_equal(&next, &run.since)))
             req_keep(r, &body, str_hash(render_token(&run, &next)));
         req_reply(r, &body, kind_of(r, res));
-    } else if (!r->http && list_empty(&r->joined)) {
+    } else if (!r->http && !req_is_leader(r)) {
         req_finish(r);
     } else {
         req_park(r);
@@ -472,12 +469,12 @@ static void soon_begin(struct sync *s, struct soon *soon)
     list_each(r, &s->states[REQ_READY], struct sync_req, by_state) {
         if (soon->n == SLICE)
             break;
-        mem_soon(r->by_state.next, sizeof *r / 2);
+        mem_soon(r->by_state.next, sizeof *r);
         soon->v[soon->n].u = r->u;
         soon->v[soon->n].d = r->d;
         soon->v[soon->n].session = r->session;
         soon->v[soon->n].http = r->http;
-        soon->v[soon->n++].rq = r->rq;
+        soon->v[soon->n++].rq = req_requester(r);
     }
 }
 

@@ -53,7 +53,8 @@ void quick_expire(struct quick *q, int64_t wall_ms)
 static bool is_ordinary(const struct sync_req *r)
 {
     return r->version.number && r->http && r->d && r->timeout_ms > 0 && !r->initial && !r->full_state &&
-           !r->use_state_after && !r->legacy && r->s->live && !r->s->draining && !r->s->cfg->msc4354_enabled;
+           !r->use_state_after && !req_legacy(r) && r->s->live && !r->s->draining &&
+           !r->s->cfg->msc4354_enabled;
 }
 
 bool quick_quiet(const struct sync_req *r)
@@ -101,7 +102,7 @@ static bool key_equal(const struct quick_key *a, const struct quick_key *b)
 static bool user_fresh(const struct sync_req *r)
 {
     const struct user *u = r->u;
-    return user_part_fresh(&u->parts.ignored) && !r->rq->is_admin &&
+    return user_part_fresh(&u->parts.ignored) && !req_requester(r)->is_admin &&
            u->rooms_newest <= model_now(r->s->m)->room.min &&
            model_user_only_news(r->s->m, u, r->version.number);
 }
@@ -249,7 +250,7 @@ bool quick_answer(struct sync_req *r)
         return false;
     run->u = r->u;
     run->d = r->d;
-    run->rq = r->rq;
+    run->rq = req_requester(r);
     run->ll.n = run->ll_used.n = 0;
     run->lack = false;
     run->joined = NULL; /* what was of the last reader, or in the arena that has been emptied */

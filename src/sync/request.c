@@ -62,9 +62,10 @@ void req_finish(struct sync_req *r)
     if (r->state == REQ_BLOCKING ||
         (r->state == REQ_AUTH && s->stopping)) /* a walk: only where something may be pending */
         auth_cancel(s->auth, r);
-    if (r->sequences)
-        r->sequences->r = NULL; /* its answer finds nobody */
-    r->sequences = NULL;
+    if (req_sequences(r)) {
+        r->extra->sequences->r = NULL; /* its answer finds nobody */
+        r->extra->sequences = NULL;
+    }
     if (r->admitted) {
         s->initial_running--;
         if (s->counts[REQ_QUEUED])
@@ -81,6 +82,44 @@ void req_finish(struct sync_req *r)
         req_release(r);
 }
 
+struct req_extra *req_extra(struct sync_req *r)
+{
+    if (!r->extra) {
+        r->extra = MEM_NEW(MEM_requests, struct req_extra);
+        r->extra->r = r;
+        list_init(&r->extra->joined);
+    }
+    return r->extra;
+}
+
+static void extra_free(struct sync_req *r)
+{
+    struct req_extra *x = r->extra;
+    if (!x)
+        return;
+    legacy_free(&x->legacy);
+    free(x->since);
+    mem_free(MEM_requests, x);
+    r->extra = NULL;
+}
+
+struct sequences_call *sequences_begin(struct sync_req *r)
+{
+    struct sequences_call *call = xcalloc(1, sizeof *call);
+    call->r = r;
+    req_extra(r)->sequences = call;
+    return call;
+}
+
+struct sync_req *sequences_end(struct sequences_call *call)
+{
+    struct sync_req *r = call->r;
+    free(call);
+    if (r)
+        r->extra->sequences = NULL;
+    return r;
+}
+
 static void req_release(struct sync_req *r)
 {
     struct sync *s = r->s;
@@ -89,10 +128,9 @@ static void req_release(struct sync_req *r)
     if (r->u)
         model_user_unpin(s->m, r->u);
     filter_unref(&r->f);
-    requester_unref(&r->rq);
+    requester_unref(&r->watch.r);
     session_unref(&s->sessions, &r->session);
-    legacy_free(&r->legacy);
-    free(r->alone);
+    extra_free(r);
     mem_free(MEM_requests, r);
 }
 
@@ -205,9 +243,8 @@ static bool parse_text(struct sync_req *r, const char *name, struct str *out)
 static bool parse_parameters(struct sync_req *r)
 {
     struct str presence;
-    r->filter = ARENA_NEW(r->http->arena, struct filter_asked);
     if (!parse_timeout(r) || !parse_text(r, "since", &r->since_text) ||
-        !parse_text(r, "set_presence", &presence) || !parse_text(r, "filter", &r->filter->text))
+        !parse_text(r, "set_presence", &presence) || !parse_text(r, "filter", &r->filter_text))
         return false;
     r->set_presence = str_absent(presence) ? SET_ONLINE : (uint8_t)presence_parse(presence);
     struct str full = http_query(r->http, STR("full_state"));
@@ -303,7 +340,7 @@ void req_affect_presence(struct sync_req *r, struct str state)
     feed_presence_start(s->feed, r->u->user_id, r->d ? r->d->device_id : STR_ABSENT, state);
 }
 
-static void on_revoked(struct auth_watch *w, const struct auth_error *e)
+void req_revoked(struct auth_watch *w, const struct auth_error *e)
 {
     struct sync_req *r = container_of(w, struct sync_req, watch);
     req_auth_error(r, e);
@@ -311,8 +348,7 @@ static void on_revoked(struct auth_watch *w, const struct auth_error *e)
 
 void req_watch(struct sync_req *r)
 {
-    r->watch.revoked = on_revoked;
-    auth_watch_add(r->s->auth, &r->watch, r->rq);
+    auth_watch_add(r->s->auth, &r->watch);
 }
 
 /* What was asked is known and good: presence, then whether this user is served at all. */
@@ -326,7 +362,7 @@ static void asked(struct sync_req *r)
         req_affect_presence(r, presence_states[r->set_presence]);
     req_watch(r);
     req_set_state(r, REQ_BLOCKING);
-    auth_check_blocking(r->s->auth, r->rq, on_blocking, r);
+    auth_check_blocking(r->s->auth, req_requester(r), on_blocking, r);
 }
 
 /* False: it is no token, and r has been answered. */
@@ -349,14 +385,15 @@ static void remember(struct sync_req *r, uint64_t rest)
     struct str since;
     if (!x)
         return;
-    if (r->rq->kind == REQUESTER_USER && r->d && r->timeout_ms > 0 && !r->initial && !r->full_state &&
-        !r->use_state_after && session_since(r->http->query, &since) && since.p == r->since_text.p) {
+    if (req_requester(r)->kind == REQUESTER_USER && r->d && r->timeout_ms > 0 && !r->initial &&
+        !r->full_state && !r->use_state_after && session_since(r->http->query, &since) &&
+        since.p == r->since_text.p) {
         x->d = r->d;
         x->timeout_ms = r->timeout_ms;
         x->presence = r->set_presence;
         x->state_after = !r->s->cfg->msc4222_enabled && http_query_has(r->http, STR(STATE_AFTER));
         x->rest = rest;
-        session_enter(&r->s->sessions, r->s->m, x, r->rq, r->u, r->f);
+        session_enter(&r->s->sessions, r->s->m, x, req_requester(r), r->u, r->f);
     }
     if (list_empty(&x->by_use))
         session_unref(&r->s->sessions, &r->session);
@@ -370,10 +407,10 @@ static void filter_known(struct sync_req *r)
         return;
     }
     r->initial = str_absent(r->since_text);
-    uint64_t hash = 0;
+    uint64_t hash = 0, rest = req_key_rest(r);
+    r->version = (struct model_version){0}; /* where its text was */
     if (!r->initial && !since_good(r, &hash))
         return;
-    uint64_t rest = req_key_rest(r);
     r->key = req_key(hash, rest);
     remember(r, rest);
     asked(r);
@@ -398,7 +435,12 @@ static void on_filter_loaded(void *arg, int err)
 static void resolve_stored(struct sync_req *r)
 {
     struct filter *f;
-    switch (model_stored_filter(r->s->m, r->u, r->filter->id, &f)) {
+    int64_t id;
+    if (str_to_i64_lax(r->filter_text, &id)) {
+        req_error(r, 400, "M_INVALID_PARAM", "Invalid filter ID");
+        return;
+    }
+    switch (model_stored_filter(r->s->m, r->u, id, &f)) {
     case HAVE:
         r->f = filter_ref(f);
         filter_known(r);
@@ -422,9 +464,9 @@ static void resolve_filter(struct sync_req *r)
 {
     req_set_state(r, REQ_FILTER);
     struct err e;
-    if (str_absent(r->filter->text) || str_starts(r->filter->text, STR("{"))) {
-        int err = filter_shared(r->filter->text, filter_flags(r->s->cfg), r->s->cfg->filter_timeline_limit,
-                                &r->f, &e);
+    struct str text = r->filter_text;
+    if (str_absent(text) || str_starts(text, STR("{"))) {
+        int err = filter_shared(text, filter_flags(r->s->cfg), r->s->cfg->filter_timeline_limit, &r->f, &e);
         if (err == -ERR_PROTOCOL) {
             req_error(r, 400, "M_UNKNOWN", e.text);
         } else if (err) {
@@ -432,10 +474,6 @@ static void resolve_filter(struct sync_req *r)
         } else {
             filter_known(r);
         }
-        return;
-    }
-    if (str_to_i64_lax(r->filter->text, &r->filter->id)) {
-        req_error(r, 400, "M_INVALID_PARAM", "Invalid filter ID");
         return;
     }
     resolve_stored(r);
@@ -509,10 +547,11 @@ static void on_auth(void *arg, struct requester *rq, const struct auth_error *e)
         req_auth_error(r, e);
         return;
     }
-    r->rq = rq;
+    r->watch.r = rq;
     bool of_service = is_app_service_sender(r->s->cfg, rq);
-    if (r->legacy)
-        r->legacy->of_service = of_service;
+    struct legacy *legacy = req_legacy(r);
+    if (legacy)
+        legacy->of_service = of_service;
     else if (of_service) { /* as Synapse, which cannot compute a sync for it */
         req_error(r, 500, "M_UNKNOWN", "Internal server error");
         return;
@@ -522,7 +561,7 @@ static void on_auth(void *arg, struct requester *rq, const struct auth_error *e)
     if (!str_absent(rq->device_id))
         r->d = model_device(r->s->m, r->u, rq->device_id);
     r->http->requester = requester_log_name(rq, r->http->arena);
-    if (r->legacy)
+    if (legacy)
         legacy_begin(r);
     else if (parse_parameters(r))
         resolve_state_after(r);
@@ -536,7 +575,6 @@ static struct sync_req *req_new(struct sync *s, struct http_req *http)
     http->user = r;
     http->on_gone = on_gone;
     list_init(&r->by_user);
-    list_init(&r->joined);
     list_push(&s->states[REQ_AUTH], &r->by_state);
     s->counts[REQ_AUTH]++;
     return r;
@@ -555,7 +593,7 @@ static bool begin_again(struct sync *s, struct http_req *http, struct session *x
     r->session = x;
     x->refs++;
     session_used(&s->sessions, x);
-    r->rq = requester_ref(x->rq);
+    r->watch.r = requester_ref(x->rq);
     r->u = x->u;
     model_user_pin(s->m, r->u);
     r->d = x->d;
@@ -563,7 +601,7 @@ static bool begin_again(struct sync *s, struct http_req *http, struct session *x
     r->since_text = since;
     r->timeout_ms = x->timeout_ms;
     r->set_presence = x->presence;
-    http->requester = requester_log_name(r->rq, http->arena);
+    http->requester = requester_log_name(x->rq, http->arena);
     uint64_t hash;
     if (!since_good(r, &hash))
         return true;
@@ -588,7 +626,8 @@ void req_begin(struct sync *s, struct http_req *http)
         return;
     }
     struct sync_req *r = req_new(s, http);
-    r->legacy = legacy ? legacy_new(kind, room_id) : NULL;
+    if (legacy)
+        req_extra(r)->legacy = legacy_new(kind, room_id);
     if (printed)
         r->session = session_new(&print);
     auth_request(s->auth, http, !legacy || kind != LEGACY_ALL_ROOMS, on_auth, r);

@@ -26,25 +26,39 @@ enum req_state {
     REQ_STATE_COUNT
 };
 
-/* What is needed until the filter is known; in the request's arena. */
-struct filter_asked {
-    struct str text;
-    int64_t id;
-};
-/* What a request has when its client has gone. */
-struct alone {
-    int64_t since_ms; /* nobody has waited since */
-    char text[];      /* since_text: the arena is gone */
+/* What few requests have. */
+struct req_extra {
+    struct sync_req *r;
+    int64_t turn;                     /* in the queue of initial syncs; 0: has not asked for one */
+    struct list joined;               /* those who joined; or the link of one who did */
+    struct sync_req *leader;          /* of one who did */
+    struct sequences_call *sequences; /* under way */
+    struct legacy *legacy;            /* another endpoint than /sync */
+    char *since;                      /* since_text, when it is nowhere else */
+    int64_t alone_ms;                 /* nobody has waited since */
+    bool listed;                      /* among the abandoned */
 };
 
-/* A parked poll costs one of these. */
+/* A parked poll costs one of these. What a wake-up looks at stands first, what ends it last. */
 struct sync_req {
-    struct sync *s;
-    struct http_req *http; /* NULL: the client has gone, the answer is kept for its return */
-    struct requester *rq;
+    struct list by_state; /* in the list of its state */
+    struct list by_user;  /* u->waiters, while parked; u->running, while others may join */
     struct user *u;
     struct device *d;
+    struct http_req *http;   /* NULL: the client has gone, the answer is kept for its return */
+    struct session *session; /* counted; NULL: none */
+
+    struct sync *s;
     struct filter *f;
+    struct str since_text; /* empty: initial; in the request's text or arena, or in extra */
+    union {
+        struct str filter_text;       /* as asked for, until the filter is known */
+        struct model_version version; /* then: of since, if it is one of our latest */
+    };
+    int64_t deadline_ms; /* timeout_ms after its beginning */
+    uint64_t key;        /* of all that the client asked for */
+
+    int32_t timeout_ms;
     enum req_state state : 8;
     uint8_t set_presence : 2; /* enum set_presence */
     bool full_state : 1;
@@ -55,33 +69,42 @@ struct sync_req {
     bool bounded : 1;
     bool acked : 1;
     bool loading : 1;
-    bool listed : 1; /* among the abandoned */
-    int32_t timeout_ms;
-    int64_t deadline_ms;   /* timeout_ms after its beginning */
-    struct str since_text; /* empty: initial; in the request's arena, or in alone */
-    struct filter_asked *filter;
-    struct model_version version; /* of since, if it is one of our latest */
-    struct session *session;      /* counted; NULL: none */
-    int64_t turn;                 /* in the queue of initial syncs; 0: has not asked for one */
-    struct list by_state;         /* in the list of its state */
-    struct list by_user;          /* u->waiters, while parked; u->running, while others may join */
-    uint64_t key;                 /* of all that the client asked for */
-    struct list joined;           /* those who joined; or the link of one who did */
-    struct sync_req *leader;
-    struct alone *alone;
+    struct req_extra *extra; /* usually NULL */
+    struct auth_watch watch; /* its requester is the request's, from the authentication on */
     struct wheel_timer timer;
-    struct auth_watch watch;
-    struct sequences_call *sequences; /* under way */
-    struct legacy *legacy;            /* another endpoint than /sync */
 };
+static inline struct requester *req_requester(const struct sync_req *r)
+{
+    return r->watch.r;
+}
 static inline int64_t req_started_ms(const struct sync_req *r)
 {
     return r->deadline_ms - r->timeout_ms;
+}
+static inline struct legacy *req_legacy(const struct sync_req *r)
+{
+    return r->extra ? r->extra->legacy : NULL;
+}
+static inline struct sync_req *req_leader(const struct sync_req *r)
+{
+    return r->extra ? r->extra->leader : NULL;
+}
+static inline bool req_is_leader(const struct sync_req *r) /* others have joined it */
+{
+    return r->extra && !r->extra->leader && !list_empty(&r->extra->joined);
+}
+static inline bool req_sequences(const struct sync_req *r)
+{
+    return r->extra && r->extra->sequences;
 }
 /* The statement that bounds a token; it outlives its request, and the service. */
 struct sequences_call {
     struct sync_req *r;
 };
+/* A call of this request, which is told of its end. */
+struct sequences_call *sequences_begin(struct sync_req *r);
+/* It has come back: its request, or NULL; frees it. */
+struct sync_req *sequences_end(struct sequences_call *call);
 
 struct sync {
     const struct config *cfg;
@@ -123,6 +146,8 @@ void req_finish(
 bool req_returned(struct sync_req *r);
 void presence_buckets_sweep(struct sync *s);
 void req_begin(struct sync *s, struct http_req *http);
+struct req_extra *req_extra(struct sync_req *r); /* made when there is none */
+void req_revoked(struct auth_watch *w, const struct auth_error *e);
 /* Parameters are known and good: hold, bound, queue or compute. */
 void req_admit(struct sync_req *r);
 

@@ -129,6 +129,7 @@ int sync_start(struct sync **out, struct uv_loop_s *loop, const struct config *c
     answers_init(&s->answers, cfg->sync_response_cache_duration_ms, (size_t)cfg->response_cache_mb << 20);
     shared_init(&s->shared);
     auth_on_suspect(a, on_suspect, s);
+    auth_on_revoked(a, req_revoked);
     wheel_init(&s->wheel, clock_mono_ms());
     s->idle = xcalloc(1, sizeof *s->idle);
     uv_idle_init(loop, s->idle);

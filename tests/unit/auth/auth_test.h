@@ -121,6 +121,7 @@ void row(struct fix *f, const char *func, const char *k1,
 
 struct watched {
     struct auth_watch w;
+    void (*then)(struct watched *w); /* called when it has ended; may be NULL */
     int ended, status, soft_logout;
     char errcode[64], error[256];
 };

@@ -645,13 +645,16 @@ static void on_revoked(struct auth_watch *aw, const struct auth_error *e)
     w->soft_logout = e->soft_logout;
     copy(w->errcode, sizeof w->errcode, str_of(e->errcode));
     copy(w->error, sizeof w->error, e->error);
+    if (w->then)
+        w->then(w);
 }
 
 void watch(struct fix *f, struct watched *w, struct requester *r)
 {
     memset(w, 0, sizeof *w);
-    w->w.revoked = on_revoked;
-    auth_watch_add(f->auth, &w->w, r);
+    w->w.r = requester_ref(r);
+    auth_on_revoked(f->auth, on_revoked);
+    auth_watch_add(f->auth, &w->w);
 }
 
 int main(void)

@@ -19,6 +19,12 @@ static void park(struct fix *f, const char *token, struct watched *w)
     outcome_free(&o);
 }
 
+/* When it ends by itself; 0: never. */
+static int64_t ends_at(const struct fix *f, const struct watched *w)
+{
+    return w->w.heap_at ? f->auth->checks.heap[w->w.heap_at - 1].expires_ms : 0;
+}
+
 enum change { LOGOUT, DEACTIVATE, LOCK, EXPIRE, NOTHING };
 
 static void change(struct fix *f, enum change c)
@@ -203,8 +209,8 @@ static void time_runs_out(void **state)
     park(f, "soon", &account);
     park(f, "other", &renewed);
     park(f, "syt_alice", &forever);
-    assert_int_equal(token.w.expires_ms, NOW + 5000);
-    assert_int_equal(forever.w.expires_ms, 0);
+    assert_int_equal(ends_at(f, &token), NOW + 5000);
+    assert_int_equal(ends_at(f, &forever), 0);
     fix_tick(f, 5000);
     assert_int_equal(token.ended, 0);
     fix_tick(f, 500);
@@ -219,7 +225,7 @@ static void time_runs_out(void **state)
     assert_int_equal(account.ended, 1);
     assert_int_equal(account.status, 403);
     assert_int_equal(renewed.ended, 0);
-    assert_int_equal(renewed.w.expires_ms, NOW + 500000);
+    assert_int_equal(ends_at(f, &renewed), NOW + 500000);
     auth_watch_del(&renewed.w);
     auth_watch_del(&forever.w);
     fix_free(&f);
@@ -231,6 +237,7 @@ static void many_ends(void **state)
     enum { N = 200 };
     struct fix *f = fix_new(NULL);
     struct watched *w = xcalloc(N, sizeof *w);
+    int64_t ends[N];
     struct outcome o = asked_token(f, "short");
     uint32_t seed = 7;
     size_t removed = 0, ended = 0;
@@ -242,6 +249,8 @@ static void many_ends(void **state)
         seed = seed * 1664525 + 1013904223;
         r->valid_until_ms = NOW + 1 + (seed >> 8) % 1000;
         watch(f, &w[i], r);
+        ends[i] = ends_at(f, &w[i]);
+        assert_int_equal(ends[i], r->valid_until_ms);
         requester_unref(&r);
     }
     for (size_t i = 0; i < N; i += 3, removed++)
@@ -249,9 +258,8 @@ static void many_ends(void **state)
     for (int64_t t = 1; t <= 1002; t++) {
         fix_tick(f, 1);
         for (size_t i = 0; i < N; i++)
-            if (i % 3 && w[i].ended != (w[i].w.expires_ms < NOW + t))
-                fail_msg("watch %zu, end %lld, at %lld", i, (long long)w[i].w.expires_ms,
-                         (long long)(NOW + t));
+            if (i % 3 && w[i].ended != (ends[i] < NOW + t))
+                fail_msg("watch %zu, end %lld, at %lld", i, (long long)ends[i], (long long)(NOW + t));
     }
     for (size_t i = 0; i < N; i++)
         ended += (size_t)w[i].ended;
@@ -368,20 +376,17 @@ static void removed_while_being_checked(void **state)
 
 /* The callback of one watch removes another one and parks a third. */
 struct meddler {
-    struct auth_watch w;
+    struct watched w;
     struct watched *victim;
     struct requester *r;
     struct watched fresh;
     struct fix *f;
-    int ended;
 };
 
-static void meddle(struct auth_watch *aw, const struct auth_error *e)
+static void meddle(struct watched *w)
 {
-    struct meddler *m = container_of(aw, struct meddler, w);
+    struct meddler *m = container_of(w, struct meddler, w);
 
-    (void)e;
-    m->ended++;
     auth_watch_del(&m->victim->w);
     row(m->f, "get_user_by_id", "@alice:hs.test", NULL);
     watch(m->f, &m->fresh, m->r);
@@ -395,14 +400,14 @@ static void callbacks_may_do_anything(void **state)
     struct watched victim;
 
     (void)state;
-    m.w.revoked = meddle;
     m.victim = &victim;
-    auth_watch_add(f->auth, &m.w, o.r);
+    watch(f, &m.w, o.r);
+    m.w.then = meddle;
     watch(f, &victim, o.r);
     fix_token(f, "syt_alice")->gone = true;
     row(f, "get_user_by_access_token", "syt_alice", NULL);
     fix_pump(f);
-    assert_int_equal(m.ended, 1);
+    assert_int_equal(m.w.ended, 1);
     assert_int_equal(victim.ended, 0);
     assert_int_equal(m.fresh.ended, 1);
     outcome_free(&o);
@@ -435,6 +440,60 @@ static void no_stampede(void **state)
     fix_free(&f);
 }
 
+/* The service stops: watches are let go of wherever their check is. */
+static void detached_at_the_stop(void **state)
+{
+    struct fix *f = fix_new(NULL);
+    struct watched resting, queued, flying, later;
+
+    (void)state;
+    park(f, "syt_alice", &later);
+    f->fail = 1;
+    row(f, "get_user_by_access_token", "syt_alice", NULL);
+    fix_pump(f);
+    assert_true(later.w.checking);
+    park(f, "syt_bob", &flying);
+    row(f, "get_user_by_id", "@bob:hs.test", NULL);
+    fix_pump_once(f);
+    park(f, "now", &queued);
+    row(f, "get_user_by_access_token", "now", NULL);
+    park(f, "puppet", &resting);
+    assert_int_equal(f->auth->checks.watches, 4);
+    struct watched *all[] = {&resting, &queued, &flying, &later};
+    fix_free(&f);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        assert_false(all[i]->w.active);
+        assert_null(all[i]->w.r);
+        assert_int_equal(all[i]->ended, 0);
+    }
+}
+
+/* What waits for the database is not checked a second time for its age, and is afterwards. */
+static void age_goes_on_after_a_check(void **state)
+{
+    struct fix *f = fix_new(NULL);
+    struct watched w;
+
+    (void)state;
+    park(f, "syt_alice", &w);
+    f->fail = 1;
+    row(f, "get_user_by_access_token", "syt_alice", NULL);
+    fix_pump(f);
+    assert_true(w.w.checking);
+    fix_tick(f, 400000);
+    fix_pump(f);
+    assert_false(w.w.checking);
+    assert_int_equal(f->statements[SQL_auth_tokens_by_id], 2);
+    fix_tick(f, 299999);
+    fix_pump(f);
+    assert_int_equal(f->statements[SQL_auth_tokens_by_id], 2);
+    fix_tick(f, 1);
+    fix_pump(f);
+    assert_int_equal(f->statements[SQL_auth_tokens_by_id], 3);
+    auth_watch_del(&w.w);
+    fix_free(&f);
+}
+
 int run_watch(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -450,6 +509,8 @@ int run_watch(void)
         cmocka_unit_test(removed_while_being_checked),
         cmocka_unit_test(callbacks_may_do_anything),
         cmocka_unit_test(no_stampede),
+        cmocka_unit_test(detached_at_the_stop),
+        cmocka_unit_test(age_goes_on_after_a_check),
     };
 
     return cmocka_run_group_tests_name("auth: parked requests", tests, NULL, NULL);

@@ -165,10 +165,15 @@ void auth_cancel(struct auth *a, const void *arg)
             f->blocking[i--] = f->blocking[--f->blocking_n];
     }
 }
-void auth_watch_add(struct auth *a, struct auth_watch *w, struct requester *r)
+void auth_on_revoked(struct auth *a, void (*fn)(struct auth_watch *w, const struct auth_error *e))
 {
     (void)a;
-    w->r = requester_ref(r);
+    the_front->revoked = fn;
+}
+void auth_watch_add(struct auth *a, struct auth_watch *w)
+{
+    (void)a;
+    assert_false(w->active);
     w->active = true;
     vec_push(&the_front->watches, w);
 }
@@ -233,7 +238,7 @@ void front_revoke(struct front *f)
     while (f->watches.n) {
         struct auth_watch *w = f->watches.v[0];
         auth_watch_del(w);
-        w->revoked(w, &e);
+        f->revoked(w, &e);
     }
 }
 

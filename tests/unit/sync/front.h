@@ -33,6 +33,7 @@ struct front {
     } blocking[16];
     int blocking_n;
     VEC(struct auth_watch *) watches;
+    void (*revoked)(struct auth_watch *w, const struct auth_error *e);
     int presence, requesters;
     int presence_begun; /* how often presence was told */
     bool guest, admin;
