@@ -22,7 +22,8 @@ from harness.chart import MARKS, draw, put, read  # noqa: E402
 from harness.crowd import Set, many_rooms, one_room, workday  # noqa: E402
 from harness.hot import shown_command  # noqa: E402
 from harness.hot_report import Report, Result, ratios, spread  # noqa: E402
-from harness.hot_rows import Item, delta_figures, parked_figures, plan_workday, queued_in, slow_figures  # noqa: E402
+from harness.hot_rows import Item, delta_figures, parked_figures, phase_figures, plan_workday, queued_in  # noqa: E402
+from harness.hot_rows import slow_figures, statement_label  # noqa: E402
 from harness.matrix_events import Event  # noqa: E402
 from harness.plan import Plan  # noqa: E402
 from harness.recorded import Recording, rdata  # noqa: E402
@@ -241,6 +242,34 @@ class LinesTest(unittest.TestCase):
         self.assertEqual((found["sql"], found["pg_cpu"]), ([0.03], [2.0]))
         bare = delta_figures([{"mark": "before", "counters": {}}, {**after, "counters": {}}])
         self.assertNotIn("sql", bare)
+
+    def test_phase(self) -> None:
+        lines: list[dict[str, Any]] = []
+        for phase, statements, gaps in (("new", 90, 30), ("touch", 1000, 500), ("steady", 20, 0)):
+            start = lines[-1]["counters"]["statements"] if lines else 5
+            old = lines[-1]["counters"]["texts"]["SELECT gaps"] if lines else 2
+            lines.append({"mark": "before", "phase": phase})
+            lines[-1]["counters"] = {"statements": start, "backends": {}, "texts": {"SELECT gaps": old, "SELECT x": 7}}
+            lines.append({"mark": "after", "phase": phase, "deltas": 80, "empties": 20, "planned_ms": 10000, "took_ms": 11000})
+            lines[-1] |= {"total_cpu_ms": 2, "p50_ms": 1, "p99_ms": 2, "last_ms": 3}
+            texts = {"SELECT gaps": old + gaps, "SELECT x": 7, "SELECT y": statements - gaps}
+            lines[-1]["counters"] = {"statements": start + statements, "backends": {}, "texts": texts}
+        new, steady = phase_figures(lines, "new"), phase_figures(lines, "steady")
+        self.assertEqual((new["sql"], new["sql@SELECT gaps"], new["sql@SELECT y"]), ([0.9], [3.0], [6.0]))
+        self.assertEqual((steady["sql"], steady["cpu"], steady["answers"]), ([0.2], [20.0], [10.0]))
+        self.assertEqual([key for key in steady if key.startswith("sql@")], ["sql@SELECT y"])  # the others were not sent
+        self.assertEqual(phase_figures(lines[:4], "steady"), {})
+        figures = {**steady, **{f"new_{key}": values for key, values in new.items()}}
+        text = Report([], [Result(Item("workday", "chappe-uring", 120, "recorded"), 0, figures, {}, "", 0.1)]).text()
+        for line in ("SQL statements per answer | 0.2000 |", "SQL statements per answer | 0.9000 |"):
+            self.assertIn(line, text)
+        self.assertIn("| before, in a new process: statements a second: SELECT gaps | 3.00 |", text)
+        self.assertNotIn("| statements a second: SELECT gaps |", text)
+
+    def test_statement_label(self) -> None:
+        text = "SELECT a FROM unnest($1::text[]) AS w JOIN LATERAL (SELECT b FROM events e JOIN event_json j ON true) x ON true"
+        self.assertEqual(statement_label(text + " UNION ALL SELECT c FROM events"), "SELECT events, event_json")
+        self.assertEqual(statement_label("DELETE FROM device_inbox WHERE a = $1"), "DELETE device_inbox")
 
     def test_slow(self) -> None:
         times = {"warm": False, "deltas": 10, "p99_ms": 5, "last_ms": 6, "total_cpu_ms": 1}

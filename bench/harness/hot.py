@@ -18,7 +18,7 @@ from types import FrameType
 
 from harness.crowd import Crowd, Shape
 from harness.hot_report import FIGURES, Report, Result
-from harness.hot_rows import WARM, Item, Rows, Settings, load_average
+from harness.hot_rows import TOUCH_FASTER, WARM, Item, Rows, Settings, load_average
 from harness.servers import CHAPPE, TITLES, Servers, step_aside
 from harness.stage import RELEASE, Stage, build_load, default_state
 from stack.errors import StackError
@@ -144,7 +144,8 @@ def _estimate(item: Item, settings: Settings) -> float:
     if item.row == "open":
         return start + coming + 4 + len(settings.rates) * (settings.step_seconds + 1.5)
     if item.row == "workday":
-        return start + 3 * coming + settings.work_seconds + 8
+        touch = 20000 / 8 / settings.work_rate / TOUCH_FASTER  # a room for eight devices
+        return start + 3 * coming + 2 * settings.work_seconds + touch + 12
     if item.row == "storm":
         return start + 4 * coming + 5
     if item.row == "initial":

@@ -40,14 +40,20 @@ FIGURES: dict[str, list[tuple[str, str, str, int]]] = {
     "open": [("knee", "highest rate with p99 at most 100 ms, thousand messages to devices a second", "", 0)],
     "workday": [
         ("events", "messages, receipts and typing a second", "", 0),
-        ("answers", "answers a second", "", 0),
-        ("cpu", "CPU per answer", "µs", 1),
-        ("core", "of one core", "%", 1),
-        ("p50", "median message after", "ms", 2),
-        ("p99", "99th percentile", "ms", 1),
-        ("last", "slowest message after", "ms", 1),
-        ("sql", "SQL statements per answer", "", 4),
-        ("pg_cpu", "PostgreSQL CPU per answer", "µs", 2),
+        ("answers", "when every room has had a message: answers a second", "", 0),
+        ("cpu", "  CPU per answer", "µs", 1),
+        ("core", "  of one core", "%", 1),
+        ("p50", "  median message after", "ms", 2),
+        ("p99", "  99th percentile", "ms", 1),
+        ("last", "  slowest message after", "ms", 1),
+        ("sql", "  SQL statements per answer", "", 4),
+        ("pg_cpu", "  PostgreSQL CPU per answer", "µs", 2),
+        ("new_answers", "before, in a new process: answers a second", "", 0),
+        ("new_cpu", "  CPU per answer", "µs", 1),
+        ("new_p50", "  median message after", "ms", 2),
+        ("new_p99", "  99th percentile", "ms", 1),
+        ("new_sql", "  SQL statements per answer", "", 4),
+        ("new_pg_cpu", "  PostgreSQL CPU per answer", "µs", 2),
         *_PARKED,
     ],
     "probe": [
@@ -58,18 +64,18 @@ FIGURES: dict[str, list[tuple[str, str, str, int]]] = {
         ("last", "last delta after", "ms", 1),
     ],
     "slow": [
-        ("alone_p99", "alone: 99th percentile", "ms", 1),
-        ("p99", "  beside stalled readers", "ms", 1),
+        ("alone_p99", "99th percentile, alone", "ms", 1),
+        ("p99", "99th percentile beside stalled readers", "ms", 1),
         ("drop_p99", "  while those are dropped", "ms", 1),
-        ("alone_last", "alone: last delta after", "ms", 1),
-        ("last", "  beside stalled readers", "ms", 1),
+        ("alone_last", "last delta after, alone", "ms", 1),
+        ("last", "last delta beside stalled readers", "ms", 1),
         ("drop_last", "  while those are dropped", "ms", 1),
-        ("alone_cpu", "alone: CPU per delta", "µs", 1),
-        ("cpu", "  beside stalled readers", "µs", 1),
-        ("alone_probe_p99", "alone: another request meanwhile, 99th percentile", "ms", 2),
-        ("probe_p99", "  beside stalled readers", "ms", 2),
+        ("alone_cpu", "CPU per delta, alone", "µs", 1),
+        ("cpu", "CPU per delta beside stalled readers", "µs", 1),
+        ("alone_probe_p99", "another request meanwhile, 99th percentile, alone", "ms", 2),
+        ("probe_p99", "another request, 99th percentile, beside stalled readers", "ms", 2),
         ("drop_probe_p99", "  while those are dropped, and between messages", "ms", 2),
-        ("alone_probe_last", "alone: another request meanwhile, slowest", "ms", 1),
+        ("alone_probe_last", "another request meanwhile, slowest, alone", "ms", 1),
         ("probe_last", "  beside stalled readers", "ms", 1),
         ("drop_probe_last", "  while those are dropped", "ms", 1),
         ("stuck", "readers that were stalled, all the time", "", 0),
@@ -191,7 +197,21 @@ def _figures_of(row: str, results: list[Result]) -> list[tuple[str, str, str, in
             found.append((f"cpu@{rate}", "  CPU per message and device", "µs", 1))
             found.append((f"merge@{rate}", "  messages in an answer", "", 2))
             found.append((f"gen@{rate}", "  generator, of its core", "%", 0))
+    if row == "workday":
+        found += _statements("sql@", "statements a second", results)
+        found += _statements("new_sql@", "before, in a new process: statements a second", results)
     return found
+
+
+def _statements(prefix: str, title: str, results: list[Result], most: int = 6) -> list[tuple[str, str, str, int]]:
+    """The most frequent kinds of statements."""
+    often: dict[str, float] = {}
+    for result in results:
+        for key, values in result.figures.items():
+            if key.startswith(prefix):
+                often[key] = max(often.get(key, 0), *values)
+    keys = sorted(often, key=lambda key: -often[key])[:most]
+    return [(key, f"{title}: {key.removeprefix(prefix)}", "", 2) for key in keys]
 
 
 class Report:

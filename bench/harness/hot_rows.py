@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any, Callable
@@ -34,6 +35,7 @@ PADDING = 330  # makes a delta of Chappe's about 1 KiB with its head
 BARE = ("floor", "nchan")
 SLABS = ("TCP", "sock_inode_cache", "filp", "dentry", "eventpoll", "ep_head", "io_kiocb", "kmalloc", "skbuff", "pid", "fdtable")
 KNEE_MS = 100
+TOUCH_FASTER = 2  # than a workday's messages: one to every room, before what is counted as steady
 # Stalled readers: an answer may have so many messages (filter_timeline_limit's default), and what is said meanwhile is
 # among them. Those from before are large, so that no kernel takes an answer whole.
 SLOW_MISSED, SLOW_PADDING, SLOW_DROPPING = 100, 4000, 20
@@ -209,8 +211,8 @@ class Rows:
             argv += ["--publish-port", str(self.servers.port(target))]
         return [*argv, *more]
 
-    def _counters(self, target: str) -> dict[str, Any]:
-        """Statements of the target's database user, and its backends' CPU time."""
+    def _counters(self, target: str, texts: bool = False) -> dict[str, Any]:
+        """Statements of the target's database user, by text too if that is wanted, and its backends' CPU time."""
         if target in BARE:
             return {}
         role = ROLES["synapse" if target == "synapse" else "chappe"]
@@ -220,10 +222,21 @@ class Rows:
             f" UNION ALL SELECT pid, 0 FROM pg_stat_activity WHERE usename = '{role}'"
         )
         pairs = [tuple(map(int, line.split("\t"))) for line in rows.splitlines()]
-        return {
+        found: dict[str, Any] = {
             "statements": sum(calls for pid, calls in pairs if pid == 0),
             "backends": {pid: cpu_ns(pid) for pid, _ in pairs if pid},
         }
+        if texts:
+            rows = self.stage.deployment.postgres.psql(
+                "SELECT calls, regexp_replace(query, '\\s+', ' ', 'g') FROM pg_stat_statements s"
+                f" JOIN pg_roles r ON r.oid = s.userid WHERE r.rolname = '{role}'"
+            )
+            calls: dict[str, int] = {}
+            for line in rows.splitlines():
+                number, text = line.split("\t", 1)
+                calls[statement_label(text)] = calls.get(statement_label(text), 0) + int(number)
+            found["texts"] = calls
+        return found
 
     def _calm(self, seconds: float = 60.0) -> None:
         """Wait until the homeserver has dealt with the devices' coming: it shares the generator's core."""
@@ -245,7 +258,7 @@ class Rows:
                 if store is not None:
                     store()
             if line["mark"] in ("before", "after"):
-                line["counters"] = self._counters(item.target)
+                line["counters"] = self._counters(item.target, item.row == "workday")
             if line.get("stuck"):
                 line["queued"] = sending_bytes(self.servers.port(item.target))
             if line["mark"] == "dropped":
@@ -413,27 +426,22 @@ class Rows:
         plan.other(recording.preamble)
         for room in range(WARM):
             recording.message(room)
-        plan.open("workday")
-        sent = plan_workday(recording, settings.work_rate * item.size / 20000, settings.work_seconds)
+        rate = settings.work_rate * item.size / 20000
+        plan.open("new")
+        plan_workday(recording, rate, settings.work_seconds)
+        plan.open("touch")
+        for room in range(len(made.rooms)):
+            recording.message(room, int(room / (TOUCH_FASTER * rate) * 1e6))
+        plan.open("steady")
+        sent = plan_workday(recording, rate, settings.work_seconds)
         since = self._now(made)
         pids = self._start(item, item.size)
         argv = self._argv(item, pids, plan, made, "--since", since, "--idle", "1500", rooms=True)
         lines = self._listen(item, argv, recording.store)
         self._published(recording)
-        after = next(line for line in lines if line.get("mark") == "after" and line.get("open"))
-        before = next(line for line in lines if line.get("mark") == "before" and line["number"] == after_first(lines))
-        answers = after["deltas"] + after["empties"]
-        found = {
-            **parked_figures(lines, item.size),
-            **counted_figures(before, after, answers),
-            "answers": [answers / (after["planned_ms"] / 1000)],
-            "events": [sent / (after["planned_ms"] / 1000)],
-            "cpu": [after["total_cpu_ms"] * 1000 / answers],
-            "core": [after["total_cpu_ms"] / after["took_ms"] * 100],
-            "p50": [after["p50_ms"]],
-            "p99": [after["p99_ms"]],
-            "last": [after["last_ms"]],
-        }
+        found = {**parked_figures(lines, item.size), **phase_figures(lines, "steady")}
+        found |= {f"new_{key}": values for key, values in phase_figures(lines, "new").items()}
+        found["events"] = [sent / settings.work_seconds]
         return found, mistakes(lines[-1])
 
     def _storm(self, item: Item) -> tuple[Figures, Line]:
@@ -514,9 +522,33 @@ def _counted(lines: list[Line]) -> list[Line]:
     return [line for line in lines if line.get("mark") == "after" and not line["warm"] and line["deltas"]]
 
 
-def after_first(lines: list[Line]) -> int:
-    """Return the number of the first message of the open phase."""
-    return max(int(line["number"]) for line in lines if line.get("mark") == "before")
+def statement_label(text: str) -> str:
+    """Return what a statement is told from others by: the verb, and its first tables."""
+    tables = re.findall(r"\b(?:FROM|JOIN|INTO|UPDATE)\s+([a-z_][a-z_0-9]*)\b(?!\s*\()", text)
+    return " ".join([text.split(" ", 1)[0].upper(), ", ".join(list(dict.fromkeys(tables))[:3])]).strip()
+
+
+def phase_figures(lines: list[Line], phase: str) -> Figures:
+    """What an open phase cost for each answer, when messages came, and how many statements of which kind a second."""
+    of = {line["mark"]: line for line in lines if line.get("phase") == phase}
+    if "after" not in of:
+        return {}  # messages before it did not arrive, and the generator gave up
+    before, after = of["before"], of["after"]
+    answers, seconds = after["deltas"] + after["empties"], after["planned_ms"] / 1000
+    found = {
+        **counted_figures(before, after, answers),
+        "answers": [answers / seconds],
+        "cpu": [after["total_cpu_ms"] * 1000 / answers],
+        "core": [after["total_cpu_ms"] / after["took_ms"] * 100],
+        "p50": [after["p50_ms"]],
+        "p99": [after["p99_ms"]],
+        "last": [after["last_ms"]],
+    }
+    old, new = (line.get("counters", {}).get("texts", {}) for line in (before, after))
+    for label, calls in new.items():
+        if calls > old.get(label, 0):
+            found[f"sql@{label}"] = [(calls - old.get(label, 0)) / seconds]
+    return found
 
 
 def _backends_us(before: dict[str, Any], after: dict[str, Any]) -> float:
