@@ -84,6 +84,9 @@ struct httpd_routes {
     int (*route)(enum http_method m, struct str path);
     http_handler_fn *handler;
     void *arg;
+    /* On the hub: are there many requests that wait to be answered at once? Polls that come meanwhile stand
+     * behind them. NULL: no. */
+    bool (*answering)(void *arg);
 };
 /* Value of the Server header: begins as the Synapse release whose behaviour we have, names us after it. */
 #define CHAPPE_SYNAPSE_VERSION "1.157.1"

@@ -93,6 +93,8 @@ void transport_recv_resume(struct transport *t, uint64_t id);
 void transport_shutdown(struct transport *t, uint64_t id);
 /* abort: unsent bytes are thrown away and the peer sees a reset. */
 void transport_close(struct transport *t, uint64_t id, bool abort);
+/* Something has not been handed to the kernel yet, for want of a turn. */
+bool transport_sending(const struct transport *t);
 /* fn may close the connection it is given. */
 void transport_each(struct transport *t, void (*fn)(void *arg, uint64_t id, void *user), void *arg);
 size_t transport_count(const struct transport *t); /* open connections */

@@ -374,7 +374,7 @@ static void request_head(struct conn *c, const struct http_head *head, bool more
     r->conn = c;
     httpd_add(h, &h->request_bytes, r->memory);
     r->listener = c->listener;
-    r->pub.received_ms = c->f->now_ms;
+    r->pub.received_ms = c->f->received_ms;
     c->req = r;
     if (c->in) { /* the head was collected there; what follows it is still with the caller */
         buf_reset(&c->in->buf);
@@ -507,7 +507,13 @@ static void conn_feed(struct conn *c, struct str in)
 
 void conn_recv(struct conn *c, struct str bytes)
 {
-    conn_feed(c, bytes);
+    c->f->received_ms = c->f->now_ms;
+    if (c->later)
+        read_ahead(c, bytes);
+    else if (c->state == CONN_IDLE && !c->in && later_put(c->f, c, bytes))
+        c->later = true;
+    else
+        conn_feed(c, bytes);
 }
 
 void conn_eof(struct conn *c, int err)
@@ -526,8 +532,12 @@ void conn_eof(struct conn *c, int err)
     case CONN_CLOSING:
         conn_close(c, (enum close_reason)c->after);
         break;
-    case CONN_NONE:
     case CONN_IDLE:
+        if (c->later)
+            break; /* it may still read */
+        conn_close(c, CLOSE_client_closed);
+        break;
+    case CONN_NONE:
     case CONN_HEAD:
     case CONN_BODY:
     case CONN_CLOSED:
@@ -537,15 +547,17 @@ void conn_eof(struct conn *c, int err)
     }
 }
 
-/* Requests that were read ahead have their turn. */
-static void conn_continue(struct conn *c)
+/* What came first, and what was read ahead after it, has its turn. */
+static void conn_continue(struct conn *c, struct str first)
 {
-    if (!c->in || c->in->buf.n == 0)
-        return;
-    struct buf ahead = c->in->buf;
-    buf_init(&c->in->buf, ahead.max);
-    c->in->scan = (struct http_head_scan){0};
-    in_account(c);
+    struct buf ahead = {0};
+    if (c->in) {
+        ahead = c->in->buf;
+        buf_init(&c->in->buf, ahead.max);
+        c->in->scan = (struct http_head_scan){0};
+        in_account(c);
+    }
+    conn_feed(c, first);
     conn_feed(c, buf_str(&ahead));
     buf_fini(&ahead);
     if (c->paused && c->state != CONN_CLOSED && (!c->in || c->in->buf.n < AHEAD_BYTES)) {
@@ -558,6 +570,13 @@ static void conn_continue(struct conn *c)
         conn_close(c, CLOSE_client_closed);
     else if (c->state == CONN_HANDED)
         front_gone(c->f, c->req);
+}
+
+void conn_recv_later(struct conn *c, struct str bytes, int64_t received_ms)
+{
+    c->later = false;
+    c->f->received_ms = received_ms;
+    conn_continue(c, bytes);
 }
 
 void conn_sent(struct conn *c, int status)
@@ -575,19 +594,26 @@ void conn_sent(struct conn *c, int status)
     c->req = NULL;
     if (r) {
         r->conn = NULL;
-        access_log(c->f, r, false);
-        front_release(c->f, r);
+        if (!later_line(c->f, r)) {
+            access_log(c->f, r, false);
+            front_release(c->f, r);
+        }
     }
     conn_finish(c);
-    if (c->state == CONN_IDLE)
-        conn_continue(c);
+    if (c->state == CONN_IDLE && c->in && c->in->buf.n > 0) {
+        c->f->received_ms = c->f->now_ms;
+        conn_continue(c, STR(""));
+    }
 }
 
 void conn_timeout(struct conn *c)
 {
     switch ((enum conn_state)c->state) {
     case CONN_IDLE:
-        conn_close(c, CLOSE_idle_timeout);
+        if (c->later) /* it is not idle: we are busy */
+            front_timer_set(c->f, &c->timer, c->f->now_ms + c->f->h->cfg->idle_timeout_ms);
+        else
+            conn_close(c, CLOSE_idle_timeout);
         break;
     case CONN_HEAD:
         conn_refuse(c, CLOSE_head_timeout);
@@ -618,6 +644,6 @@ void conn_timeout(struct conn *c)
 
 void conn_drain(struct conn *c)
 {
-    if (c->state == CONN_IDLE)
+    if (c->state == CONN_IDLE && !c->later)
         conn_close(c, CLOSE_draining);
 }

@@ -299,6 +299,7 @@ int front_open(struct front *f, struct err *e)
         f->before_sleep = NULL;
         return rc;
     }
+    later_open(f);
     log_together_begin();
     f->now_ms = clock_mono_ms();
     wheel_init(&f->wheel, f->now_ms);
@@ -355,6 +356,7 @@ void front_close(struct front *f)
         f->now_ms = clock_mono_ms();
         transport_each(f->transport, close_one, f);
         transport_free(&f->transport);
+        later_close(f);
         uv_close((uv_handle_t *)f->timer, free_handle);
         uv_close((uv_handle_t *)f->before_sleep, free_handle);
         f->timer = NULL;

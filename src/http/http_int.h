@@ -4,8 +4,8 @@
 #define CHAPPE_HTTP_INT_H
 /*
  * Inside the HTTP server. Reading order: head.c and body.c (bytes → requests), conn.c (one connection's
- * life), front.c (one thread's connections, and what is answered without the hub), server.c (the hub's side),
- * response.c.
+ * life), later.c (polls that stand in line), front.c (one thread's connections, and what is answered without
+ * the hub), server.c (the hub's side), response.c.
  *
  * Who owns what: a front's thread owns its transport, connections, timers and the private part of each struct
  * req. The public part (struct http_req) belongs to the hub from hand-over to http_reply().
@@ -213,11 +213,14 @@ struct conn {
     uint8_t family;   /* 4, 6 or 0 */
     uint8_t interims; /* 100 Continue on their way */
     bool eof, paused, linger, counted, close_after;
+    bool later;    /* what it sent stands in line (later.c) */
     uint8_t after; /* enum close_reason of a response that ends the connection */
     uint8_t ip[16];
 };
 void conn_accepted(struct front *f, struct conn *c, int tag, const struct sockaddr_storage *peer);
 void conn_recv(struct conn *c, struct str bytes);
+void conn_recv_later(struct conn *c, struct str bytes,
+                     int64_t received_ms); /* c->later; it is not any more */
 void conn_eof(struct conn *c, int err);
 void conn_sent(struct conn *c, int status);
 void conn_timeout(struct conn *c);
@@ -225,6 +228,28 @@ void conn_drain(struct conn *c);
 void conn_close(struct conn *c, enum close_reason why);
 void conn_hand_over(struct conn *c); /* its request is the hub's from here */
 void conn_respond(struct conn *c, struct req *r, struct http_res *res);
+
+/* ---- later.c ---- */
+
+struct later_line {
+    struct req *req;
+    int64_t sent_ms;
+};
+struct later {
+    struct later_chunk *first, *last;
+    size_t taken; /* bytes of the first chunk that have been dealt with */
+    size_t bytes;
+    VEC(struct later_line) lines; /* answered, not yet in the log */
+    size_t lines_done;
+    uv_idle_t *idle; /* runs while there is anything */
+};
+void later_open(struct front *f);
+void later_close(struct front *f);
+/* All that the idle connection c has sent, as it came. True: it is a poll that waits, c->later; false: it is
+ * to be dealt with now. */
+bool later_put(struct front *f, const struct conn *c, struct str bytes);
+/* r has been answered, and no connection has it. True: its line, and its release, are left for later. */
+bool later_line(struct front *f, struct req *r);
 
 /* ---- front.c ---- */
 
@@ -242,6 +267,7 @@ struct front {
     uv_timer_t *timer;
     int64_t timer_due_ms; /* -1 when not running */
     int64_t now_ms;       /* monotonic: when what is being handled began, some microseconds ago */
+    int64_t received_ms;  /* when the bytes that are being read came */
     int64_t ahead_ms;     /* of it, the wall clock */
     int64_t date_s;       /* second for which date and prefix hold */
     char date[48];
@@ -250,6 +276,7 @@ struct front {
                              not */
     int64_t full_said_ms; /* when the log last told that connections are refused; 0: never */
     int64_t full_since_said; /* how many since */
+    struct later later;
     bool draining;
     struct mail drain_mail, stop_mail;
     uv_sem_t stop_posted; /* with a thread: mailbox_post() of stop_mail has returned */

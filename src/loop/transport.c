@@ -190,6 +190,11 @@ size_t transport_memory(const struct transport *t)
     return atomic_load_explicit(&t->memory, memory_order_relaxed);
 }
 
+bool transport_sending(const struct transport *t)
+{
+    return !list_empty(&t->ready);
+}
+
 void transport_recv_pause(struct transport *t, uint64_t id)
 {
     struct slot *s = slot_find(t, id);

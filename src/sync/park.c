@@ -13,9 +13,8 @@ enum {
     AHEAD_MS = 10000,
     HELD_MS = 30000,
     LOADING_MS = 5000,
-    PEEK_MS = 500, /* how often a poll of a room one is not in looks at it: nobody is woken for it */
-    SLICE = 64,    /* runs in a turn of the loop, and how long a turn begins new ones */
-    SLICE_US = 3000,
+    PEEK_MS = 500,   /* how often a poll of a room one is not in looks at it: nobody is woken for it */
+    SLICE_US = 3000, /* how long a turn begins new ones */
     SCRATCH_FIRST_BYTES = 64 << 10
 };
 
@@ -459,7 +458,7 @@ struct soon {
     size_t n;
     struct {
         const void *u, *d, *session, *http, *rq;
-    } v[SLICE];
+    } v[REQ_SLICE];
 };
 
 static void soon_begin(struct sync *s, struct soon *soon)
@@ -467,7 +466,7 @@ static void soon_begin(struct sync *s, struct soon *soon)
     const struct sync_req *r;
     soon->n = 0;
     list_each(r, &s->states[REQ_READY], struct sync_req, by_state) {
-        if (soon->n == SLICE)
+        if (soon->n == REQ_SLICE)
             break;
         mem_soon(r->by_state.next, sizeof *r);
         soon->v[soon->n].u = r->u;
@@ -514,7 +513,7 @@ static void on_idle(uv_idle_t *h)
     soon_begin(s, &soon);
     for (size_t i = 0; i < AHEAD; i++)
         soon_at(&soon, i);
-    for (size_t i = 0; i < SLICE && !list_empty(&s->states[REQ_READY]); i++) {
+    for (size_t i = 0; i < REQ_SLICE && !list_empty(&s->states[REQ_READY]); i++) {
         soon_at(&soon, i + AHEAD);
         if (i > 0 && clock_mono_us() - start > SLICE_US) /* large ones: others' turn */
             break;

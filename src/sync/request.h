@@ -26,6 +26,8 @@ enum req_state {
     REQ_STATE_COUNT
 };
 
+enum { REQ_SLICE = 64 }; /* computed in a turn of the loop, at most */
+
 /* What few requests have. */
 struct req_extra {
     struct sync_req *r;

@@ -45,6 +45,12 @@ void sync_wake(void *arg, struct user *u)
     }
 }
 
+bool sync_answering(void *arg)
+{
+    const struct sync *s = arg;
+    return s->counts[REQ_READY] > REQ_SLICE;
+}
+
 size_t sync_in_flight(const struct sync *s)
 {
     size_t n = 0;

@@ -97,7 +97,7 @@ static void handler(void *arg, struct http_req *req)
     assert_ptr_equal(arg, server);
     server->handled++;
     req->requester = "@tester:hs";
-    if (str_eq(req->path, STR("/_matrix/echo"))) {
+    if (str_eq(req->path, STR("/_matrix/echo")) || str_eq(req->path, STR("/_matrix/client/v3/sync"))) {
         echo(req);
     } else if (str_eq(req->path, STR("/_matrix/park"))) {
         req->on_gone = on_gone;
@@ -114,6 +114,11 @@ static void handler(void *arg, struct http_req *req)
         http_reply(&req, &res);
         rope_fini(&res.body);
     }
+}
+
+static bool answering(void *arg)
+{
+    return atomic_load(&((struct server *)arg)->answering);
 }
 
 static int route(enum http_method m, struct str path)
@@ -164,7 +169,7 @@ static void on_wake(uv_async_t *h)
 static void thread_main(void *arg)
 {
     struct server *s = arg;
-    struct httpd_routes routes = {.route = route, .handler = handler, .arg = s};
+    struct httpd_routes routes = {.route = route, .handler = handler, .arg = s, .answering = answering};
     assert_int_equal(uv_loop_init(&s->loop), 0);
     /* The kernel picks a port that is free on one address; on the next one somebody's client may be using it.
      */

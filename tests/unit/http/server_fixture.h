@@ -36,6 +36,7 @@ struct server {
     /* the handler's */
     struct http_req *parked[4096];
     _Atomic int parked_count, gone_count, handled;
+    _Atomic bool answering; /* httpd_routes.answering */
     bool stopped;
 };
 extern struct server *server;

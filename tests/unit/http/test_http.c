@@ -6,7 +6,8 @@
 
 int main(void)
 {
-    return run_head_tests() + run_body_tests() + run_text_tests() + run_server_tests() + run_limit_tests()
+    return run_head_tests() + run_body_tests() + run_text_tests() + run_server_tests() + run_limit_tests() +
+                   run_later_tests()
                ? 1
                : 0;
 }

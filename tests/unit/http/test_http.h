@@ -13,4 +13,5 @@ int run_body_tests(void);
 int run_text_tests(void);
 int run_server_tests(void);
 int run_limit_tests(void);
+int run_later_tests(void);
 #endif

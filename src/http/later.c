@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+/*
+ * What is left for later while answers are being handed out: polls that come, and the request lines of those
+ * who have their answer.
+ *
+ * An event for ten thousand devices is ten thousand answers, and each device asks again as soon as it has its
+ * own. Dealing with those polls as they come makes the last device wait for twice the work, though nobody
+ * waits for them: they will be parked. So they stand in line behind the answers, as they came, and only what
+ * is no such poll is dealt with between the answers. They lie here as bytes, copied out of the kernel's
+ * buffers: unparsed, since parsing is what there is no time for.
+ *
+ * A poll is known by its first line: GET, a path that ends in /sync, a since. It is there as a whole, and on
+ * a connection that has nothing else to say; whatever follows it on its connection waits with it (conn.c).
+ * None waits longer than behind_answers_ms, and all together take no more than a share of read_bytes_max;
+ * past either they are dealt with between the answers.
+ *
+ * The lines of those who have their answer are a tenth of an answer's work, and wait likewise.
+ */
+#include "http_int.h"
+#include "chappe/clock.h"
+#include "chappe/metrics.h"
+#include <stdlib.h>
+
+enum { SLICE = 64, CHUNK_BYTES = 65536, POLL_BYTES_MAX = 4096, SHARE = 8 };
+
+struct later_poll {
+    uint64_t id; /* of its connection, which may be closed when its turn comes */
+    int64_t received_ms;
+    size_t n;
+    char bytes[];
+};
+struct later_chunk {
+    struct later_chunk *next;
+    size_t n;
+    _Alignas(8) char polls[];
+};
+
+static size_t poll_bytes(size_t n)
+{
+    return (sizeof(struct later_poll) + n + 7) & ~(size_t)7;
+}
+
+/* Are there answers to be handed out, more than a few? */
+static bool answers_wait(const struct front *f)
+{
+    const struct httpd_routes *routes = &f->h->routes;
+    if (f->h->cfg->behind_answers_ms == 0)
+        return false;
+    return !f->h->threaded && routes->answering ? routes->answering(routes->arg)
+                                                : transport_sending(f->transport);
+}
+
+static bool is_poll(struct str bytes)
+{
+    struct str line, rest;
+    if (bytes.n > POLL_BYTES_MAX || !str_starts(bytes, STR("GET /_matrix/client/")) ||
+        !str_eq(str_n(bytes.p + bytes.n - 4, 4), STR("\r\n\r\n")))
+        return false;
+    str_cut(bytes, '\r', &line, &rest);
+    return memmem(line.p, line.n, "/sync?", 6) && memmem(line.p, line.n, "since=", 6);
+}
+
+static void account(struct front *f, int64_t bytes)
+{
+    atomic_fetch_add_explicit(&f->h->read_bytes, bytes, memory_order_relaxed);
+    f->later.bytes += (size_t)bytes;
+}
+
+/* The oldest; NULL: none. */
+static struct later_poll *later_first(const struct front *f)
+{
+    struct later_chunk *k = f->later.first;
+    return k ? (struct later_poll *)(void *)(k->polls + f->later.taken) : NULL;
+}
+
+/* The oldest has been dealt with. */
+static void later_drop(struct front *f, const struct later_poll *p)
+{
+    struct later_chunk *k = f->later.first;
+    f->later.taken += poll_bytes(p->n);
+    if (f->later.taken < k->n)
+        return;
+    account(f, -(int64_t)k->n);
+    f->later.first = k->next;
+    f->later.taken = 0;
+    if (!k->next)
+        f->later.last = NULL;
+    free(k);
+}
+
+/* Those who have been answered: their lines, and then nothing is left of their requests. */
+static void lines_run(struct front *f, bool all)
+{
+    enum { AHEAD = 3 };
+    struct later *l = &f->later;
+    int64_t now = f->now_ms;
+    for (int i = 0; i < SLICE && l->lines_done < l->lines.n; i++, l->lines_done++) {
+        const struct later_line *line = &l->lines.v[l->lines_done];
+        if (!all && now - line->sent_ms < f->h->cfg->behind_answers_ms)
+            break;
+        if (l->lines_done + AHEAD < l->lines.n)
+            req_fetch(line[AHEAD].req);
+        f->now_ms = line->sent_ms; /* which is what it tells */
+        access_log(f, line->req, false);
+        front_release(f, line->req);
+    }
+    f->now_ms = now;
+    if (l->lines_done == l->lines.n) {
+        vec_free(&l->lines);
+        l->lines_done = 0;
+    }
+}
+
+static void polls_run(struct front *f, bool all)
+{
+    struct later_poll *p = later_first(f);
+    for (int i = 0; i < SLICE && p; i++, p = later_first(f)) {
+        if (!all && f->now_ms - p->received_ms < f->h->cfg->behind_answers_ms)
+            return;
+        struct conn *c = transport_user(f->transport, p->id);
+        if (c)
+            conn_recv_later(c, str_n(p->bytes, p->n), p->received_ms);
+        later_drop(f, p);
+    }
+}
+
+static void on_idle(uv_idle_t *h)
+{
+    struct front *f = h->data;
+    bool all = !answers_wait(f);
+    f->now_ms = clock_mono_ms();
+    lines_run(f, all);
+    polls_run(f, all);
+    if (!f->later.first && f->later.lines.n == 0)
+        uv_idle_stop(h);
+}
+
+static void run_later(struct front *f)
+{
+    if (!uv_is_active((uv_handle_t *)f->later.idle))
+        ASSERT(uv_idle_start(f->later.idle, on_idle) == 0);
+}
+
+bool later_line(struct front *f, struct req *r)
+{
+    if (!answers_wait(f))
+        return false;
+    vec_push(&f->later.lines, ((struct later_line){r, f->now_ms}));
+    run_later(f);
+    return true;
+}
+
+bool later_put(struct front *f, const struct conn *c, struct str bytes)
+{
+    if (!answers_wait(f) || !is_poll(bytes))
+        return false;
+    size_t n = poll_bytes(bytes.n);
+    if (f->later.bytes + n > (size_t)f->h->cfg->read_bytes_max / SHARE) {
+        metric_add_l(M_http_polls_behind, "full", 1);
+        return false;
+    }
+    struct later_chunk *k = f->later.last;
+    if (!k || k->n + n > CHUNK_BYTES) {
+        struct later_chunk *fresh = xmalloc(sizeof *fresh + CHUNK_BYTES);
+        *fresh = (struct later_chunk){0};
+        *(k ? &k->next : &f->later.first) = fresh;
+        f->later.last = k = fresh;
+    }
+    struct later_poll *p = (struct later_poll *)(void *)(k->polls + k->n);
+    p->id = conn_id(c);
+    p->received_ms = f->now_ms;
+    p->n = bytes.n;
+    memcpy(p->bytes, bytes.p, bytes.n);
+    k->n += n;
+    account(f, (int64_t)n);
+    metric_add_l(M_http_polls_behind, "waited", 1);
+    run_later(f);
+    return true;
+}
+
+void later_open(struct front *f)
+{
+    f->later.idle = xcalloc(1, sizeof *f->later.idle);
+    ASSERT(uv_idle_init(f->loop, f->later.idle) == 0);
+    f->later.idle->data = f;
+}
+
+static void free_handle(uv_handle_t *h)
+{
+    free(h);
+}
+
+void later_close(struct front *f)
+{
+    struct later_poll *p;
+    while ((p = later_first(f)))
+        later_drop(f, p);
+    while (f->later.lines.n)
+        lines_run(f, true);
+    uv_close((uv_handle_t *)f->later.idle, free_handle);
+    f->later.idle = NULL;
+}
