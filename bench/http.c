@@ -46,12 +46,19 @@ enum { CHILD_CONNECTIONS = 15000, PARKED_MAX = 200000, SLICE = 64 };
 static struct http_req *parked;
 static struct http_req *crowd[PARKED_MAX];
 static long crowd_count;
+static bool answering;
 
 static int route(enum http_method m, struct str path)
 {
     (void)m;
     (void)path;
     return 0;
+}
+
+static bool is_answering(void *arg)
+{
+    (void)arg;
+    return answering;
 }
 
 static void handler(void *arg, struct http_req *req)
@@ -98,7 +105,8 @@ static int server_open(struct server *s, struct str transport, int port, int64_t
                        http_handler_fn *fn)
 {
     struct err e;
-    *s = (struct server){.bind = {STR("127.0.0.1")}, .routes = {.route = route, .handler = fn}};
+    *s = (struct server){.bind = {STR("127.0.0.1")},
+                         .routes = {.route = route, .handler = fn, .answering = is_answering}};
     s->listener = (struct config_listener){.bind = s->bind, .bind_count = 1, .port = port, .client = true};
     s->cfg.transport = transport;
     s->cfg.connections_max = connections;
@@ -108,6 +116,7 @@ static int server_open(struct server *s, struct str transport, int port, int64_t
     s->cfg.header_bytes_max = 32768;
     s->cfg.body_bytes_max = 1 << 20;
     s->cfg.read_bytes_max = s->cfg.write_bytes_max = 1 << 28;
+    s->cfg.behind_answers_ms = 500;
     s->cfg.listeners = &s->listener;
     s->cfg.listeners_count = 1;
     if (uv_loop_init(&s->loop) != 0 || httpd_start(&s->h, &s->loop, &s->cfg, &s->routes, &e) != 0) {
@@ -323,6 +332,7 @@ static int fan(long n, long rounds, int port, struct str transport, int64_t thre
         crowd_count = 0;
         for (long i = 0; i < n; i++) {
             parked = batch[i];
+            answering = n - i > SLICE;
             answer(b);
             if (i % SLICE == SLICE - 1)
                 uv_run(&s.loop, UV_RUN_NOWAIT);

@@ -80,6 +80,8 @@ void transport_unlisten(struct transport *t, int tag);
 uint64_t transport_id(const struct transport *t, const void *user);
 /* The owner's area, or NULL when the connection is gone. */
 void *transport_user(struct transport *t, uint64_t id);
+/* The connection is asked about soon: it is fetched (mem_soon). */
+void transport_soon(const struct transport *t, uint64_t id);
 /* Moves body in; sent in order, after what the loop is doing now. */
 void transport_send(struct transport *t, uint64_t id, struct rope *body);
 /* The same, with head (copied) before it. Little is sent as one copy, much as slices. */

@@ -343,7 +343,7 @@ struct httpd {
     _Atomic int64_t connections, in_flight, read_bytes, waiting_bytes, request_bytes;
     _Atomic int64_t requests;
     /* the metrics of every request: M_http_requests and so on */
-    _Atomic int64_t *requests_total, *in_flight_gauge, *bytes_sent_total, *ok_total;
+    _Atomic int64_t *requests_total, *in_flight_gauge, *bytes_sent_total, *ok_total, *polls_waited_total;
     _Atomic bool healthy, ready, draining;
     uv_sem_t started;
     int start_rc;

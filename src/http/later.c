@@ -112,12 +112,28 @@ static void lines_run(struct front *f, bool all)
     }
 }
 
+static const struct later_poll *poll_after(const struct front *f, const struct later_poll *p)
+{
+    const struct later_chunk *k = f->later.first;
+    const char *next = (const char *)p + poll_bytes(p->n);
+    return next < k->polls + k->n ? (const struct later_poll *)(const void *)next : NULL;
+}
+
+/* The connections of those that follow are fetched meanwhile, as far as they lie in the same chunk. */
 static void polls_run(struct front *f, bool all)
 {
+    enum { AHEAD = 2 };
     struct later_poll *p = later_first(f);
+    const struct later_poll *ahead = p;
+    for (int i = 0; i < AHEAD && ahead; i++)
+        ahead = poll_after(f, ahead);
     for (int i = 0; i < SLICE && p; i++, p = later_first(f)) {
         if (!all && f->now_ms - p->received_ms < f->h->cfg->behind_answers_ms)
             return;
+        if (ahead) {
+            transport_soon(f->transport, ahead->id);
+            ahead = poll_after(f, ahead);
+        }
         struct conn *c = transport_user(f->transport, p->id);
         if (c)
             conn_recv_later(c, str_n(p->bytes, p->n), p->received_ms);
@@ -174,7 +190,7 @@ bool later_put(struct front *f, const struct conn *c, struct str bytes)
     memcpy(p->bytes, bytes.p, bytes.n);
     k->n += n;
     account(f, (int64_t)n);
-    metric_add_l(M_http_polls_behind, "waited", 1);
+    httpd_add(f->h, f->h->polls_waited_total, 1);
     run_later(f);
     return true;
 }

@@ -237,6 +237,7 @@ int httpd_start(struct httpd **out, struct uv_loop_s *loop, const struct config 
     h->in_flight_gauge = metric_cell(M_http_in_flight, NULL);
     h->bytes_sent_total = metric_cell(M_http_bytes_sent, NULL);
     h->ok_total = metric_cell(M_http_responses, http_status_label(200));
+    h->polls_waited_total = metric_cell(M_http_polls_behind, "waited");
     atomic_store(&h->healthy, true);
     atomic_store(&h->ready, true);
     for (size_t i = 0; i < h->fronts_count; i++) {

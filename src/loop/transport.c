@@ -174,6 +174,11 @@ void *transport_user(struct transport *t, uint64_t id)
     return s ? slot_user(s) : NULL;
 }
 
+void transport_soon(const struct transport *t, uint64_t id)
+{
+    mem_soon(transport_slot(t, (uint32_t)id), t->slot_bytes);
+}
+
 uint64_t transport_sent_bytes(struct transport *t, uint64_t id)
 {
     struct slot *s = slot_find(t, id);

@@ -428,15 +428,6 @@ static void complete(struct transport_uring *t, struct ring *r, const struct com
         done_end(s, r);
 }
 
-/* A connection that nothing happened on for half a minute is far away: its slot, and its owner's area. */
-static void fetch_slot(const struct transport_uring *t, uint64_t tag)
-{
-    enum { LINE_BYTES = 64 };
-    const char *slot = (const char *)transport_slot(&t->t, (uint32_t)tag);
-    for (size_t i = 0; slot && i < t->t.slot_bytes; i += LINE_BYTES)
-        __builtin_prefetch(slot + i);
-}
-
 /* Copies completions out before acting on them: callbacks may submit. Returns how many there were. */
 static unsigned reap(struct transport_uring *t, struct ring *r)
 {
@@ -445,7 +436,7 @@ static unsigned reap(struct transport_uring *t, struct ring *r)
     unsigned n = io_uring_peek_batch_cqe(&r->uring, cqes, REAP_BATCH);
     for (unsigned i = 0; i < n; i++) {
         done[i] = (struct completion){cqes[i]->user_data, cqes[i]->res, cqes[i]->flags};
-        fetch_slot(t, done[i].tag);
+        transport_soon(&t->t, done[i].tag); /* nothing may have happened there for half a minute */
     }
     io_uring_cq_advance(&r->uring, n);
     int given = 0;

@@ -44,8 +44,16 @@ static void gauges(const struct answers *a)
     metric_set(M_sync_answers_bytes, (int64_t)a->bytes);
 }
 
+/* The key is a SHA-256. */
+static uint16_t *some(struct answers *a, const struct requester *rq)
+{
+    return &a->some[rq->token_key[0] % ANSWERS_SOME];
+}
+
 static void of_free(struct answers *a, struct answers_of *of)
 {
+    if (*some(a, of->rq) < UINT16_MAX) /* so many were not counted */
+        --*some(a, of->rq);
     smap_del(&a->of, of->key);
     requester_unref(&of->rq);
     mem_free(MEM_answers, of);
@@ -103,10 +111,10 @@ static bool of_name(struct of_name *name, const struct requester *rq)
     return true;
 }
 
-static struct answers_of *of_find(const struct answers *a, const struct requester *rq)
+static struct answers_of *of_find(struct answers *a, const struct requester *rq)
 {
     struct of_name name;
-    return a->n && of_name(&name, rq) ? smap_get(&a->of, str_n(name.bytes, name.n)) : NULL;
+    return a->n && *some(a, rq) && of_name(&name, rq) ? smap_get(&a->of, str_n(name.bytes, name.n)) : NULL;
 }
 
 static struct answers_of *of_make(struct answers *a, struct requester *rq)
@@ -123,6 +131,7 @@ static struct answers_of *of_make(struct answers *a, struct requester *rq)
     of->rq = requester_ref(rq);
     of->salt = str_hash(of->key);
     list_init(&of->ring);
+    *some(a, rq) += *some(a, rq) < UINT16_MAX;
     smap_put(&a->of, of->key, of);
     return of;
 }

@@ -17,10 +17,12 @@ struct answer {
     size_t own;   /* of its body, alone */
     struct rope body;
 };
+enum { ANSWERS_SOME = 4096 };
 struct answers {
     struct smap of;     /* struct answers_of by token and user */
     struct imap by_key; /* struct answer by what it answers and whom */
     struct list by_age;
+    uint16_t some[ANSWERS_SOME]; /* how many of tokens with such a key have any: most polls have none */
     size_t n, bytes;
     size_t bytes_max;
     int64_t life_ms; /* 0: nothing is kept */

@@ -139,11 +139,12 @@ static void test_much_behind(void **state)
     START_BUSY(state);
     struct client *c = poll_waits(poll_a);
     static const char more[] = "GET /_matrix/echo?since=more HTTP/1.1\r\n\r\n";
-    char *text = calloc(N, sizeof more);
+    struct buf text;
+    buf_init(&text, N * sizeof more);
     for (int i = 0; i < N; i++)
-        strcat(text + (size_t)i * (sizeof more - 1), more);
-    client_send(c, text);
-    free(text);
+        buf_put(&text, str_of(more));
+    client_send_bytes(c, text.p, text.n);
+    buf_fini(&text);
     the_server.answering = false;
     expect(c, "since sa\n");
     for (int i = 0; i < N; i++)
