@@ -3,10 +3,10 @@
 #ifndef CHAPPE_MAP_H
 #define CHAPPE_MAP_H
 /*
- * Hash tables: smap from byte strings, imap from 64-bit integers, to pointers (never NULL). Key bytes are
- * borrowed: they live in the value, or at least as long as the entry. Open addressing, grows only, no order.
- * An empty table has no memory of its own. Deleting during iteration is allowed for the entry just returned;
- * inserting is not.
+ * Hash tables: smap from byte strings, kmap from the strings that the values begin with, imap from 64-bit
+ * integers, to pointers (never NULL). Key bytes are borrowed: they live in the value, or at least as long as
+ * the entry. Open addressing, grows only, no order. An empty table has no memory of its own. Deleting during
+ * iteration is allowed for the entry just returned; inserting is not.
  */
 #include "chappe/mem.h"
 
@@ -41,6 +41,40 @@ static inline size_t smap_count(const struct smap *m)
     return t ? t->n : 0;
 }
 size_t smap_bytes(const struct smap *m);
+
+/* For values that know their own key, because they begin with it (a struct str), or with a pointer to what
+ * begins with it: half the memory of an smap, and none at all for one entry, which most of the tables of
+ * users have. Zeroed it is an empty one of the first kind. Its memory is counted as the kind that kmap_put
+ * and kmap_fini are given, always the same. */
+struct kmap {
+    uintptr_t at; /* a table, or the only value, or nothing; the low bits tell (kmap.c) */
+};
+enum { KMAP_TABLE = 1, KMAP_BEHIND = 2 };
+struct kmap_table {
+    uint32_t n;
+    uint8_t cap_log2;
+};
+static inline void kmap_init(struct kmap *m)
+{
+    m->at = 0;
+}
+static inline void kmap_init_behind(struct kmap *m) /* of values that begin with a pointer to their key */
+{
+    m->at = KMAP_BEHIND;
+}
+void kmap_fini(enum mem_kind k, struct kmap *m); /* the table only: values are not looked at */
+void *kmap_get(const struct kmap *m, struct str key);
+void *kmap_get_hashed(const struct kmap *m, struct str key, uint32_t hash); /* smap_hash() */
+/* Returns the value with the same key that it replaced, or NULL. */
+void *kmap_put(enum mem_kind k, struct kmap *m, void *value);
+void *kmap_del(struct kmap *m, struct str key); /* returns the value, or NULL */
+void *kmap_next(const struct kmap *m, size_t *it);
+static inline size_t kmap_count(const struct kmap *m)
+{
+    uintptr_t p = m->at & ~(uintptr_t)(KMAP_TABLE | KMAP_BEHIND);
+    return m->at & KMAP_TABLE ? ((const struct kmap_table *)p)->n : p != 0;
+}
+size_t kmap_bytes(const struct kmap *m);
 
 struct imap {
     struct imap_slot *slots;

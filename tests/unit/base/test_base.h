@@ -14,6 +14,7 @@ int run_ip_tests(void);
 int run_mem_tests(void);
 int run_blob_tests(void);
 int run_map_tests(void);
+int run_kmap_tests(void);
 int run_clock_log_tests(void);
 int run_metrics_tests(void);
 int run_json_tests(void);
