@@ -59,7 +59,7 @@ struct auth_wait {
 };
 enum centry_state { CE_NEW, CE_PENDING, CE_FOUND, CE_MISSING };
 struct centry {
-    struct str key;  /* bytes are the class's */
+    struct str key;  /* first: the table finds it by that; bytes are the class's */
     struct list lru; /* in found or missing; or in the queue while pending and not sent */
     struct list waiters;
     union {
@@ -91,7 +91,7 @@ struct cache_class {
 struct cache {
     const struct cache_class *class;
     struct auth *a;
-    struct smap by_key;
+    struct kmap by_key;
     struct imap by_user; /* rings of entries, devices only */
     struct list found, missing, queue;
     size_t found_n, missing_n, pending_n, queue_n, calls;

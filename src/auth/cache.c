@@ -56,7 +56,7 @@ void cache_init(struct cache *c, struct auth *a, const struct cache_class *class
     memset(c, 0, sizeof *c);
     c->class = class;
     c->a = a;
-    smap_init_of(&c->by_key, MEM_tokens);
+    kmap_init(&c->by_key);
     imap_init_of(&c->by_user, MEM_tokens);
     list_init(&c->found);
     list_init(&c->missing);
@@ -106,8 +106,8 @@ void cache_drop_entry(struct cache *c, struct centry *e)
     }
     if (e->doomed)
         return;
-    if (smap_get(&c->by_key, e->key) == e)
-        smap_del(&c->by_key, e->key);
+    if (kmap_get(&c->by_key, e->key) == e)
+        kmap_del(&c->by_key, e->key);
     uint8_t was = e->state;
     centry_leave(c, e);
     if (e->busy) {
@@ -120,7 +120,7 @@ void cache_drop_entry(struct cache *c, struct centry *e)
 
 void cache_drop(struct cache *c, struct str key)
 {
-    struct centry *e = smap_get(&c->by_key, key);
+    struct centry *e = kmap_get(&c->by_key, key);
 
     if (e)
         cache_drop_entry(c, e);
@@ -131,7 +131,7 @@ void cache_clear(struct cache *c)
     size_t it = 0;
     struct centry *e;
 
-    while ((e = smap_next(&c->by_key, &it)))
+    while ((e = kmap_next(&c->by_key, &it)))
         cache_drop_entry(c, e);
 }
 
@@ -157,7 +157,7 @@ bool cache_use(struct cache *c, struct centry *e)
 
 struct centry *cache_peek(struct cache *c, struct str key)
 {
-    struct centry *e = smap_get(&c->by_key, key);
+    struct centry *e = kmap_get(&c->by_key, key);
 
     return e && cache_use(c, e) ? e : NULL;
 }
@@ -179,7 +179,7 @@ static void cache_prune_queue(struct cache *c)
     list_each(e, &c->queue, struct centry, lru) {
         if (!list_empty(&e->waiters))
             continue;
-        smap_del(&c->by_key, e->key);
+        kmap_del(&c->by_key, e->key);
         centry_leave(c, e);
         centry_free(c, e);
     }
@@ -187,7 +187,7 @@ static void cache_prune_queue(struct cache *c)
 
 int cache_ask(struct cache *c, struct str key, struct str secret, struct auth_wait *w)
 {
-    struct centry *e = smap_get(&c->by_key, key);
+    struct centry *e = kmap_get(&c->by_key, key);
 
     if (e && e->state != CE_PENDING) { /* too old: read it again */
         cache_drop_entry(c, e);
@@ -201,7 +201,7 @@ int cache_ask(struct cache *c, struct str key, struct str secret, struct auth_wa
         e = c->class->make(c, key);
         list_init(&e->lru);
         list_init(&e->waiters);
-        smap_put(&c->by_key, e->key, e);
+        kmap_put(MEM_tokens, &c->by_key, e);
         if (c->class == &cache_tokens) {
             struct tok_entry *t = container_of(e, struct tok_entry, e);
             t->token = xstrndup(secret);
@@ -240,7 +240,7 @@ static void centry_deliver(struct cache *c, struct centry *e, int err)
 
 static void centry_failed(struct cache *c, struct centry *e, int err)
 {
-    smap_del(&c->by_key, e->key);
+    kmap_del(&c->by_key, e->key);
     centry_leave(c, e);
     e->doomed = true;
     centry_deliver(c, e, err);
@@ -272,7 +272,7 @@ static void centry_answer(struct cache *c, struct centry *e, const struct pg_res
             t->r->suspected++;
     }
     if (stale || (row >= 0 ? c->found_ms : c->missing_ms) <= 0) {
-        smap_del(&c->by_key, e->key);
+        kmap_del(&c->by_key, e->key);
         e->doomed = true;
     }
     e->loaded_ms = clock_mono_coarse_ms();
@@ -346,7 +346,7 @@ void cache_abort(struct cache *c, int err)
     size_t it = 0;
     struct centry *e;
 
-    while ((e = smap_next(&c->by_key, &it))) {
+    while ((e = kmap_next(&c->by_key, &it))) {
         while (!list_empty(&e->waiters)) {
             struct auth_wait *w = container_of(e->waiters.next, struct auth_wait, node);
             list_del(&w->node);
@@ -362,7 +362,7 @@ void cache_fini(struct cache *c)
     ASSERT(c->calls == 0);
     cache_prune_queue(c);
     cache_clear(c);
-    ASSERT(smap_count(&c->by_key) == 0);
-    smap_fini(&c->by_key);
+    ASSERT(kmap_count(&c->by_key) == 0);
+    kmap_fini(MEM_tokens, &c->by_key);
     imap_fini(&c->by_user);
 }

@@ -218,7 +218,7 @@ static void random_tokens_push_out_nothing_good(void **state)
         assert_refused(&o, UNKNOWN, token);
     }
     assert_int_equal(f->auth->tokens.missing_n, 100);
-    assert_int_equal(smap_count(&f->auth->tokens.by_key), 101);
+    assert_int_equal(kmap_count(&f->auth->tokens.by_key), 101);
     ask_token(f, "syt_alice", &o);
     assert_ptr_equal(o.r, good.r);
     outcome_free(&good);
