@@ -110,8 +110,8 @@ struct receipt {
     char *mem;
 };
 struct room {
-    struct str room_id;
-    uint32_t id_hash; /* smap_hash() of it: users' tables are asked for it all the time */
+    struct str room_id; /* first: so that tables may find by it what begins with a pointer to the room */
+    uint32_t id_hash;   /* smap_hash() of it: users' tables are asked for it all the time */
     struct mpos since_events, since_receipts; /* absorbed completely from here on */
     /* timeline: non-outlier events, ascending by stream ordering. Complete above since_events, or, once
      * tl_horizon_known, for every stream ordering > tl_horizon. Topologically complete for (topological,
@@ -215,7 +215,7 @@ struct device_list_row {
 /* ---- users and devices ---- */
 
 struct membership_row { /* local_current_membership */
-    struct room *room;
+    struct room *room;  /* first: tables find it by that, and the room begins with its id */
     struct user *user;
     union {
         struct evrec *rec;    /* pinned; not of a join, whose event nobody asks for */
@@ -263,9 +263,9 @@ struct unread_thread {
     int64_t notify, highlight, unread;
     bool summarised; /* scratch of the loader */
 };
-struct unread { /* of one user in one room */
+struct unread {        /* of one user in one room */
+    struct room *room; /* first: tables find it by that, and the room begins with its id */
     struct user *user;
-    struct room *room;
     uint32_t gen;
     uint32_t redaction_gen;
     int64_t at_event;
@@ -295,7 +295,7 @@ struct ll_state {
     int64_t given_min, given_max; /* no next_batch was beyond this: min, and the farthest writer */
 };
 struct device {
-    struct str device_id;
+    struct str device_id; /* first: tables find it by that */
     struct user *user;
     /* undelivered messages: complete in (td_lo, td_hi] when td_known; while they are loaded, from td_lo on */
     VEC(struct to_device_msg) td;
@@ -340,39 +340,35 @@ struct device_list_past {
     VEC(struct device_list_row) rows;
     int64_t lo, want_lo, floor;
 };
+/* What a user has once somebody has asked for it: who only waits does not. */
+struct user_more {
+    /* account data: complete copies, refreshed by rows newer than ad_upto */
+    int64_t ad_last; /* greatest stream id seen in the rows */
+    int64_t ad_upto; /* newest stream id loaded */
+    struct smap account_data, room_account_data;
+    int64_t tags_newest; /* greatest revision among them */
+    struct smap tags;
+    int64_t push_rules_stream;    /* newest push_rules_stream row of the user, 0: none */
+    struct smap ignored;          /* user_id -> itself */
+    struct blob *push_rules;      /* content of m.push_rules; NULL while nobody needs it */
+    int64_t full_presence_stream; /* users_to_send_full_presence_to; when the user's full_presence says so */
+    int64_t initial_turn;         /* of the last initial sync that asked (sync/park.c) */
+    struct own_events *own;       /* NULL: none has come, and none was asked for */
+    struct device_list_past *dl;  /* NULL: never wanted */
+};
 /* A parked poll costs one of these: what few users have is made on demand, and small fields share words. */
 struct user {
-    struct str user_id;
-    struct mpos_kept *since_events; /* own membership events absorbed from here on */
-    struct smap rooms;              /* room_id -> struct membership_row */
-    int64_t rooms_newest;           /* greatest stream among them */
-    struct own_events *own;         /* NULL: none has come, and none was asked for */
-    /* account data: complete copies, refreshed by rows newer than ad_upto */
-    struct smap account_data, room_account_data;
-    int64_t ad_upto; /* newest stream id loaded */
-    int64_t ad_last; /* greatest stream id seen in the rows */
-    struct smap tags;
-    int64_t tags_newest;       /* greatest revision among them */
-    struct blob *push_rules;   /* content of m.push_rules; NULL while nobody needs it */
-    int64_t push_rules_stream; /* newest push_rules_stream row of the user, 0: none */
-    struct smap ignored;       /* user_id -> itself */
-    struct smap unread;        /* room_id -> struct unread */
-    struct smap devices;
-    int64_t td_last;              /* to_device stream: last row of this user, or position at creation */
-    int64_t full_presence_stream; /* users_to_send_full_presence_to; -1 unknown */
-    struct device_list_past *dl;  /* NULL: never wanted */
-    /* waiting */
-    struct list waiters, running; /* requests: parked; being computed */
-    int64_t initial_turn;         /* of the last initial sync that asked (sync/park.c) */
-    VEC(struct news_item) news;   /* while active: rooms with news, complete above news_floor */
+    struct str user_id; /* first: tables find it by that */
+    /* read when something comes for thousands */
+    VEC(struct news_item) news; /* while active: rooms with news, complete above news_floor */
     struct news_at news_floor;
     int64_t presence_news; /* likewise: newest presence row that concerned the user */
     uint64_t stirred,
-        stirred_other;        /* versions: when something last came, but for news of rooms (versions.c) */
-    struct user *woken_after; /* in the queue of users to look at, while woken */
-    int64_t used_ms;
-    uint32_t pins;          /* requests that are being answered for this user */
-    uint32_t waiters_count; /* parked, or joined to another */
+        stirred_other;            /* versions: when something last came, but for news of rooms (versions.c) */
+    struct user *woken_after;     /* in the queue of users to look at, while woken */
+    struct list waiters, running; /* requests: parked; being computed */
+    uint32_t pins;                /* requests that are being answered for this user */
+    uint32_t waiters_count;       /* parked, or joined to another */
     struct {
         struct user_part rooms, account_data, tags, push_rules, ignored, features, full_presence;
     } parts;
@@ -381,15 +377,25 @@ struct user {
     uint8_t dl_load : 2;
     bool local : 1;
     bool own_horizon_known : 1;
-    bool msc4222 : 1;    /* an experimental feature, turned on for this user */
-    bool ad_changed : 1; /* scratch of a sync run */
-    bool active : 1;     /* listed in the active vectors of its joined rooms */
-    bool reactivate : 1; /* scratch of the loader */
-    bool woken : 1;      /* in the list of users to look at */
+    bool msc4222 : 1;       /* an experimental feature, turned on for this user */
+    bool full_presence : 1; /* more->full_presence_stream is there, when that part is loaded */
+    bool ad_changed : 1;    /* scratch of a sync run */
+    bool active : 1;        /* listed in the active vectors of its joined rooms */
+    bool reactivate : 1;    /* scratch of the loader */
+    bool woken : 1;         /* in the list of users to look at */
+    struct kmap rooms;      /* room_id -> struct membership_row */
+    struct kmap unread;     /* room_id -> struct unread */
+    struct kmap devices;
+    int64_t td_last;                /* to_device stream: last row of this user, or position at creation */
+    int64_t rooms_newest;           /* greatest stream among rooms */
+    struct mpos_kept *since_events; /* own membership events absorbed from here on */
+    struct user_more *more;         /* never NULL: user_more_none, which is constant, or its own */
+    int64_t used_ms;
 };
+extern const struct user_more user_more_none;
 static inline size_t user_own_count(const struct user *u)
 {
-    return u->own ? u->own->list.n : 0;
+    return u->more->own ? u->more->own->list.n : 0;
 }
 
 /* ---- sticky events ---- */
@@ -451,6 +457,7 @@ void model_load_gather(struct model *m, bool more);
 struct room *model_room(struct model *m, struct str room_id);
 struct user *model_user(struct model *m, struct str user_id);
 struct user *model_user_find(struct model *m, struct str user_id); /* NULL if not in memory */
+struct user_more *model_user_more(struct user *u);                 /* to be written */
 struct device *model_device(struct model *m, struct user *u, struct str device_id);
 struct evrec *model_rec(struct model *m, struct str event_id);
 
@@ -516,7 +523,7 @@ enum have model_push_rules_position(struct model *m, struct user *u); /* push_ru
 enum have model_push_rules(struct model *m, struct user *u);          /* and push_rules */
 enum have model_ignored(struct model *m, struct user *u);
 enum have model_features(struct model *m, struct user *u);      /* msc4222 */
-enum have model_full_presence(struct model *m, struct user *u); /* full_presence_stream */
+enum have model_full_presence(struct model *m, struct user *u); /* full_presence, full_presence_stream */
 bool model_erased(struct model *m, struct str user_id);
 enum have model_unread(struct model *m, struct user *u, struct room *r, struct unread **out);
 /* Undelivered messages in (lo, now]: HAVE when device->td is complete there. */

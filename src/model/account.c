@@ -46,7 +46,7 @@ static void part_send(struct model *m, struct batch *b, user_vec *queue,
         struct user_part *p = part(u);
         p->load = LOAD_BUSY;
         ids[i] = u->user_id;
-        lo[i] = u->ad_upto;
+        lo[i] = u->more->ad_upto;
         vec_push(&op->targets, u);
         vec_push(&op->gens, p->gen);
     }
@@ -132,16 +132,17 @@ static void on_account_data(struct load_op *op, const struct pg_result *r)
     struct buf b;
     buf_init(&b, 64 << 20);
     for (int i = 0; r && i < pg_rows(r); i++) {
-        struct user *u = smap_get(&m->users, pg_str(r, i, 0));
+        struct user *u = kmap_get(&m->users, pg_str(r, i, 0));
         if (!u)
             continue;
         struct str room_id = pg_str(r, i, 1), content = normalise(a, &b, pg_str(r, i, 3));
         int64_t stream = pg_i64(r, i, 4);
+        struct user_more *more = model_user_more(u);
         if (!str_absent(content))
-            datum_put(str_absent(room_id) ? &u->account_data : &u->room_account_data, room_id,
+            datum_put(str_absent(room_id) ? &more->account_data : &more->room_account_data, room_id,
                       pg_str(r, i, 2), content, stream);
-        if (stream > u->ad_last)
-            u->ad_last = stream;
+        if (stream > more->ad_last)
+            more->ad_last = stream;
         arena_reset(a);
     }
     buf_fini(&b);
@@ -149,8 +150,8 @@ static void on_account_data(struct load_op *op, const struct pg_result *r)
     for (size_t i = 0; i < op->targets.n; i++) {
         struct user *u = op->targets.v[i];
         /* Not beyond what everybody had written by then: rows below the newest may be committed later. */
-        if (r)
-            u->ad_upto = u->ad_last < op->at_i64 ? u->ad_last : op->at_i64;
+        if (r && u->more->ad_last)
+            u->more->ad_upto = u->more->ad_last < op->at_i64 ? u->more->ad_last : op->at_i64;
         part_loaded(part_ad(u), r != NULL, op->gens.v[i]);
     }
 }
@@ -177,12 +178,14 @@ enum have model_tags(struct model *m, struct user *u)
 
 static void tags_clear(struct user *u)
 {
+    if (!smap_count(&u->more->tags))
+        return;
     size_t it = 0;
-    for (struct room_tags *t; (t = smap_next(&u->tags, &it));) {
+    for (struct room_tags *t; (t = smap_next(&u->more->tags, &it));) {
         mem_free(MEM_users, t);
     }
-    smap_fini(&u->tags);
-    u->tags_newest = 0;
+    smap_fini(&u->more->tags);
+    u->more->tags_newest = 0;
 }
 
 static void tags_put(struct user *u, struct str room_id, int64_t revision, struct buf *content, bool any)
@@ -195,9 +198,10 @@ static void tags_put(struct user *u, struct str room_id, int64_t revision, struc
     t->room_id = str_n(p, room_id.n);
     t->content = str_n(p + room_id.n, content->n);
     t->revision = revision;
-    u->tags_newest = revision > u->tags_newest ? revision : u->tags_newest;
+    struct user_more *more = model_user_more(u);
+    more->tags_newest = revision > more->tags_newest ? revision : more->tags_newest;
     t->any = any;
-    mem_free(MEM_users, smap_put(&u->tags, t->room_id, t));
+    mem_free(MEM_users, smap_put(&more->tags, t->room_id, t));
 }
 
 static void on_tags(struct load_op *op, const struct pg_result *r)
@@ -233,7 +237,7 @@ static void on_tags(struct load_op *op, const struct pg_result *r)
             i + 1 == n || !str_eq(user_id, pg_str(r, i + 1, 0)) || !str_eq(room_id, pg_str(r, i + 1, 1));
         if (!last)
             continue;
-        struct user *u = smap_get(&m->users, user_id);
+        struct user *u = kmap_get(&m->users, user_id);
         if (u && !b.failed)
             tags_put(u, room_id, pg_i64(r, i, 2), &b, any);
         buf_reset(&b);
@@ -256,15 +260,17 @@ enum have model_push_rules_position(struct model *m, struct user *u)
  * read again when it is wanted again. */
 enum have model_push_rules(struct model *m, struct user *u)
 {
-    if (u->parts.push_rules.load == LOAD_DONE && !u->push_rules)
+    if (u->parts.push_rules.load == LOAD_DONE && !u->more->push_rules)
         u->parts.push_rules.load = LOAD_NONE;
     return model_push_rules_position(m, u);
 }
 
 void account_shrink(struct user *u)
 {
-    if (u->parts.push_rules.load == LOAD_DONE)
-        blob_unref(&u->push_rules);
+    if (u->parts.push_rules.load != LOAD_DONE || !u->more->push_rules)
+        return;
+    blob_unref(&u->more->push_rules);
+    model_user_more_drop(u);
 }
 
 static unsigned push_rules_features(const struct config *cfg)
@@ -281,7 +287,8 @@ static void push_rules_take(struct model *m, struct user *u, const struct pg_res
 {
     VEC(struct push_rule_row) rules = {0};
     VEC(struct push_rule_enable_row) enables = {0};
-    u->push_rules_stream = 0;
+    struct user_more *more = model_user_more(u);
+    more->push_rules_stream = 0;
     for (int i = 0; i < pg_rows(r); i++) {
         if (!str_eq(pg_str(r, i, 1), u->user_id))
             continue;
@@ -294,14 +301,14 @@ static void push_rules_take(struct model *m, struct user *u, const struct pg_res
             vec_push(&enables, ((struct push_rule_enable_row){pg_str(r, i, 2), pg_i64(r, i, 3) != 0}));
             break;
         default:
-            u->push_rules_stream = pg_i64(r, i, 3);
+            more->push_rules_stream = pg_i64(r, i, 3);
         }
     }
     struct buf b;
     buf_init(&b, 16 << 20);
     push_rules_render(&b, u->user_id, rules.v, rules.n, enables.v, enables.n, push_rules_features(m->cfg));
-    blob_unref(&u->push_rules);
-    u->push_rules = blob_from_buf(&b);
+    blob_unref(&more->push_rules);
+    more->push_rules = blob_from_buf(&b);
     buf_fini(&b);
     vec_free(&rules);
     vec_free(&enables);
@@ -326,10 +333,12 @@ enum have model_ignored(struct model *m, struct user *u)
 
 static void ignored_clear(struct user *u)
 {
+    if (!smap_count(&u->more->ignored))
+        return;
     size_t it = 0;
-    for (struct str *s; (s = smap_next(&u->ignored, &it));)
+    for (struct str *s; (s = smap_next(&u->more->ignored, &it));)
         mem_free(MEM_users, s);
-    smap_fini(&u->ignored);
+    smap_fini(&u->more->ignored);
 }
 
 static void on_ignored(struct load_op *op, const struct pg_result *r)
@@ -340,14 +349,14 @@ static void on_ignored(struct load_op *op, const struct pg_result *r)
             ignored_clear(op->targets.v[i]);
     }
     for (int i = 0; r && i < pg_rows(r); i++) {
-        struct user *u = smap_get(&m->users, pg_str(r, i, 0));
+        struct user *u = kmap_get(&m->users, pg_str(r, i, 0));
         struct str id = pg_str(r, i, 1);
         if (!u)
             continue;
         struct str *s = mem_new(MEM_users, sizeof *s + id.n + 1);
         memcpy(s + 1, id.p, id.n);
         *s = str_n((char *)(s + 1), id.n);
-        mem_free(MEM_users, smap_put(&u->ignored, *s, s));
+        mem_free(MEM_users, smap_put(&model_user_more(u)->ignored, *s, s));
     }
     for (size_t i = 0; i < op->targets.n; i++)
         part_loaded(part_ignored(op->targets.v[i]), r != NULL, op->gens.v[i]);
@@ -373,12 +382,14 @@ static void on_full_presence(struct load_op *op, const struct pg_result *r)
         struct user *u = op->targets.v[i];
         u->parts.full_presence.load =
             r && u->parts.full_presence.gen == op->gens.v[i] ? LOAD_DONE : LOAD_NONE;
-        u->full_presence_stream = -1;
+        u->full_presence = false;
     }
     for (int i = 0; r && i < pg_rows(r); i++) {
-        struct user *u = smap_get(&op->m->users, pg_str(r, i, 0));
-        if (u)
-            u->full_presence_stream = pg_i64(r, i, 1);
+        struct user *u = kmap_get(&op->m->users, pg_str(r, i, 0));
+        if (u) {
+            u->full_presence = true;
+            model_user_more(u)->full_presence_stream = pg_i64(r, i, 1);
+        }
     }
 }
 
@@ -399,7 +410,7 @@ static void on_features(struct load_op *op, const struct pg_result *r)
     for (size_t i = 0; r && i < op->targets.n; i++)
         ((struct user *)op->targets.v[i])->msc4222 = false;
     for (int i = 0; r && i < pg_rows(r); i++) {
-        struct user *u = smap_get(&op->m->users, pg_str(r, i, 0));
+        struct user *u = kmap_get(&op->m->users, pg_str(r, i, 0));
         if (u && str_eq(pg_str(r, i, 1), STR("msc4222")))
             u->msc4222 = true;
     }
@@ -518,18 +529,20 @@ void account_flush(struct model *m, struct batch *b)
 void account_free(struct model *m, struct user *u)
 {
     size_t it = 0;
-    for (struct account_datum *d; (d = smap_next(&u->account_data, &it));)
-        datum_free(d);
-    smap_fini(&u->account_data);
-    it = 0;
-    for (struct account_datum *d; (d = smap_next(&u->room_account_data, &it));)
-        datum_free(d);
-    smap_fini(&u->room_account_data);
-    tags_clear(u);
-    smap_fini(&u->tags);
-    ignored_clear(u);
-    smap_fini(&u->ignored);
-    blob_unref(&u->push_rules);
+    if (u->more != &user_more_none) {
+        for (struct account_datum *d; (d = smap_next(&u->more->account_data, &it));)
+            datum_free(d);
+        smap_fini(&u->more->account_data);
+        it = 0;
+        for (struct account_datum *d; (d = smap_next(&u->more->room_account_data, &it));)
+            datum_free(d);
+        smap_fini(&u->more->room_account_data);
+        tags_clear(u);
+        smap_fini(&u->more->tags);
+        ignored_clear(u);
+        smap_fini(&u->more->ignored);
+        blob_unref(&u->more->push_rules);
+    }
     /* Slots of stored filters name their user. */
     it = 0;
     for (struct filter_slot *s; (s = smap_next(&m->filters, &it));) {

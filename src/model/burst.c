@@ -115,9 +115,9 @@ static void apply_ev(struct model *m, const struct feed_row *row)
 static void drop_rooms_of_all(struct model *m, struct str room_id)
 {
     size_t it = 0;
-    for (struct user *u; (u = smap_next(&m->users, &it));) {
+    for (struct user *u; (u = kmap_next(&m->users, &it));) {
         if (u->parts.rooms.load == LOAD_BUSY ||
-            smap_get(&u->rooms, room_id)) /* what is being read may be out of date */
+            kmap_get(&u->rooms, room_id)) /* what is being read may be out of date */
             user_rooms_drop(m, u);
     }
 }

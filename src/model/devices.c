@@ -144,8 +144,8 @@ static void on_to_device(struct load_op *op, const struct pg_result *r)
         d->pages = 0;
     }
     for (int i = 0; r && i < pg_rows(r); i++) {
-        struct user *u = smap_get(&m->users, pg_str(r, i, 0));
-        struct device *d = u ? smap_get(&u->devices, pg_str(r, i, 1)) : NULL;
+        struct user *u = kmap_get(&m->users, pg_str(r, i, 0));
+        struct device *d = u ? kmap_get(&u->devices, pg_str(r, i, 1)) : NULL;
         if (!d)
             continue;
         int64_t stream = pg_i64(r, i, 2);
@@ -239,9 +239,9 @@ enum have model_device_keys(struct model *m, struct device *d)
 /* A caches row; device absent: all of the user's. */
 void device_keys_stale(struct model *m, struct str user_id, struct str device_id)
 {
-    struct user *u = smap_get(&m->users, user_id);
+    struct user *u = kmap_get(&m->users, user_id);
     size_t it = 0;
-    for (struct device *d; u && (d = smap_next(&u->devices, &it));) {
+    for (struct device *d; u && (d = kmap_next(&u->devices, &it));) {
         if (str_absent(device_id) || str_eq(device_id, d->device_id)) {
             d->keys_stale = true;
             d->keys_gen++;
@@ -445,9 +445,9 @@ enum have model_device_list_rows(struct model *m, struct user *u, const struct m
     if (lo->min < m->dl_pruned)
         return ABSENT;
     bool old = !mpos_le(&m->dl_floor, lo);
-    if (old && !u->dl)
-        u->dl = MEM_NEW(MEM_users, struct device_list_past);
-    struct device_list_past *past = u->dl;
+    if (old && !u->more->dl)
+        model_user_more(u)->dl = MEM_NEW(MEM_users, struct device_list_past);
+    struct device_list_past *past = u->more->dl;
     if (old && (u->dl_load != LOAD_DONE || past->lo > lo->min || past->floor < m->dl_floor.min)) {
         if (u->dl_load == LOAD_QUEUED) {
             past->want_lo = lo->min < past->want_lo ? lo->min : past->want_lo;
@@ -485,12 +485,12 @@ static void past_clear(struct device_list_past *past)
 
 void device_list_past_free(struct user *u)
 {
-    if (!u->dl)
+    if (!u->more->dl)
         return;
-    past_clear(u->dl);
-    vec_free_of(MEM_users, &u->dl->rows);
-    mem_free(MEM_users, u->dl);
-    u->dl = NULL;
+    past_clear(u->more->dl);
+    vec_free_of(MEM_users, &u->more->dl->rows);
+    mem_free(MEM_users, u->more->dl);
+    u->more->dl = NULL;
 }
 
 static void on_dl_user(struct load_op *op, const struct pg_result *r)
@@ -499,13 +499,13 @@ static void on_dl_user(struct load_op *op, const struct pg_result *r)
     for (size_t i = 0; i < op->targets.n; i++) {
         struct user *u = op->targets.v[i];
         u->dl_load = r ? LOAD_DONE : LOAD_NONE;
-        past_clear(u->dl);
-        u->dl->lo = u->dl->want_lo;
-        u->dl->floor = op->at_i64;
+        past_clear(u->more->dl);
+        u->more->dl->lo = u->more->dl->want_lo;
+        u->more->dl->floor = op->at_i64;
     }
     for (int i = 0; r && i < pg_rows(r); i++) {
-        struct user *u = smap_get(&m->users, pg_str(r, i, 1));
-        if (!u || !u->dl)
+        struct user *u = kmap_get(&m->users, pg_str(r, i, 1));
+        if (!u || !u->more->dl)
             continue;
         struct str who = pg_str(r, i, 2), room = pg_str(r, i, 3), writer = pg_str(r, i, 5);
         struct device_list_row row = {.stream = pg_i64(r, i, 4),
@@ -518,7 +518,7 @@ static void on_dl_user(struct load_op *op, const struct pg_result *r)
             memcpy(p + who.n, room.p, room.n);
             row.room_id = str_n(p + who.n, room.n);
         }
-        vec_push_of(MEM_users, &u->dl->rows, row);
+        vec_push_of(MEM_users, &u->more->dl->rows, row);
     }
 }
 
@@ -593,7 +593,7 @@ void device_flush(struct model *m, struct batch *b)
         struct user *u = m->want_dl.v[i];
         u->dl_load = LOAD_BUSY;
         users[i] = u->user_id;
-        lo[i] = u->dl->want_lo;
+        lo[i] = u->more->dl->want_lo;
         hi[i] = op->at_i64;
         vec_push(&op->targets, u);
     }

@@ -92,7 +92,7 @@ void model_room_free(struct model *m, struct room *r)
 
 struct user *model_user_find(struct model *m, struct str user_id)
 {
-    return smap_get(&m->users, user_id);
+    return kmap_get(&m->users, user_id);
 }
 
 static bool is_local(const struct model *m, struct str user_id)
@@ -101,9 +101,39 @@ static bool is_local(const struct model *m, struct str user_id)
     return user_id.n > s.n + 1 && str_ends(user_id, s) && user_id.p[user_id.n - s.n - 1] == ':';
 }
 
+const struct user_more user_more_none;
+
+static struct user_more *more_none(void)
+{
+    return (struct user_more *)(uintptr_t)&user_more_none;
+}
+
+struct user_more *model_user_more(struct user *u)
+{
+    if (u->more == &user_more_none) {
+        u->more = MEM_NEW(MEM_users, struct user_more);
+        smap_init_of(&u->more->account_data, MEM_users);
+        smap_init_of(&u->more->room_account_data, MEM_users);
+        smap_init_of(&u->more->tags, MEM_users);
+        smap_init_of(&u->more->ignored, MEM_users);
+    }
+    return u->more;
+}
+
+void model_user_more_drop(struct user *u)
+{
+    const struct user_more *x = u->more;
+    if (x == &user_more_none || x->ad_last || smap_count(&x->account_data) ||
+        smap_count(&x->room_account_data) || smap_count(&x->tags) || smap_count(&x->ignored) ||
+        x->push_rules || x->push_rules_stream || u->full_presence || x->initial_turn || x->own || x->dl)
+        return;
+    mem_free(MEM_users, u->more);
+    u->more = more_none();
+}
+
 struct user *model_user(struct model *m, struct str user_id)
 {
-    struct user *u = smap_get(&m->users, user_id);
+    struct user *u = kmap_get(&m->users, user_id);
     if (u)
         return u;
     u = MEM_NEW(MEM_users, struct user);
@@ -113,17 +143,13 @@ struct user *model_user(struct model *m, struct str user_id)
     u->since_events = mpos_keep(MEM_users, &m->kept_user, &since);
     u->td_last = positions_persisted_upto(m->pos[STREAM_TO_DEVICE]);
     user_stir(m, u);
-    u->full_presence_stream = -1;
-    smap_init_of(&u->rooms, MEM_users);
-    smap_init_of(&u->account_data, MEM_users);
-    smap_init_of(&u->room_account_data, MEM_users);
-    smap_init_of(&u->tags, MEM_users);
-    smap_init_of(&u->ignored, MEM_users);
-    smap_init_of(&u->unread, MEM_users);
-    smap_init_of(&u->devices, MEM_users);
+    kmap_init_behind(&u->rooms);
+    kmap_init_behind(&u->unread);
+    kmap_init(&u->devices);
+    u->more = more_none();
     list_init(&u->waiters);
     list_init(&u->running);
-    smap_put(&m->users, u->user_id, u);
+    kmap_put(MEM_users, &m->users, u);
     u->used_ms = clock_mono_coarse_ms();
     return u;
 }
@@ -131,8 +157,10 @@ struct user *model_user(struct model *m, struct str user_id)
 void model_user_free(struct model *m, struct user *u)
 {
     ASSERT(u->pins == 0);
-    smap_del(&m->users, u->user_id);
+    kmap_del(&m->users, u->user_id);
     user_data_free(m, u);
+    if (u->more != &user_more_none)
+        mem_free(MEM_users, u->more);
     mpos_unref(MEM_users, &u->since_events);
     mem_str_free(MEM_users, u->user_id);
     mem_free(MEM_users, u);
@@ -157,7 +185,7 @@ void model_user_unpin(struct model *m, struct user *u)
 
 struct device *model_device(struct model *m, struct user *u, struct str device_id)
 {
-    struct device *d = smap_get(&u->devices, device_id);
+    struct device *d = kmap_get(&u->devices, device_id);
     if (d)
         return d;
     d = mem_new(MEM_devices, sizeof *d + device_id.n + 1);
@@ -166,7 +194,7 @@ struct device *model_device(struct model *m, struct user *u, struct str device_i
     d->user = u;
     d->td_deleted_upto = -1;
     d->td_seen_upto = positions_persisted_upto(m->pos[STREAM_TO_DEVICE]);
-    smap_put(&u->devices, d->device_id, d);
+    kmap_put(MEM_users, &u->devices, d);
     return d;
 }
 
@@ -376,12 +404,12 @@ static bool user_idle(const struct user *u, int64_t now, int64_t idle_ms)
         loading(u->parts.full_presence.load) || loading(u->parts.features.load))
         return false;
     size_t it = 0;
-    for (struct device *d; (d = smap_next(&u->devices, &it));) {
+    for (struct device *d; (d = kmap_next(&u->devices, &it));) {
         if (loading(d->td_load) || loading(d->keys_load) || d->deleting)
             return false;
     }
     it = 0;
-    for (struct unread *un; (un = smap_next(&u->unread, &it));) {
+    for (struct unread *un; (un = kmap_next(&u->unread, &it));) {
         if (loading(un->load))
             return false;
     }
@@ -450,12 +478,12 @@ void model_trim(struct model *m)
     relations_trim(m, budget / 16);
     int64_t now = clock_mono_ms();
     size_t it = 0;
-    for (struct user *u; (u = smap_next(&m->users, &it));)
+    for (struct user *u; (u = kmap_next(&m->users, &it));)
         account_shrink(u);
     bool pressed = bytes_held() > budget;
     int64_t user_ms = pressed ? PRESSED_MS : IDLE_USER_MS, room_ms = pressed ? PRESSED_MS : IDLE_ROOM_MS;
     it = 0;
-    for (struct user *u; (u = smap_next(&m->users, &it));) {
+    for (struct user *u; (u = kmap_next(&m->users, &it));) {
         if (user_idle(u, now, user_ms)) {
             model_user_free(m, u);
             metric_add(M_model_evictions, 1);
@@ -476,7 +504,7 @@ void model_trim(struct model *m)
 
 void model_stats(const struct model *m, struct model_stats *out)
 {
-    *out = (struct model_stats){smap_count(&m->rooms), smap_count(&m->users), m->event_count, bytes_held()};
+    *out = (struct model_stats){smap_count(&m->rooms), kmap_count(&m->users), m->event_count, bytes_held()};
 }
 
 static void on_tick(uv_timer_t *t)
@@ -512,7 +540,7 @@ int model_start(struct model **out, struct uv_loop_s *loop, const struct config 
     m->pg = pg;
     m->hooks = *hooks;
     smap_init_of(&m->rooms, MEM_rooms);
-    smap_init_of(&m->users, MEM_users);
+    kmap_init(&m->users);
     smap_init_of(&m->recs, MEM_event_records);
     smap_init_of(&m->presence, MEM_presence);
     smap_init(&m->erased);
@@ -566,7 +594,7 @@ void model_stop(struct model **mp)
     uv_close((uv_handle_t *)m->timer, free_handle);
     burst_fini(m);
     size_t it = 0;
-    for (struct user *u; (u = smap_next(&m->users, &it));) {
+    for (struct user *u; (u = kmap_next(&m->users, &it));) {
         u->pins = 0;
         model_user_free(m, u);
         it = 0;
@@ -590,7 +618,7 @@ void model_stop(struct model **mp)
         free(p);
     smap_fini(&m->partial);
     smap_fini(&m->rooms);
-    smap_fini(&m->users);
+    kmap_fini(MEM_users, &m->users);
     for (int s = 0; s < STREAM_COUNT; s++)
         positions_free(&m->pos[s]);
     vec_free(&m->want_events);

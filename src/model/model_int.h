@@ -118,7 +118,8 @@ struct model {
     bool retry_presence, retry_erased,
         retry_partial; /* which of them were refused: sent again with the next tick */
 
-    struct smap rooms, users, recs;
+    struct smap rooms, recs;
+    struct kmap users;
     struct mpos_kept *kept_user, *kept_ll; /* the newest of each kind */
     struct blob *key_texts[KEY_TEXTS];     /* by hash */
     struct list room_lru, event_lru;
@@ -239,6 +240,7 @@ void partial_reload(struct model *m);
 void partial_ceased(struct model *m, struct str room_id, int64_t stream);
 void model_room_free(struct model *m, struct room *r);
 void model_user_free(struct model *m, struct user *u);
+void model_user_more_drop(struct user *u); /* if there is nothing in it */
 struct str state_key_of(struct arena *a, struct str type, struct str key);
 
 /* events.c */

@@ -102,7 +102,7 @@ void news_members(struct model *m, struct room *r)
 void news_typing_reset(struct model *m)
 {
     size_t it = 0;
-    for (struct user *u; (u = smap_next(&m->users, &it));) {
+    for (struct user *u; (u = kmap_next(&m->users, &it));) {
         if (u->active)
             news_begin(m, u);
     }

@@ -91,12 +91,12 @@ static void concern_room(struct model *m, struct room *r, int64_t stream, bool w
  * everybody's. */
 static void tell_sharing(struct model *m, struct str user_id, int64_t stream, bool wake)
 {
-    struct user *u = smap_get(&m->users, user_id);
+    struct user *u = kmap_get(&m->users, user_id);
     if (u)
         concern_user(m, u, stream, wake);
     size_t it = 0;
     if (u && u->parts.rooms.load == LOAD_DONE && !u->parts.rooms.stale) {
-        for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
+        for (struct membership_row *row; (row = kmap_next(&u->rooms, &it));) {
             if (row->membership == MEMBERSHIP_JOIN && !excluded(m->cfg, row->room->room_id))
                 concern_room(m, row->room, stream, wake);
         }

@@ -22,7 +22,7 @@ static void each_user_of(struct model *m, struct str user_id, bool all,
         return;
     }
     size_t it = 0;
-    for (struct user *u; (u = smap_next(&m->users, &it));) {
+    for (struct user *u; (u = kmap_next(&m->users, &it));) {
         fn(m, u);
         user_stir(m, u);
     }
@@ -38,7 +38,8 @@ static void ignored_stale(struct model *m, struct user *u)
 }
 static void account_restart(struct model *m, struct user *u)
 {
-    u->ad_upto = u->ad_last = 0;
+    if (u->more->ad_upto || u->more->ad_last)
+        u->more->ad_upto = u->more->ad_last = 0;
     account_row(m, u, STR("m.ignored_user_list"));
     account_row(m, u, STR("m.tag"));
 }
@@ -83,9 +84,9 @@ static void room_forget(struct model *m, struct str room_id)
             evrec_stale(m, rec);
     }
     it = 0;
-    for (struct user *u; (u = smap_next(&m->users, &it));) {
+    for (struct user *u; (u = kmap_next(&m->users, &it));) {
         if (u->parts.rooms.load == LOAD_BUSY ||
-            smap_get(&u->rooms, room_id)) /* what is being read may be out of date */
+            kmap_get(&u->rooms, room_id)) /* what is being read may be out of date */
             user_rooms_drop(m, u);
     }
     model_wake_room(m, r);
@@ -207,7 +208,7 @@ static void to_device_row(struct model *m, int64_t token, const struct feed_row 
     if (token > u->td_last)
         u->td_last = token;
     size_t it = 0;
-    for (struct device *d; (d = smap_next(&u->devices, &it));)
+    for (struct device *d; (d = kmap_next(&u->devices, &it));)
         d->td_seen_upto = token > d->td_seen_upto ? token : d->td_seen_upto;
     model_wake_user(m, u);
 }

@@ -59,13 +59,13 @@ static struct unread_thread *thread_of(struct unread *un, struct str id)
 
 enum have model_unread(struct model *m, struct user *u, struct room *r, struct unread **out)
 {
-    struct unread *un = smap_get_hashed(&u->unread, r->room_id, r->id_hash);
+    struct unread *un = kmap_get_hashed(&u->unread, r->room_id, r->id_hash);
     if (!un) {
         un = MEM_NEW(MEM_users, struct unread);
         un->user = u;
         un->room = r;
         r->refs++;
-        smap_put(&u->unread, r->room_id, un);
+        kmap_put(MEM_users, &u->unread, un);
     }
     *out = un;
     if (un->load == LOAD_DONE && !un->stale && un->redaction_gen == r->redaction_gen &&
@@ -82,7 +82,7 @@ enum have model_unread(struct model *m, struct user *u, struct room *r, struct u
 void unread_receipt(struct model *m, struct user *u, struct str room_id)
 {
     (void)m;
-    struct unread *un = smap_get(&u->unread, room_id);
+    struct unread *un = kmap_get(&u->unread, room_id);
     if (un) {
         un->stale = true;
         un->gen++;
@@ -121,7 +121,7 @@ void unread_apply(const struct burst *b)
         const struct action_row *a = &b->actions.v[i];
         uint32_t hash = smap_hash(a->room_id);
         for (uint32_t k = 0; k < a->users_count; k++) {
-            struct unread *un = smap_get_hashed(&a->users[k]->unread, a->room_id, hash);
+            struct unread *un = kmap_get_hashed(&a->users[k]->unread, a->room_id, hash);
             if (un)
                 apply(un, a);
         }
@@ -174,8 +174,8 @@ static void on_unread(struct load_op *op, const struct pg_result *r)
             unread_clear(un);
     }
     for (int i = 0; r && i < pg_rows(r); i++) {
-        struct user *u = smap_get(&m->users, pg_str(r, i, 1));
-        struct unread *un = u ? smap_get(&u->unread, pg_str(r, i, 2)) : NULL;
+        struct user *u = kmap_get(&m->users, pg_str(r, i, 1));
+        struct unread *un = u ? kmap_get(&u->unread, pg_str(r, i, 2)) : NULL;
         if (un)
             take_row(un, r, i);
     }

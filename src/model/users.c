@@ -17,12 +17,12 @@ static void membership_free(struct model *m, struct membership_row *row)
 static void rooms_clear(struct model *m, struct user *u)
 {
     size_t it = 0;
-    for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
+    for (struct membership_row *row; (row = kmap_next(&u->rooms, &it));) {
         if (row->room->used_ms < u->used_ms)
             row->room->used_ms = u->used_ms;
         membership_free(m, row);
     }
-    smap_fini(&u->rooms);
+    kmap_fini(MEM_users, &u->rooms);
     u->rooms_newest = 0;
 }
 
@@ -35,9 +35,10 @@ void user_rooms_drop(struct model *m, struct user *u)
 
 static struct own_events *own_of(struct user *u)
 {
-    if (!u->own)
-        u->own = MEM_NEW(MEM_users, struct own_events);
-    return u->own;
+    struct user_more *more = model_user_more(u);
+    if (!more->own)
+        more->own = MEM_NEW(MEM_users, struct own_events);
+    return more->own;
 }
 
 void user_own_add(struct model *m, struct user *u, struct evrec *rec, struct room *r, int64_t stream,
@@ -74,7 +75,7 @@ enum have model_user_rooms(struct model *m, struct user *u)
 enum have model_user_own_events(struct model *m, struct user *u, const struct mpos *lo)
 {
     struct mpos since = mpos_of_kept(u->since_events);
-    if (u->own_horizon_known ? u->own->horizon <= lo->min : mpos_le(&since, lo))
+    if (u->own_horizon_known ? u->more->own->horizon <= lo->min : mpos_le(&since, lo))
         return HAVE;
     if (u->own_load == LOAD_NONE) {
         u->own_load = LOAD_QUEUED;
@@ -82,8 +83,8 @@ enum have model_user_own_events(struct model *m, struct user *u, const struct mp
         own_of(u)->horizon = lo->min;
         vec_push(&m->want_own, u);
         loader_kick(m);
-    } else if (u->own_load == LOAD_QUEUED && lo->min < u->own->horizon) {
-        u->own->horizon = lo->min;
+    } else if (u->own_load == LOAD_QUEUED && lo->min < u->more->own->horizon) {
+        u->more->own->horizon = lo->min;
     }
     return LACK;
 }
@@ -111,7 +112,7 @@ void model_user_activate(struct model *m, struct user *u)
     u->active = true;
     news_begin(m, u);
     size_t it = 0;
-    for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
+    for (struct membership_row *row; (row = kmap_next(&u->rooms, &it));) {
         if (row->membership == MEMBERSHIP_JOIN)
             active_add(row);
     }
@@ -124,7 +125,7 @@ static void user_deactivate(struct user *u)
     u->active = false;
     news_end(u);
     size_t it = 0;
-    for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
+    for (struct membership_row *row; (row = kmap_next(&u->rooms, &it));) {
         if (row->membership == MEMBERSHIP_JOIN)
             active_remove(row);
     }
@@ -134,25 +135,26 @@ void user_data_free(struct model *m, struct user *u)
 {
     user_deactivate(u);
     rooms_clear(m, u);
-    smap_fini(&u->rooms);
+    kmap_fini(MEM_users, &u->rooms);
     for (size_t i = 0; i < user_own_count(u); i++) {
-        evrec_unpin(m, u->own->list.v[i].rec);
-        u->own->list.v[i].room->refs--;
+        evrec_unpin(m, u->more->own->list.v[i].rec);
+        u->more->own->list.v[i].room->refs--;
     }
-    if (u->own)
-        vec_free_of(MEM_users, &u->own->list);
-    mem_free(MEM_users, u->own);
-    u->own = NULL;
+    if (u->more->own) {
+        vec_free_of(MEM_users, &u->more->own->list);
+        mem_free(MEM_users, u->more->own);
+        u->more->own = NULL;
+    }
     device_list_past_free(u);
     account_free(m, u);
     size_t it = 0;
-    for (struct unread *un; (un = smap_next(&u->unread, &it));)
+    for (struct unread *un; (un = kmap_next(&u->unread, &it));)
         unread_free(un);
-    smap_fini(&u->unread);
+    kmap_fini(MEM_users, &u->unread);
     it = 0;
-    for (struct device *d; (d = smap_next(&u->devices, &it));)
+    for (struct device *d; (d = kmap_next(&u->devices, &it));)
         device_free(m, d);
-    smap_fini(&u->devices);
+    kmap_fini(MEM_users, &u->devices);
 }
 
 static struct membership_row *row_read(struct model *m, struct user *u, const struct pg_result *r, int i)
@@ -196,12 +198,12 @@ static void on_rooms(struct load_op *op, const struct pg_result *r)
         u->parts.rooms.stale = u->parts.rooms.gen != op->gens.v[i];
     }
     for (int i = 0; r && i < pg_rows(r); i++) {
-        struct user *u = smap_get(&m->users, pg_str(r, i, 0));
+        struct user *u = kmap_get(&m->users, pg_str(r, i, 0));
         if (!u)
             continue;
         struct membership_row *row = row_read(m, u, r, i);
         u->rooms_newest = row->stream > u->rooms_newest ? row->stream : u->rooms_newest;
-        struct membership_row *old = smap_put(&u->rooms, row->room->room_id, row);
+        struct membership_row *old = kmap_put(MEM_users, &u->rooms, row);
         if (old)
             membership_free(m, old);
     }
@@ -217,7 +219,7 @@ static void on_own(struct load_op *op, const struct pg_result *r)
 {
     struct model *m = op->m;
     for (int i = 0; r && i < pg_rows(r); i++) {
-        struct user *u = smap_get(&m->users, pg_str(r, i, 0));
+        struct user *u = kmap_get(&m->users, pg_str(r, i, 0));
         if (u && u->own_load == LOAD_BUSY)
             user_own_add(m, u, model_rec(m, pg_str(r, i, 2)), model_room(m, pg_str(r, i, 1)), pg_i64(r, i, 4),
                          model_writer(m, pg_str(r, i, 3)));
@@ -256,7 +258,7 @@ void user_flush(struct model *m, struct batch *b)
             struct user *u = m->want_own.v[i];
             u->own_load = LOAD_BUSY;
             ids[i] = u->user_id;
-            lo[i] = u->own->horizon;
+            lo[i] = u->more->own->horizon;
             vec_push(&op->targets, u);
         }
         struct pg_args *args = pg_args_new();

@@ -43,7 +43,7 @@ static bool is_followed(const struct user *u)
 /* Everybody's presence, once: asked for by a position that the token must be beyond. */
 static bool presence_owed(const struct model *m, const struct user *u)
 {
-    return u->parts.full_presence.load == LOAD_DONE ? u->full_presence_stream >= 0 : m->cfg->presence.enabled;
+    return u->parts.full_presence.load == LOAD_DONE ? u->full_presence : m->cfg->presence.enabled;
 }
 
 bool model_user_quiet(const struct model *m, const struct user *u, uint64_t version)

@@ -87,8 +87,8 @@ static struct str without_ages(struct str s)
 static bool is_behind(const struct sync_run *run)
 {
     const struct user *u = run->u;
-    return u->ad_last > run->now.account_data || u->tags_newest > run->now.account_data ||
-           u->push_rules_stream > run->now.push_rules;
+    return u->more->ad_last > run->now.account_data || u->more->tags_newest > run->now.account_data ||
+           u->more->push_rules_stream > run->now.push_rules;
 }
 
 void run_check_quiet(struct sync_run *run)

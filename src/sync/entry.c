@@ -33,7 +33,7 @@ static const struct room_data *data_of(struct sync_run *run, struct str room_id)
 {
     size_t it = 0;
     for (struct account_datum *d;
-         !run->room_data_known && (d = smap_next(&run->u->room_account_data, &it));) {
+         !run->room_data_known && (d = smap_next(&run->u->more->room_account_data, &it));) {
         struct room_data *x = ARENA_NEW(run->a, struct room_data);
         x->d = d;
         x->next = smap_put(&run->room_data, d->room_id, x);
@@ -54,7 +54,7 @@ static bool room_account(struct sync_run *run, struct room_entry *en, bool all, 
     bool tags_all = all || !run->has_since || en->newly_joined || en->full_state;
     struct buf b;
     buf_init(&b, 64 << 20);
-    struct room_tags *t = smap_get(&run->u->tags, en->room->room_id);
+    struct room_tags *t = smap_get(&run->u->more->tags, en->room->room_id);
     if (t && (tags_all ? t->any : t->revision > run->since.account_data)) {
         *any = true;
         if (account_item_matches(run, STR("m.tag"), t->content))

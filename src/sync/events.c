@@ -68,7 +68,7 @@ static void add_own(struct chunk *c, struct sync_run *run)
 {
     struct user *u = run->u;
     for (size_t i = 0; i < user_own_count(u); i++) {
-        const struct own_event *e = &u->own->list.v[i];
+        const struct own_event *e = &u->more->own->list.v[i];
         struct event *ev;
         if (!mpos_in_range(&run->since.room, &run->now.room, e->writer, e->stream) ||
             !run_have(run, model_event(run->m, e->rec, &ev)))
@@ -182,17 +182,17 @@ static void put_account(struct chunk *c, struct sync_run *run)
     int64_t since = run->since.account_data;
     if (since == run->now.account_data)
         return;
-    for (struct room_tags *t; (t = smap_next(&u->tags, &it));) {
+    for (struct room_tags *t; (t = smap_next(&u->more->tags, &it));) {
         if (t->revision > since)
             legacy_account_item(run, STR("m.tag"), t->content, t->room_id, &c->comma, c->out);
     }
     it = 0;
-    for (struct account_datum *d; (d = smap_next(&u->account_data, &it));) {
+    for (struct account_datum *d; (d = smap_next(&u->more->account_data, &it));) {
         if (d->stream > since && !str_eq(d->type, STR("m.push_rules")))
             legacy_account_item(run, d->type, d->content, STR_ABSENT, &c->comma, c->out);
     }
     it = 0;
-    for (struct account_datum *d; (d = smap_next(&u->room_account_data, &it));) {
+    for (struct account_datum *d; (d = smap_next(&u->more->room_account_data, &it));) {
         if (d->stream > since)
             legacy_account_item(run, d->type, d->content, d->room_id, &c->comma, c->out);
     }

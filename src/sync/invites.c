@@ -77,7 +77,7 @@ static const struct json *rules_of(struct sync_run *run)
 {
     if (run->invite_rules_read)
         return run->invite_rules;
-    struct smap *data = &run->u->account_data;
+    struct smap *data = &run->u->more->account_data;
     struct account_datum *d = smap_get(data, STR("org.matrix.msc4155.invite_permission_config"));
     struct json *rules;
     run->invite_rules_read = true;
@@ -94,7 +94,7 @@ bool run_invite_rules_known(struct sync_run *run)
 
 bool run_invite_hidden(struct sync_run *run, struct str sender)
 {
-    if (smap_get(&run->u->ignored, sender))
+    if (smap_get(&run->u->more->ignored, sender))
         return true;
     const struct json *rules = run->cfg->msc4155_enabled ? rules_of(run) : NULL;
     struct str local, server;

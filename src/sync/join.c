@@ -101,7 +101,8 @@ static enum have ignore_position(struct sync_req *r, int64_t *pos)
     if (!r->initial)
         return HAVE;
     enum have h = model_account_data(r->s->m, r->u);
-    struct account_datum *d = h == HAVE ? smap_get(&r->u->account_data, STR("m.ignored_user_list")) : NULL;
+    struct account_datum *d =
+        h == HAVE ? smap_get(&r->u->more->account_data, STR("m.ignored_user_list")) : NULL;
     if (d)
         *pos = d->stream;
     return h;

@@ -238,9 +238,9 @@ bool legacy_joined(struct sync_run *run)
     struct user *u = run->u;
     if (!run_have(run, model_user_rooms(run->m, u)))
         return false;
-    run->joined = ARENA_ARRAY(run->a, struct room *, smap_count(&u->rooms) + 1);
+    run->joined = ARENA_ARRAY(run->a, struct room *, kmap_count(&u->rooms) + 1);
     size_t it = 0;
-    for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
+    for (struct membership_row *row; (row = kmap_next(&u->rooms, &it));) {
         if (!mpos_covers(&run->now.room, row->writer, row->stream))
             run->ahead = true;
         if (row->membership != MEMBERSHIP_JOIN)
@@ -252,7 +252,7 @@ bool legacy_joined(struct sync_run *run)
 
 struct room *legacy_joined_room(const struct sync_run *run, struct str room_id)
 {
-    const struct membership_row *row = smap_get(&run->u->rooms, room_id);
+    const struct membership_row *row = kmap_get(&run->u->rooms, room_id);
     return row && row->membership == MEMBERSHIP_JOIN ? row->room : NULL;
 }
 
@@ -291,12 +291,12 @@ void legacy_account_item(struct sync_run *run, struct str type, struct str conte
 void legacy_room_account(struct sync_run *run, struct str room_id, struct rope *out)
 {
     struct user *u = run->u;
-    struct room_tags *t = smap_get(&u->tags, room_id);
+    struct room_tags *t = smap_get(&u->more->tags, room_id);
     bool comma = false;
     size_t it = 0;
     if (t && t->any)
         legacy_account_item(run, STR("m.tag"), t->content, STR_ABSENT, &comma, out);
-    for (struct account_datum *d; (d = smap_next(&u->room_account_data, &it));) {
+    for (struct account_datum *d; (d = smap_next(&u->more->room_account_data, &it));) {
         if (str_eq(d->room_id, room_id) && !run_account_deleted(run, true, d->content))
             legacy_account_item(run, d->type, d->content, STR_ABSENT, &comma, out);
     }

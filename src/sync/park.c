@@ -249,8 +249,9 @@ static void queue_turn(struct sync_req *r)
     int64_t *turn = &req_extra(r)->turn;
     if (*turn)
         return;
-    *turn = r->u->initial_turn + 1 > s->initial_turn ? r->u->initial_turn + 1 : s->initial_turn;
-    r->u->initial_turn = *turn;
+    int64_t *user_turn = &model_user_more(r->u)->initial_turn;
+    *turn = *user_turn + 1 > s->initial_turn ? *user_turn + 1 : s->initial_turn;
+    *user_turn = *turn;
 }
 
 static void queue_add(struct sync_req *r)
@@ -266,7 +267,7 @@ static void queue_add(struct sync_req *r)
     list_push(at->next, &r->by_state); /* before the next one */
     if (s->counts[REQ_QUEUED] > (size_t)s->cfg->initial_syncs_queued_max) {
         struct sync_req *last = container_of(queue->prev, struct sync_req, by_state);
-        last->u->initial_turn--;
+        last->u->more->initial_turn--;
         req_refuse(last, "initial_queue");
     }
 }
@@ -499,7 +500,7 @@ static void next_soon(const struct sync *s, const struct sync_req *r)
     if (next->http)
         http_reply_soon(next->http);
     mem_soon(next->u->news.v, sizeof *next->u->news.v);
-    mem_soon((const void *)next->u->unread.table, 1);
+    mem_soon((const void *)next->u->unread.at, 1);
     if (next->d)
         mem_soon(next->d->ll, 1);
 }

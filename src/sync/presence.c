@@ -141,7 +141,7 @@ static void collect_presence(struct collect *c)
     if (!full) {
         if (!run_have(run, model_full_presence(run->m, run->u)))
             return;
-        if (run->u->full_presence_stream >= 0 && run->u->full_presence_stream >= run->since.presence)
+        if (run->u->full_presence && run->u->more->full_presence_stream >= run->since.presence)
             full = exclude_offline = true;
         else if (run->since.presence == run->now.presence || !may_concern(c))
             return;

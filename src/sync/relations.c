@@ -14,7 +14,7 @@
 
 static bool ignored(const struct sync_run *run, struct str user_id)
 {
-    return smap_get(&run->u->ignored, user_id) != NULL;
+    return smap_get(&run->u->more->ignored, user_id) != NULL;
 }
 
 /* Starts a member of the object that is being written. */

@@ -37,7 +37,7 @@ bool run_is_shown(const struct sync_run *run, const struct membership_row *row)
 
 struct room *run_joined_room(const struct sync_run *run, struct str room_id)
 {
-    const struct membership_row *row = smap_get(&run->u->rooms, room_id);
+    const struct membership_row *row = kmap_get(&run->u->rooms, room_id);
     return row && run_is_shown(run, row) ? row->room : NULL;
 }
 
@@ -45,9 +45,9 @@ void run_joined(struct sync_run *run)
 {
     if (run->joined)
         return;
-    run->joined = ARENA_ARRAY(run->a, struct room *, smap_count(&run->u->rooms) + 1);
+    run->joined = ARENA_ARRAY(run->a, struct room *, kmap_count(&run->u->rooms) + 1);
     size_t it = 0;
-    for (struct membership_row *row; (row = smap_next(&run->u->rooms, &it));) {
+    for (struct membership_row *row; (row = kmap_next(&run->u->rooms, &it));) {
         if (run_is_shown(run, row))
             run->joined[run->joined_count++] = row->room;
     }
@@ -91,7 +91,7 @@ static void add_invite(struct sync_run *run, struct room *room, struct evrec *re
 static void classify_initial(struct sync_run *run)
 {
     size_t it = 0;
-    for (struct membership_row *row; (row = smap_next(&run->u->rooms, &it));) {
+    for (struct membership_row *row; (row = kmap_next(&run->u->rooms, &it));) {
         if (row->forgotten || !row->known_version || excluded(run, row->room) || partial_joined(run, row))
             continue;
         switch (row->membership) {
@@ -240,8 +240,8 @@ static void classify_own_events(struct sync_run *run)
     struct own *v = ARENA_ARRAY(run->a, struct own, user_own_count(u) + 1);
     size_t n = 0;
     for (size_t i = 0; i < user_own_count(u); i++) {
-        struct own_event *e = &u->own->list.v[i];
-        const struct membership_row *row = smap_get(&u->rooms, e->room->room_id);
+        struct own_event *e = &u->more->own->list.v[i];
+        const struct membership_row *row = kmap_get(&u->rooms, e->room->room_id);
         if (!mpos_in_range(&run->since.room, &run->now.room, e->writer, e->stream) ||
             excluded(run, e->room) || (row && partial_joined(run, row)))
             continue;
@@ -309,7 +309,8 @@ static void joined_entry(struct sync_run *run, struct room *room)
 /* Does any account data or tag of the user lie above the token? */
 static bool account_changed(const struct sync_run *run)
 {
-    return run->u->ad_last > run->since.account_data || run->u->tags_newest > run->since.account_data;
+    return run->u->more->ad_last > run->since.account_data ||
+           run->u->more->tags_newest > run->since.account_data;
 }
 
 /* The database may have shown a membership that replication has not brought yet. */
@@ -318,7 +319,7 @@ static bool memberships_ahead(const struct sync_run *run)
     if (run->u->rooms_newest <= run->now.room.min)
         return false;
     size_t it = 0;
-    for (struct membership_row *row; (row = smap_next(&run->u->rooms, &it));) {
+    for (struct membership_row *row; (row = kmap_next(&run->u->rooms, &it));) {
         if (!mpos_covers(&run->now.room, row->writer, row->stream))
             return true;
     }
@@ -345,7 +346,7 @@ static bool only_news(const struct sync_run *run)
 {
     const struct user *u = run->u;
     size_t own = user_own_count(u);
-    bool no_membership = own == 0 || u->own->list.v[own - 1].stream <= run->since.room.min;
+    bool no_membership = own == 0 || u->more->own->list.v[own - 1].stream <= run->since.room.min;
     bool none_whole =
         run->f->lazy_load_members || run->since.un_partial_stated_rooms == run->now.un_partial_stated_rooms;
     return no_membership && none_whole && !run->plain && !run->full_state && !u->ad_changed &&

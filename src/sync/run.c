@@ -73,23 +73,25 @@ static void run_account_data(struct sync_run *run)
     bool all = !run->has_since || run->full_state;
     bool ok = run_have(run, model_account_data(run->m, u));
     ok &= run_have(run, model_push_rules_position(run->m, u));
-    bool rules = all || (ok && u->push_rules_stream > run->since.push_rules && u->push_rules_stream > 0);
+    bool rules =
+        all || (ok && u->more->push_rules_stream > run->since.push_rules && u->more->push_rules_stream > 0);
     ok = ok && (!rules || run_have(run, model_push_rules(run->m, u)));
     if (!ok)
         return;
     struct buf b;
     buf_init(&b, 64 << 20);
     size_t it = 0;
-    for (struct account_datum *d;
-         (all || u->ad_last > run->since.account_data) && (d = smap_next(&u->account_data, &it));) {
+    for (struct account_datum *d; (all || u->more->ad_last > run->since.account_data) &&
+                                  (d = smap_next(&u->more->account_data, &it));) {
         if (run_account_deleted(run, all, d->content))
             continue;
         if ((all || d->stream > run->since.account_data) && !str_eq(d->type, STR("m.push_rules")) &&
             account_matches(run, d->type, d->content))
             put_datum(&b, d->type, d->content);
     }
-    if (rules && u->push_rules && account_matches(run, STR("m.push_rules"), blob_str(u->push_rules)))
-        put_datum(&b, STR("m.push_rules"), blob_str(u->push_rules));
+    if (rules && u->more->push_rules &&
+        account_matches(run, STR("m.push_rules"), blob_str(u->more->push_rules)))
+        put_datum(&b, STR("m.push_rules"), blob_str(u->more->push_rules));
     if (b.n)
         run->account_events = arena_str(run->a, buf_str(&b));
     buf_fini(&b);

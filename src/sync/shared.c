@@ -192,7 +192,7 @@ bool shared_fits(struct sync_run *run, struct membership_row *row, const struct 
 {
     for (size_t i = 0; i < x->senders_count; i++) {
         if (str_eq(x->senders[i], run->u->user_id) ||
-            (smap_count(&run->u->ignored) && smap_get(&run->u->ignored, x->senders[i])))
+            (smap_count(&run->u->more->ignored) && smap_get(&run->u->more->ignored, x->senders[i])))
             return false;
     }
     size_t used = run->ll_used.n;
@@ -207,7 +207,7 @@ bool shared_fits(struct sync_run *run, struct membership_row *row, const struct 
 
 static struct membership_row *row_of(const struct sync_run *run, const struct room_entry *en)
 {
-    return smap_get_hashed(&run->u->rooms, en->room->room_id, en->room->id_hash);
+    return kmap_get_hashed(&run->u->rooms, en->room->room_id, en->room->id_hash);
 }
 
 void shared_count(const struct shared *x)
@@ -301,7 +301,7 @@ static bool put_known(const struct sync_run *run, struct shared *x, const struct
 static bool common(struct sync_run *run, const struct room_entry *en, struct shared *x)
 {
     if (!en->offer || run->lack || en->limited || en->bundle || en->summary_given || en->summary_null ||
-        en->sticky_count || !str_absent(en->account_events) || smap_count(&run->u->ignored))
+        en->sticky_count || !str_absent(en->account_events) || smap_count(&run->u->more->ignored))
         return false;
     for (size_t i = 0; i < en->timeline_count; i++) {
         const struct tl_ev *t = &en->timeline[i];

@@ -206,7 +206,7 @@ static void put_global(struct sync_run *run, struct rope *out)
         legacy_presence(run, users[i], &comma, out);
     rope_put(out, STR("],\"account_data\":["));
     comma = false;
-    for (struct account_datum *d; (d = smap_next(&run->u->account_data, &it));) {
+    for (struct account_datum *d; (d = smap_next(&run->u->more->account_data, &it));) {
         if (!str_eq(d->type, STR("m.push_rules")) && !run_account_deleted(run, true, d->content))
             legacy_account_item(run, d->type, d->content, STR_ABSENT, &comma, out);
     }
@@ -233,7 +233,7 @@ enum run_result legacy_all_rooms(struct legacy *l, struct sync_run *run, struct 
     size_t it = 0;
     bool comma = false;
     rope_put(out, STR("{\"rooms\":["));
-    for (struct membership_row *row; (row = smap_next(&u->rooms, &it));) {
+    for (struct membership_row *row; (row = kmap_next(&u->rooms, &it));) {
         if (!is_wanted(l, row))
             continue;
         rope_put(out, comma ? STR(",") : STR(""));
@@ -322,7 +322,7 @@ enum run_result legacy_one_room(struct legacy *l, struct sync_run *run, struct r
         legacy_refuse(l, run, 403, "M_UNKNOWN", STR("This room has been blocked on this server"));
         return RUN_BROKEN;
     }
-    const struct membership_row *row = smap_get(&u->rooms, l->room_id);
+    const struct membership_row *row = kmap_get(&u->rooms, l->room_id);
     if (row && row->membership == MEMBERSHIP_LEAVE && !row->forgotten)
         return put_left(l, run, row, out);
     bool readable = false;

@@ -125,7 +125,8 @@ static bool truthy(const struct json *v)
 
 static enum soft_failed_shown shown_by_config(struct sync_run *run)
 {
-    struct account_datum *d = smap_get(&run->u->account_data, STR("io.element.synapse.admin_client_config"));
+    struct account_datum *d =
+        smap_get(&run->u->more->account_data, STR("io.element.synapse.admin_client_config"));
     struct json *o;
     if (!d || json_parse(run->a, d->content, &o) || !json_is_object(o))
         return SOFT_FAILED_HIDDEN;
@@ -253,7 +254,7 @@ static struct verdict judge(struct sync_run *run, struct room *room, struct tl_e
     if (soft_failed_hidden(run, ev, &v.lack) || str_eq(ev->type, STR("org.matrix.dummy_event")) ||
         str_eq(ev->type, STR("m.room.aliases")))
         return v;
-    if (!state && (smap_get(&run->u->ignored, ev->sender) || ev->origin_server_ts < oldest))
+    if (!state && (smap_get(&run->u->more->ignored, ev->sender) || ev->origin_server_ts < oldest))
         return v;
     if (!run_have(run, model_room_state(run->m, room))) {
         v.lack = true;

@@ -177,11 +177,11 @@ static bool is_common_to(const struct sync_run *run, const struct whole *x)
 {
     if (has_other(x, run->u->user_id))
         return false;
-    size_t ignored = smap_count(&run->u->ignored);
+    size_t ignored = smap_count(&run->u->more->ignored);
     if (ignored && x->bundled)
         return false;
     for (size_t i = 0; ignored && i < x->senders.n; i++) {
-        if (smap_get(&run->u->ignored, x->senders.v[i]))
+        if (smap_get(&run->u->more->ignored, x->senders.v[i]))
             return false;
     }
     return true;
@@ -190,7 +190,7 @@ static bool is_common_to(const struct sync_run *run, const struct whole *x)
 static enum have joined_throughout(struct sync_run *run, const struct room_entry *en, const int64_t *groups,
                                    size_t n)
 {
-    struct membership_row *row = smap_get(&run->u->rooms, en->room->room_id);
+    struct membership_row *row = kmap_get(&run->u->rooms, en->room->room_id);
     enum have all = row && row->membership == MEMBERSHIP_JOIN ? HAVE : ABSENT;
     for (size_t i = 0; all != ABSENT && i < n; i++) {
         enum have h = run_joined_in(run, row, groups[i]);
@@ -484,7 +484,7 @@ static bool put_text(struct sync_run *run, struct whole *x, const struct room_en
 /* Did the entry turn out to say nothing to this reader alone, but in the holes? */
 static bool fill(struct sync_run *run, struct room_entry *en, struct whole *x)
 {
-    if (en->timeline_count == 0 || en->pages != 1 || en->sticky_count || smap_count(&run->u->ignored) ||
+    if (en->timeline_count == 0 || en->pages != 1 || en->sticky_count || smap_count(&run->u->more->ignored) ||
         en->ll_used != run->ll_used.n || !add_candidates(run, x, en) || !add_timeline(run, x, en) ||
         !add_state(run, x, en))
         return false;

@@ -67,7 +67,7 @@ static void test_rooms_row_while_rooms_load(void **state)
     world_release(w, SQL_rooms_of_users);
     assert_int_equal(model_user_rooms(w->m, u), LACK);
     assert_int_equal(await(w, model_user_rooms(w->m, u)), HAVE);
-    struct membership_row *row = smap_get(&u->rooms, S("!r:x"));
+    struct membership_row *row = kmap_get(&u->rooms, S("!r:x"));
     assert_int_equal(row->membership, MEMBERSHIP_LEAVE);
     /* The room's whole state changed while a second load is under way. */
     user_rooms_drop(w->m, u);
@@ -79,7 +79,7 @@ static void test_rooms_row_while_rooms_load(void **state)
     feed(w, STREAM_EVENTS, MASTER, 102, all);
     world_release(w, SQL_rooms_of_users);
     assert_int_equal(await(w, model_user_rooms(w->m, u)), HAVE);
-    assert_int_equal(smap_count(&u->rooms), 0);
+    assert_int_equal(kmap_count(&u->rooms), 0);
 }
 
 static void test_account_data(void **state)
@@ -90,10 +90,10 @@ static void test_account_data(void **state)
     world_add(&w->data, "@a:x", "!r:x", "m.fully_read", "{\"event_id\":\"$1\"}", 52);
     struct user *u = model_user(w->m, S("@a:x"));
     assert_int_equal(await(w, model_account_data(w->m, u)), HAVE);
-    struct account_datum *d = smap_get(&u->account_data, S("m.direct"));
+    struct account_datum *d = smap_get(&u->more->account_data, S("m.direct"));
     assert_str(d->content, "{\"b\":\"\\u00e9\"}");
-    assert_null(smap_get(&u->account_data, S("odd")));
-    assert_int_equal(smap_count(&u->room_account_data), 1);
+    assert_null(smap_get(&u->more->account_data, S("odd")));
+    assert_int_equal(smap_count(&u->more->room_account_data), 1);
     /* while a load is under way */
     world_add(&w->data, "@a:x", NULL, "m.direct", "{\"v\":1}", 101);
     feed(w, STREAM_ACCOUNT_DATA, MASTER, 101,
@@ -108,7 +108,7 @@ static void test_account_data(void **state)
     world_release(w, SQL_account_data_of_users);
     assert_int_equal(model_account_data(w->m, u), LACK);
     assert_int_equal(await(w, model_account_data(w->m, u)), HAVE);
-    d = smap_get(&u->account_data, S("m.direct"));
+    d = smap_get(&u->more->account_data, S("m.direct"));
     assert_str(d->content, "{\"v\":2}");
 }
 
@@ -123,7 +123,7 @@ static void test_account_data_out_of_order(void **state)
     feed(w, STREAM_ACCOUNT_DATA, MASTER, 101,
          (struct feed_row){.account_data = {.user_id = STR("@a:x"), .type = STR("first")}});
     assert_int_equal(await(w, model_account_data(w->m, u)), HAVE);
-    assert_non_null(smap_get(&u->account_data, S("first")));
+    assert_non_null(smap_get(&u->more->account_data, S("first")));
 }
 
 static void test_tags_push_rules_ignored(void **state)
@@ -136,21 +136,55 @@ static void test_tags_push_rules_ignored(void **state)
     world_add(&w->ignored, "@a:x", "@evil:y", 0);
     world_add(&w->rules_stream, "@a:x", NULL, 70);
     assert_int_equal(await(w, model_tags(w->m, u)), HAVE);
-    struct room_tags *t = smap_get(&u->tags, S("!r:x"));
+    struct room_tags *t = smap_get(&u->more->tags, S("!r:x"));
     assert_str(t->content, "{\"tags\":{\"m.favourite\":{\"order\":0.5},\"u.work\":{}}}");
-    t = smap_get(&u->tags, S("!q:x"));
+    t = smap_get(&u->more->tags, S("!q:x"));
     assert_false(t->any);
     assert_str(t->content, "{\"tags\":{}}");
     assert_int_equal(await(w, model_ignored(w->m, u)), HAVE);
-    assert_non_null(smap_get(&u->ignored, S("@evil:y")));
+    assert_non_null(smap_get(&u->more->ignored, S("@evil:y")));
     assert_int_equal(await(w, model_push_rules(w->m, u)), HAVE);
-    assert_int_equal(u->push_rules_stream, 70);
+    assert_int_equal(u->more->push_rules_stream, 70);
     w->ignored.n = 0;
     feed(w, STREAM_ACCOUNT_DATA, MASTER, 101,
          (struct feed_row){.account_data = {.user_id = STR("@a:x"), .type = STR("m.ignored_user_list")}});
     assert_int_equal(model_tags(w->m, u), HAVE);
     assert_int_equal(await(w, model_ignored(w->m, u)), HAVE);
-    assert_null(smap_get(&u->ignored, S("@evil:y")));
+    assert_null(smap_get(&u->more->ignored, S("@evil:y")));
+}
+
+static void want_all(struct world *w, struct user *u)
+{
+    assert_int_equal(await(w, model_account_data(w->m, u)), HAVE);
+    assert_int_equal(await(w, model_tags(w->m, u)), HAVE);
+    assert_int_equal(await(w, model_ignored(w->m, u)), HAVE);
+    assert_int_equal(await(w, model_full_presence(w->m, u)), HAVE);
+    assert_int_equal(await(w, model_push_rules(w->m, u)), HAVE);
+    assert_non_null(u->more->push_rules);
+}
+
+/* A user of whom nothing is stored, and who waits, has no room for it; what is stored stays. */
+static void test_only_what_there_is(void **state)
+{
+    struct world *w = *state;
+    struct user *u = model_user(w->m, S("@a:x"));
+    assert_ptr_equal(u->more, &user_more_none);
+    for (int round = 0; round < 2; round++) {
+        model_user_pin(w->m, u);
+        want_all(w, u);
+        model_user_unpin(w->m, u);
+        assert_ptr_equal(u->more, &user_more_none);
+        assert_int_equal(model_account_data(w->m, u), HAVE);
+        assert_int_equal(smap_count(&u->more->account_data), 0);
+    }
+    world_add(&w->ignored, "@a:x", "@evil:y", 0);
+    feed(w, STREAM_ACCOUNT_DATA, MASTER, 101,
+         (struct feed_row){.account_data = {.user_id = STR("@a:x"), .type = STR("m.ignored_user_list")}});
+    model_user_pin(w->m, u);
+    want_all(w, u);
+    model_user_unpin(w->m, u);
+    assert_null(u->more->push_rules);
+    assert_non_null(smap_get(&u->more->ignored, S("@evil:y")));
 }
 
 /* ---- unread counts ---- */
@@ -556,7 +590,7 @@ static void test_full_presence_row_while_loading(void **state)
     cache(w, "_get_full_presence_stream_token_for_user", "@a:x", NULL);
     world_release(w, SQL_full_presence_of_users);
     assert_int_equal(await(w, model_full_presence(w->m, u)), HAVE);
-    assert_int_equal(u->full_presence_stream, 101);
+    assert_int_equal(u->more->full_presence_stream, 101);
 }
 
 static void test_caches_flush(void **state)
@@ -694,7 +728,7 @@ static void test_eviction(void **state)
         assert_int_equal(await(w, model_user_rooms(w->m, u)), HAVE);
         model_trim(w->m);
         assert_int_equal(w->m->event_count, 0);
-        struct membership_row *row = smap_get(&u->rooms, S("!r:x"));
+        struct membership_row *row = kmap_get(&u->rooms, S("!r:x"));
         assert_int_equal(row->membership, MEMBERSHIP_JOIN);
         assert_int_equal(await(w, model_room_state(w->m, row->room)), HAVE);
         assert_int_equal(row->room->joined_count, 2);
@@ -733,6 +767,7 @@ int run_user_tests(void)
         T(test_account_data),
         T(test_account_data_out_of_order),
         T(test_tags_push_rules_ignored),
+        T(test_only_what_there_is),
         T(test_unread),
         T(test_unread_of_an_old_sum),
         T(test_unread_while_loading),
