@@ -88,6 +88,7 @@ void *imap_get(const struct imap *m, int64_t key);
 void *imap_put(struct imap *m, int64_t key, void *value);
 void *imap_del(struct imap *m, int64_t key);
 void *imap_next(const struct imap *m, size_t *it);
+void *imap_next_key(const struct imap *m, size_t *it, int64_t *key); /* and its key */
 static inline size_t imap_count(const struct imap *m)
 {
     return m->n;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the Chappe contributors */
 /*
- * Hash tables with open addressing and linear probing, a power of two of slots, at most three quarters full.
+ * Hash tables with open addressing and linear probing, a power of two of slots, at most three quarters full
+ * (large ones of integers, whose slots are small: seven eighths).
  * Of the tables that users and devices have, most hold one entry or none: the smallest has one slot, and is
  * the only one that may be full (for strings; for integers it has two).
  *
@@ -18,7 +19,7 @@
 #include "chappe/map.h"
 #include "chappe/clock.h"
 
-enum { CAP_FIRST_LOG2 = 1, CAP_SECOND_LOG2 = 2, CAP_LAST_LOG2 = 30 };
+enum { CAP_FIRST_LOG2 = 1, CAP_SECOND_LOG2 = 2, CAP_LAST_LOG2 = 30, LARGE_CAP = 64 };
 
 struct smap_slot {
     const char *p;
@@ -281,7 +282,8 @@ void *imap_put(struct imap *m, int64_t key, void *value)
     struct imap_slot *s = m->slots ? imap_find(m, key) : NULL;
     void *before = s ? s->value : NULL;
     if (!before) {
-        if (!s || is_full(m->n, imap_cap(m))) {
+        size_t cap = imap_cap(m);
+        if (!s || (cap < LARGE_CAP ? is_full(m->n, cap) : m->n >= cap - cap / 8)) {
             imap_grow(m);
             s = imap_find(m, key);
         }
@@ -309,7 +311,7 @@ void *imap_del(struct imap *m, int64_t key)
     return value;
 }
 
-void *imap_next(const struct imap *m, size_t *it)
+void *imap_next_key(const struct imap *m, size_t *it, int64_t *key)
 {
     size_t cap = imap_cap(m), mask = cap - 1;
     if (*it == 0) {
@@ -325,11 +327,18 @@ void *imap_next(const struct imap *m, size_t *it)
         const struct imap_slot *s = &m->slots[(empty - step) & mask];
         if (s->value) {
             *it = (empty + 1) << 32 | step;
+            *key = s->key;
             return s->value;
         }
     }
     *it = (empty + 1) << 32 | cap;
     return NULL;
+}
+
+void *imap_next(const struct imap *m, size_t *it)
+{
+    int64_t key;
+    return imap_next_key(m, it, &key);
 }
 
 size_t imap_bytes(const struct imap *m)

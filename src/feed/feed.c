@@ -351,9 +351,8 @@ struct feed *feed_new(uv_loop_t *loop, const struct config *cfg, struct pg *pg, 
     list_init(&f->fetches);
     smap_init(&f->unknown);
     smap_init(&f->writers);
-    imap_init(&f->user_ips);
-    list_init(&f->user_ips_lru);
-    smap_init(&f->presence);
+    imap_init_of(&f->user_ips, MEM_feed);
+    kmap_init(&f->presence);
     list_init(&f->going_offline);
     list_init(&f->relays);
     buf_init(&f->line, LINE_BYTES_MAX);
@@ -450,7 +449,7 @@ void feed_stop(struct feed **fp)
         f->refresh->f = NULL;
     vec_free(&f->refresh_waiters);
     feed_pairs_free(f);
-    feed_user_ips_free(f);
+    imap_fini(&f->user_ips);
     feed_writers_free(f);
     unknown_free(f);
     for (int s = 0; s < STREAM_COUNT; s++)

@@ -219,9 +219,8 @@ struct feed {
 
     /* outbound */
     struct buf line;      /* scratch */
-    struct imap user_ips; /* hash of (user, token, ip) → struct user_ip_entry */
-    struct list user_ips_lru;
-    struct smap presence; /* (user, device) → struct presence_entry */
+    struct imap user_ips; /* hash of (user, token, ip) → when it was last sent (outbound.c) */
+    struct kmap presence; /* (user, device) → struct presence_entry */
     struct list going_offline;
     char instance_id[6];
     int relays_in_flight;
@@ -285,7 +284,6 @@ void feed_writers_free(struct feed *f);
 
 /* outbound.c */
 int feed_publish(struct feed *f, struct str channel_suffix, struct str line, const char *command);
-void feed_user_ips_free(struct feed *f);
 /* Percent-encodes all but unreserved characters. */
 void url_put(struct buf *b, struct str s);
 /* Fills url and unix_path for a replication endpoint of an instance; false when instance_map does not list

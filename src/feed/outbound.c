@@ -5,8 +5,8 @@
  * addresses of the replication HTTP API.
  *
  * USER_IP is said once per 120 s and (user, token, ip), as synapse.storage.databases.main.client_ips does;
- * who was seen is remembered by a keyed hash, so no token stays in memory here. 50,000 entries, least
- * recently sent first out.
+ * who was seen is remembered by a keyed hash, so no token stays in memory here. That is one table of moments,
+ * without objects, since there is one for each device that waits; of 50,000 those least recently sent go.
  */
 #include "chappe/clock.h"
 #include "chappe/log.h"
@@ -16,12 +16,6 @@
 #include <stdlib.h>
 
 enum { USER_IPS_MAX = 50000, LINE_BYTES_MAX = 64 << 10, AGENT_BYTES_MAX = 4096 };
-
-struct user_ip_entry {
-    struct list lru; /* oldest first */
-    uint64_t key;
-    int64_t sent_ms;
-};
 
 /* ---- addresses ---- */
 
@@ -163,40 +157,53 @@ static void agent_put(struct buf *b, struct str agent)
     buf_putc(b, '"');
 }
 
+/* The table's values are moments, plus one: they are no pointers, and never 0. */
+static void *moment_value(int64_t ms)
+{
+    return (void *)(uintptr_t)(ms + 1);
+}
+
+static int64_t moment_of(const void *value)
+{
+    return (int64_t)(uintptr_t)value - 1;
+}
+
+static void user_ips_drop_before(struct feed *f, int64_t ms)
+{
+    size_t it = 0;
+    int64_t key;
+    void *value;
+
+    while ((value = imap_next_key(&f->user_ips, &it, &key)))
+        if (moment_of(value) <= ms)
+            imap_del(&f->user_ips, key);
+}
+
+/* Makes room: those go that would be sent again in any case, then the older half of the time, and so on. */
+static void user_ips_shrink(struct feed *f, int64_t now)
+{
+    int64_t kept_ms = f->t.user_ip_every_ms;
+
+    do
+        user_ips_drop_before(f, now - kept_ms);
+    while (imap_count(&f->user_ips) >= USER_IPS_MAX && (kept_ms /= 2) > 0);
+    if (imap_count(&f->user_ips) >= USER_IPS_MAX) /* all of this millisecond */
+        imap_fini(&f->user_ips);
+}
+
 /* true when it is to be sent, and then remembered; *next is when it will be. */
 static bool user_ip_due(struct feed *f, uint64_t key, int64_t now, int64_t *next)
 {
-    struct user_ip_entry *e = imap_get(&f->user_ips, (int64_t)key);
+    const void *value = imap_get(&f->user_ips, (int64_t)key);
 
-    *next = (e && now - e->sent_ms < f->t.user_ip_every_ms ? e->sent_ms : now) + f->t.user_ip_every_ms;
-    if (e && now - e->sent_ms < f->t.user_ip_every_ms)
+    *next = (value ? moment_of(value) : now) + f->t.user_ip_every_ms;
+    if (value && now < *next)
         return false;
-    if (!e) {
-        if (imap_count(&f->user_ips) >= USER_IPS_MAX) {
-            e = container_of(f->user_ips_lru.next, struct user_ip_entry, lru);
-            imap_del(&f->user_ips, (int64_t)e->key);
-            list_del(&e->lru);
-        } else {
-            e = xcalloc(1, sizeof *e);
-            list_init(&e->lru);
-        }
-        e->key = key;
-        imap_put(&f->user_ips, (int64_t)key, e);
-    }
-    e->sent_ms = now;
-    list_del(&e->lru);
-    list_push(&f->user_ips_lru, &e->lru);
+    if (!value && imap_count(&f->user_ips) >= USER_IPS_MAX)
+        user_ips_shrink(f, now);
+    imap_put(&f->user_ips, (int64_t)key, moment_value(now));
+    *next = now + f->t.user_ip_every_ms;
     return true;
-}
-
-void feed_user_ips_free(struct feed *f)
-{
-    struct user_ip_entry *e;
-
-    list_each(e, &f->user_ips_lru, struct user_ip_entry, lru)
-        free(e);
-    list_init(&f->user_ips_lru);
-    imap_fini(&f->user_ips);
 }
 
 int64_t feed_send_user_ip(struct feed *f, struct str user_id, struct str access_token, struct str ip,

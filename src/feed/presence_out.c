@@ -22,25 +22,42 @@
 
 enum { RELAYS_MAX = 256 };
 
+/* One for each device that waits. Times are the low bits of the monotonic clock's milliseconds: what is asked
+ * is how long ago something was, and that is never weeks. */
 struct presence_entry {
-    struct list offline; /* feed.going_offline, in the order of off_mono_ms; detached while syncing */
-    size_t count;        /* syncs in flight */
-    int64_t off_mono_ms, off_wall_ms;
-    char relayed[32]; /* last state relayed; empty: none */
-    int64_t relayed_mono_ms;
-    size_t user_n, device_n;
+    struct str key;      /* first: the table finds it by that; user NUL device, behind */
+    struct list offline; /* feed.going_offline, in the order of off_ms; detached while syncing */
+    uint32_t count;      /* syncs in flight */
+    uint32_t off_ms, relayed_ms;
+    uint16_t user_n;
+    uint8_t relayed; /* last state relayed, as state_number() has it; 0: none */
     bool has_device;
-    char key[]; /* user NUL device */
+    char text[];
 };
 
 static struct str entry_user(const struct presence_entry *e)
 {
-    return str_n(e->key, e->user_n);
+    return str_n(e->key.p, e->user_n);
 }
 
 static struct str entry_device(const struct presence_entry *e)
 {
-    return e->has_device ? str_n(e->key + e->user_n + 1, e->device_n) : STR_ABSENT;
+    size_t skip = (size_t)e->user_n + 1;
+    return e->has_device ? str_n(e->key.p + skip, e->key.n - skip) : STR_ABSENT;
+}
+
+static uint32_t now_low(void)
+{
+    return (uint32_t)clock_mono_ms();
+}
+
+static uint8_t state_number(struct str state)
+{
+    static const struct str states[] = {STR("online"), STR("unavailable"), STR("offline"), STR("busy")};
+    for (uint8_t i = 0; i < sizeof states / sizeof states[0]; i++)
+        if (str_eq(states[i], state))
+            return (uint8_t)(i + 1);
+    return 0;
 }
 
 static struct presence_entry *entry_find(struct feed *f, struct str user, struct str device)
@@ -52,29 +69,29 @@ static struct presence_entry *entry_find(struct feed *f, struct str user, struct
         buf_put(&f->line, device);
     else
         buf_putc(&f->line, '\0'); /* no device is not the device "" */
-    return f->line.failed ? NULL : smap_get(&f->presence, buf_str(&f->line));
+    return f->line.failed ? NULL : kmap_get(&f->presence, buf_str(&f->line));
 }
 
 /* After entry_find, whose key is in f->line. */
 static struct presence_entry *entry_new(struct feed *f, struct str user, struct str device)
 {
     struct str key = buf_str(&f->line);
-    struct presence_entry *e = xcalloc(1, sizeof *e + key.n + 1);
+    struct presence_entry *e = mem_new(MEM_feed, sizeof *e + key.n);
 
-    memcpy(e->key, key.p, key.n);
-    e->user_n = user.n;
-    e->device_n = device.n;
+    memcpy(e->text, key.p, key.n);
+    e->key = str_n(e->text, key.n);
+    e->user_n = (uint16_t)user.n;
     e->has_device = !str_absent(device);
     list_init(&e->offline);
-    smap_put(&f->presence, str_n(e->key, key.n), e);
+    kmap_put(MEM_feed, &f->presence, e);
     return e;
 }
 
 static void entry_free(struct feed *f, struct presence_entry *e)
 {
-    smap_del(&f->presence, str_n(e->key, e->user_n + 1 + (e->has_device ? e->device_n : 1)));
+    kmap_del(&f->presence, e->key);
     list_del(&e->offline);
-    free(e);
+    mem_free(MEM_feed, e);
 }
 
 /* ---- USER_SYNC ---- */
@@ -111,22 +128,23 @@ void feed_presence_connected(struct feed *f)
     struct presence_entry *e;
     size_t it = 0;
 
-    while ((e = smap_next(&f->presence, &it)))
+    while ((e = kmap_next(&f->presence, &it)))
         if (e->count > 0)
             user_sync(f, e, "start", clock_wall_ms());
 }
 
 void feed_presence_tick(struct feed *f)
 {
-    int64_t now = clock_mono_ms();
+    uint32_t now = now_low();
     struct presence_entry *e;
 
     if (!connected(f))
         return;
     list_each(e, &f->going_offline, struct presence_entry, offline) {
-        if (now - e->off_mono_ms < f->t.offline_delay_ms)
+        uint32_t ago = now - e->off_ms;
+        if (ago < (uint32_t)f->t.offline_delay_ms)
             break;
-        user_sync(f, e, "end", e->off_wall_ms);
+        user_sync(f, e, "end", clock_wall_ms() - ago);
         entry_free(f, e);
     }
 }
@@ -193,15 +211,14 @@ static void relay(struct feed *f, struct str user, struct str device, struct str
 static void relay_throttled(struct feed *f, struct presence_entry *e, struct str state)
 {
     int64_t a = f->cfg->presence.sync_online_timeout_ms, b = f->cfg->presence.last_active_granularity_ms;
-    int64_t interval = (a < b ? a : b) * 5 / 6, now = clock_mono_ms();
+    int64_t interval = (a < b ? a : b) * 5 / 6;
+    uint32_t now = now_low();
+    uint8_t number = state_number(state);
 
-    if (state.n >= sizeof e->relayed)
+    if (number && number == e->relayed && (int64_t)(uint32_t)(now - e->relayed_ms) < interval)
         return;
-    if (str_eq(state, str_of(e->relayed)) && now - e->relayed_mono_ms < interval)
-        return;
-    memcpy(e->relayed, state.p, state.n);
-    e->relayed[state.n] = 0;
-    e->relayed_mono_ms = now;
+    e->relayed = number;
+    e->relayed_ms = now;
     relay(f, entry_user(e), entry_device(e), state);
 }
 
@@ -238,8 +255,7 @@ void feed_presence_end(struct feed *f, struct str user_id, struct str device_id)
         return;
     if (--e->count > 0)
         return;
-    e->off_mono_ms = clock_mono_ms();
-    e->off_wall_ms = clock_wall_ms();
+    e->off_ms = now_low();
     list_push(&f->going_offline, &e->offline);
 }
 
@@ -258,7 +274,7 @@ void feed_presence_free(struct feed *f, bool send_clear)
         list_del(&r->link);
         r->f = NULL;
     }
-    while ((e = smap_next(&f->presence, &it)))
-        free(e);
-    smap_fini(&f->presence);
+    while ((e = kmap_next(&f->presence, &it)))
+        mem_free(MEM_feed, e);
+    kmap_fini(MEM_feed, &f->presence);
 }

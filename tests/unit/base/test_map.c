@@ -132,7 +132,9 @@ static void iterate_numbers(struct imap *m, struct entry **model)
     size_t it = 0, seen = 0, before = imap_count(m);
     for (int i = 0; i < KEYS; i++)
         entries[0][i].seen = entries[1][i].seen = false;
-    for (struct entry *e; (e = imap_next(m, &it)); seen++) {
+    int64_t key;
+    for (struct entry *e; (e = imap_next_key(m, &it, &key)); seen++) {
+        assert_int_equal(key, number_of(e->id));
         assert_false(e->seen);
         assert_ptr_equal(model[e->id], e);
         e->seen = true;

@@ -90,7 +90,7 @@ static void nothing_when_presence_is_not_tracked(void **state)
     feed_presence_start(x->f, STR("@a:example.com"), STR("D"), STR("online"));
     feed_presence_end(x->f, STR("@a:example.com"), STR("D"));
     assert_int_equal(http_calls.n, 0);
-    assert_int_equal(smap_count(&x->f->presence), 0);
+    assert_int_equal(kmap_count(&x->f->presence), 0);
     fix_free(&x);
 }
 
