@@ -265,6 +265,13 @@ class LinesTest(unittest.TestCase):
             self.assertIn(line, text)
         self.assertIn("| before, in a new process: statements a second: SELECT gaps | 3.00 |", text)
         self.assertNotIn("| statements a second: SELECT gaps |", text)
+        # Where another target has many more kinds, the most frequent ones of each are there.
+        many = {f"sql@SELECT t{number}": [100.0] for number in range(10)}
+        pairs = (("synapse", many), ("chappe-uring", steady))
+        both = [Result(Item("workday", name, 120, "recorded"), 0, of, {}, "", 0.1) for name, of in pairs]
+        text = Report([], both).text()
+        self.assertIn("| statements a second: SELECT y |  | 2.00 |", text)
+        self.assertEqual(text.count("SELECT t"), 6)
 
     def test_statement_label(self) -> None:
         text = "SELECT a FROM unnest($1::text[]) AS w JOIN LATERAL (SELECT b FROM events e JOIN event_json j ON true) x ON true"

@@ -66,7 +66,7 @@ FIGURES: dict[str, list[tuple[str, str, str, int]]] = {
     "slow": [
         ("alone_p99", "99th percentile, alone", "ms", 1),
         ("p99", "99th percentile beside stalled readers", "ms", 1),
-        ("drop_p99", "  while those are dropped", "ms", 1),
+        ("drop_p99", "  while those are dropped, of twenty messages together", "ms", 1),
         ("alone_last", "last delta after, alone", "ms", 1),
         ("last", "last delta beside stalled readers", "ms", 1),
         ("drop_last", "  while those are dropped", "ms", 1),
@@ -204,13 +204,15 @@ def _figures_of(row: str, results: list[Result]) -> list[tuple[str, str, str, in
 
 
 def _statements(prefix: str, title: str, results: list[Result], most: int = 6) -> list[tuple[str, str, str, int]]:
-    """The most frequent kinds of statements."""
-    often: dict[str, float] = {}
-    for result in results:
-        for key, values in result.figures.items():
-            if key.startswith(prefix):
-                often[key] = max(often.get(key, 0), *values)
-    keys = sorted(often, key=lambda key: -often[key])[:most]
+    """The most frequent kinds of statements of each target."""
+    keys: dict[str, None] = {}
+    for target in TITLES:
+        often: dict[str, float] = {}
+        for result in results:
+            for key, values in result.figures.items():
+                if key.startswith(prefix) and result.item.target == target:
+                    often[key] = max(often.get(key, 0), *values)
+        keys |= dict.fromkeys(sorted(often, key=lambda key: -often[key])[:most])
     return [(key, f"{title}: {key.removeprefix(prefix)}", "", 2) for key in keys]
 
 
