@@ -42,8 +42,8 @@ struct requester *requester_ref(struct requester *r);
 void requester_unref(struct requester **r);
 /* The authenticated entity: differs from the user for puppet tokens. */
 struct str requester_owner(const struct requester *r);
-/* What the access log shows: the user, or "owner|user" for a puppet token. In a. */
-const char *requester_log_name(const struct requester *r, struct arena *a);
+/* What the access log shows: the user, or "owner|user" for a puppet token. Lives as long as req. */
+const char *requester_log_name(const struct requester *r, struct http_req *req);
 
 /* An error to be sent to the client. */
 struct auth_error {

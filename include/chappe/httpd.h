@@ -19,26 +19,69 @@ struct httpd;
 
 enum http_method { HTTP_M_GET, HTTP_M_HEAD, HTTP_M_POST, HTTP_M_PUT, HTTP_M_DELETE, HTTP_M_OTHER };
 
-/* A complete request. Its slices live until http_reply(), but for the secret one. */
+/* A complete request. What it tells lives until http_reply(), but for the secret value. There are tens of
+ * thousands at a time, so it is small: texts stand behind one another, and the functions below find them. */
 struct http_req {
-    enum http_method method;
-    uint16_t authorization_count; /* how many such header lines */
-    bool gone;                    /* the client is no longer there */
-    struct str path;              /* raw, not percent-decoded */
-    struct str query;             /* raw, without '?'; absent when there is none */
-    struct str
-        authorization; /* value of the Authorization header, absent if none; gone after the handler's call */
-    struct str user_agent; /* last User-Agent; empty if none; non-ASCII bytes as U+FFFD */
-    struct str client_ip;  /* after x_forwarded rules; empty when unknown */
-    struct str body;
-    int64_t received_ms;   /* monotonic */
-    struct arena *arena;   /* free for the handler's use until http_reply() */
-    const char *requester; /* handler may set (in arena): user id for the access log */
-    /* Called once if the client goes away first; the handler must still http_reply() or http_drop(), then or
-     * later. */
-    void (*on_gone)(struct http_req *req);
-    void *user; /* the handler's own */
+    const char *text;   /* path; '?' and query, if there is one; the client's address; free room */
+    struct blob *agent; /* NULL: none */
+    const struct str *authorization; /* NULL: none; gone after the handler's call */
+    const struct str *body;          /* NULL: none */
+    struct arena *arena;             /* http_arena()'s; NULL until then */
+    const char *requester; /* handler may set (in http_room() or the arena): user id for the access log */
+    void *user;            /* the handler's own */
+    uint32_t path_bytes, query_bytes;
+    uint32_t received_ms; /* low bits of the monotonic clock */
+    uint8_t ip_bytes, room_bytes;
+    uint8_t authorization_count; /* how many such header lines; 255 are many */
+    enum http_method method : 4;
+    bool has_query : 1;
+    bool gone : 1; /* the client is no longer there */
 };
+static inline struct str http_path(const struct http_req *req) /* raw, not percent-decoded */
+{
+    return str_n(req->text, req->path_bytes);
+}
+/* Raw, without '?'; absent when there is none. */
+static inline struct str http_query_string(const struct http_req *req)
+{
+    return req->has_query ? str_n(req->text + req->path_bytes + 1, req->query_bytes) : STR_ABSENT;
+}
+/* After x_forwarded rules; empty when unknown. */
+static inline struct str http_client_ip(const struct http_req *req)
+{
+    return str_n(req->text + req->path_bytes + req->has_query + req->query_bytes, req->ip_bytes);
+}
+/* Last User-Agent; empty if none; non-ASCII bytes as U+FFFD. */
+static inline struct str http_user_agent(const struct http_req *req)
+{
+    return req->agent ? blob_str(req->agent) : STR("");
+}
+/* Value of the Authorization header, absent if none. */
+static inline struct str http_authorization(const struct http_req *req)
+{
+    return req->authorization ? *req->authorization : STR_ABSENT;
+}
+static inline struct str http_body(const struct http_req *req)
+{
+    return req->body ? *req->body : STR("");
+}
+/* Free for the handler's use until http_reply(). */
+static inline struct arena *http_arena(struct http_req *req)
+{
+    enum { BYTES_MAX = 64 << 20, FIRST_BYTES = 496 };
+    if (!req->arena)
+        req->arena = arena_new_sized(BYTES_MAX, FIRST_BYTES);
+    return req->arena;
+}
+/* The same for a few bytes, which may be had without an allocation. */
+static inline char *http_room(struct http_req *req, size_t n)
+{
+    if (n > req->room_bytes)
+        return arena_alloc(http_arena(req), n);
+    struct str ip = http_client_ip(req);
+    req->room_bytes = (uint8_t)(req->room_bytes - n);
+    return (char *)(uintptr_t)ip.p + ip.n + req->room_bytes;
+}
 
 struct http_res {
     int status;
@@ -64,7 +107,7 @@ void http_drop(struct http_req **req);
 /* Shorthand: error reply. */
 void http_reply_error(struct http_req **req, int status, const char *errcode, const char *error);
 
-/* First value of a query parameter, percent-decoded ('+' is a space): a part of the query, or in req->arena
+/* First value of a query parameter, percent-decoded ('+' is a space): a part of the query, or in the arena
  * if there was something to decode; absent if there is none. Splits at '&'. */
 struct str http_query(struct http_req *req, struct str name);
 bool http_query_has(const struct http_req *req, struct str name);
@@ -83,6 +126,9 @@ struct httpd_routes {
      */
     int (*route)(enum http_method m, struct str path);
     http_handler_fn *handler;
+    /* Called once if the client goes away before its request is replied to; the handler must still
+     * http_reply() or http_drop(), then or later. */
+    http_handler_fn *gone;
     void *arg;
     /* On the hub: are there many requests that wait to be answered at once? Polls that come meanwhile stand
      * behind them. NULL: no. */

@@ -65,10 +65,6 @@ struct arena;
 struct arena *arena_new(size_t bytes_max);
 /* The first block is made of first bytes (which arena_reset keeps) instead of about 4 KiB. */
 struct arena *arena_new_sized(size_t bytes_max, size_t first);
-/* In n bytes of the caller's (at least ARENA_BYTES, 16-byte aligned), which what fits is taken from; they
- * must outlive it. */
-enum { ARENA_BYTES = 32 };
-struct arena *arena_new_in(void *memory, size_t n, size_t bytes_max);
 void arena_count(struct arena *a, enum mem_kind k); /* what its blocks are counted as; while it has none */
 void arena_free(struct arena **a);
 void arena_reset(struct arena *a);                                             /* keeps its first block */

@@ -313,8 +313,8 @@ void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_d
                          .done = done,
                          .arg = arg,
                          .allow_guest = allow_guest,
-                         .ip = req->client_ip,
-                         .user_agent = req->user_agent};
+                         .ip = http_client_ip(req),
+                         .user_agent = http_user_agent(req)};
     const char *why = NULL;
 
     list_init(&op.all);
@@ -332,7 +332,7 @@ void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_d
         return;
     }
     auth_hash(a, op.token, op.key);
-    op.as = app_services_find(&a->as, op.key, req->client_ip);
+    op.as = app_services_find(&a->as, op.key, op.ip);
     op.run = op.as ? run_app_service : a->mas ? run_mas : run_internal;
     if (op.as && app_service_params(&op, req)) {
         op_refuse(&op, 400, "M_INVALID_PARAM", STR("user_id and device_id must be valid UTF-8"), -1,
@@ -354,8 +354,8 @@ bool auth_again(struct auth *a, struct requester *r, const struct http_req *req,
         verdict_of_requester(a, r, clock_wall_coarse_ms(), &label))
         return false;
     used_mark(a, r);
-    if (clock_mono_coarse_ms() >= *ip_due_ms && auth_header_token(req->authorization, &token) == 0)
-        *ip_due_ms = send_user_ip(a, r, token, req->client_ip, req->user_agent);
+    if (clock_mono_coarse_ms() >= *ip_due_ms && auth_header_token(http_authorization(req), &token) == 0)
+        *ip_due_ms = send_user_ip(a, r, token, http_client_ip(req), http_user_agent(req));
     metric_add_l(M_auth_results, "ok", 1);
     return true;
 }
@@ -510,7 +510,7 @@ bool op_need_mau_count(struct auth_op **op)
 void auth_reply_error(struct http_req **req, const struct auth_error *e)
 {
     struct http_res res;
-    struct arena *a = (*req)->arena;
+    struct arena *a = http_arena(*req);
     struct json *extra = NULL;
 
     http_res_init(&res, e->status);

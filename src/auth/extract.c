@@ -36,7 +36,7 @@ int auth_extract(struct http_req *req, struct str *token, bool *decoded, const c
             *why = "Too many Authorization headers.";
             return -ERR_PARSE;
         }
-        if (auth_header_token(req->authorization, token)) {
+        if (auth_header_token(http_authorization(req), token)) {
             *why = "Invalid Authorization header.";
             return -ERR_PARSE;
         }

@@ -85,11 +85,15 @@ struct str requester_owner(const struct requester *r)
     return r->owner_id ? *r->owner_id : r->user_id;
 }
 
-const char *requester_log_name(const struct requester *r, struct arena *a)
+const char *requester_log_name(const struct requester *r, struct http_req *req)
 {
-    if (!r->owner_id)
-        return arena_str(a, r->user_id).p;
-    return arena_printf(a, "%.*s|%.*s", STR_ARG(*r->owner_id), STR_ARG(r->user_id)).p;
+    if (!r->owner_id) {
+        char *name = http_room(req, r->user_id.n + 1);
+        memcpy(name, r->user_id.p, r->user_id.n);
+        name[r->user_id.n] = 0;
+        return name;
+    }
+    return arena_printf(http_arena(req), "%.*s|%.*s", STR_ARG(*r->owner_id), STR_ARG(r->user_id)).p;
 }
 
 /* Columns of auth_tokens and auth_tokens_by_id:

@@ -74,10 +74,8 @@ struct arena {
     uint32_t bytes, bytes_max;
     uint32_t block_next; /* size of the next regular block */
     uint32_t block_first;
-    uint16_t kind;             /* of its blocks */
-    bool inside, inside_block; /* in memory of the caller's: itself; and behind it the first block */
+    enum mem_kind kind; /* of its blocks */
 };
-_Static_assert(sizeof(struct arena) <= ARENA_BYTES && ARENA_BYTES % 16 == 0, "room for one");
 
 static uint32_t max_of(size_t bytes_max)
 {
@@ -99,54 +97,25 @@ struct arena *arena_new_sized(size_t bytes_max, size_t first)
     return a;
 }
 
-static struct arena_block *block_inside(struct arena *a)
-{
-    return (struct arena_block *)(void *)((char *)a + ARENA_BYTES);
-}
-
-struct arena *arena_new_in(void *memory, size_t n, size_t bytes_max)
-{
-    enum { BLOCK_NEXT = 128, BLOCK_LEAST = 16 };
-    struct arena *a = memory;
-    ASSERT(n >= ARENA_BYTES && (uintptr_t)memory % 16 == 0);
-    *a = (struct arena){.bytes_max = max_of(bytes_max), .inside = true};
-    a->block_first = a->block_next = BLOCK_NEXT;
-#ifndef CHAPPE_ARENA_SEPARATE
-    size_t left = n - ARENA_BYTES;
-    if (left >= sizeof(struct arena_block) + BLOCK_LEAST && left <= UINT32_MAX) {
-        a->newest = block_inside(a);
-        *a->newest = (struct arena_block){.cap = (uint32_t)(left - sizeof(struct arena_block)) & ~15u};
-        a->inside_block = true;
-    }
-#endif
-    return a;
-}
-
 void arena_count(struct arena *a, enum mem_kind k)
 {
     ASSERT(!a->newest);
-    a->kind = (uint16_t)k;
+    a->kind = k;
 }
 
 static struct arena_block *block_new(const struct arena *a, size_t cap)
 {
-    struct arena_block *b = mem_renew((enum mem_kind)a->kind, NULL, sizeof *b + cap);
+    struct arena_block *b = mem_renew(a->kind, NULL, sizeof *b + cap);
     b->cap = (uint32_t)cap;
     b->used = 0;
     return b;
-}
-
-static void block_free(struct arena *a, struct arena_block *b)
-{
-    if (!a->inside_block || b != block_inside(a))
-        mem_free((enum mem_kind)a->kind, b);
 }
 
 static void blocks_free(struct arena *a, struct arena_block *b)
 {
     while (b) {
         struct arena_block *next = b->next;
-        block_free(a, b);
+        mem_free(a->kind, b);
         b = next;
     }
 }
@@ -156,8 +125,7 @@ void arena_free(struct arena **a)
     if (!*a)
         return;
     blocks_free(*a, (*a)->newest);
-    if (!(*a)->inside)
-        free(*a);
+    free(*a);
     *a = NULL;
 }
 
@@ -169,13 +137,13 @@ void arena_reset(struct arena *a)
     a->newest = NULL;
 #else
     /* The first regular block is the one kept: it is the oldest of its size in the chain. */
-    struct arena_block *keep = a->inside_block ? block_inside(a) : NULL, *next;
+    struct arena_block *keep = NULL, *next;
     for (struct arena_block *b = a->newest; b; b = next) {
         next = b->next;
         if (b->cap == a->block_first && !keep)
             keep = b;
-        else if (b != keep)
-            block_free(a, b);
+        else
+            mem_free(a->kind, b);
     }
     a->newest = keep;
     a->block_next = a->block_first;

@@ -162,23 +162,25 @@ void access_log(struct front *f, const struct req *r, bool cut)
     if (log_level > LOG_INFO)
         return;
     const struct http_listener *l = &f->h->listeners[r->listener];
-    enum log_level level = r->options || str_eq(r->pub.path, STR("/health")) ? LOG_DEBUG : LOG_INFO;
+    enum log_level level = r->options || str_eq(http_path(&r->pub), STR("/health")) ? LOG_DEBUG : LOG_INFO;
     if (log_level > level)
         return;
     front_date(f);
-    int64_t now = f->now_ms, replied = r->replied ? r->replied_ms : now;
+    int64_t now = f->now_ms;
+    uint32_t replied = r->replied ? r->replied_ms : (uint32_t)now;
+    char id[REQ_ID_BYTES];
     struct access_entry e = {
-        .ip = r->pub.client_ip.n         ? r->pub.client_ip
+        .ip = r->pub.ip_bytes            ? http_client_ip(&r->pub)
               : str_absent(l->cfg->path) ? STR("-")
                                          : l->cfg->path,
         .tag = str_of(l->logger + strlen("synapse.access.http.")),
         .requester = r->pub.requester ? str_of(r->pub.requester) : STR("None"),
         .method = req_method(r),
         .target = req_target(r),
-        .user_agent = r->pub.user_agent,
-        .request_id = req_id(r),
+        .user_agent = http_user_agent(&r->pub),
+        .request_id = req_id(r, id),
         .handler_ms = replied - r->pub.received_ms,
-        .send_ms = now - replied,
+        .send_ms = (uint32_t)now - replied,
         .bytes = r->replied ? r->body_sent : 0,
         .status = r->status ? r->status : 499,
         .minor = r->minor,

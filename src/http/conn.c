@@ -335,7 +335,9 @@ static void request_complete(struct conn *c)
     if (c->in) {
         struct buf *b = &c->in->body_buf;
         if (b->n > 0) {
-            r->pub.body = str_n(b->p, b->n);
+            struct str *body = xmalloc(sizeof *body);
+            *body = str_n(b->p, b->n);
+            r->pub.body = body;
             b->p = NULL;
             b->n = b->cap = 0;
         }
@@ -374,7 +376,7 @@ static void request_head(struct conn *c, const struct http_head *head, bool more
     r->conn = c;
     httpd_add(h, &h->request_bytes, r->memory);
     r->listener = c->listener;
-    r->pub.received_ms = c->f->received_ms;
+    r->pub.received_ms = (uint32_t)c->f->received_ms;
     c->req = r;
     if (c->in) { /* the head was collected there; what follows it is still with the caller */
         buf_reset(&c->in->buf);

@@ -109,7 +109,7 @@ void front_timer_set(struct front *f, struct wheel_timer *t, int64_t due_ms)
 
 void front_release(struct front *f, struct req *r)
 {
-    if (r->gone && !r->gone_acked) {
+    if (r->gone_posted && !r->gone_acked) {
         r->release_pending = true;
         return;
     }
@@ -124,17 +124,23 @@ void front_release(struct front *f, struct req *r)
 void front_gone(struct front *f, struct req *r)
 {
     if (!f->h->threaded) {
-        if (r->pub.gone)
-            return;
-        r->pub.gone = true;
-        if (r->pub.on_gone)
-            r->pub.on_gone(&r->pub);
-    } else if (!r->gone) {
-        r->gone = xcalloc(1, sizeof *r->gone);
-        r->gone->req = r;
-        r->gone->mail.kind = MAIL_GONE;
-        mailbox_post(f->h->mail, &r->gone->mail);
+        httpd_gone(f->h, r);
+    } else if (!r->gone_posted) {
+        struct gone *gone = xcalloc(1, sizeof *gone);
+        gone->req = r;
+        gone->mail.kind = MAIL_GONE;
+        r->gone_posted = true;
+        mailbox_post(f->h->mail, &gone->mail);
     }
+}
+
+void front_gone_acked(struct front *f, struct gone *gone)
+{
+    struct req *r = gone->req;
+    free(gone);
+    r->gone_acked = true;
+    if (r->release_pending)
+        front_release(f, r);
 }
 
 void front_reply(struct front *f, struct req *r, struct http_res *res, bool drop)
@@ -184,7 +190,7 @@ static void answer_metrics(struct conn *c)
 static bool answer_own(struct front *f, struct conn *c, enum http_method m, int *status)
 {
     const struct config_listener *l = f->h->listeners[c->listener].cfg;
-    struct str path = c->req->pub.path;
+    struct str path = http_path(&c->req->pub);
     bool metrics = (l->metrics || l->metrics_resource) &&
                    (str_eq(path, STR("/_synapse/metrics")) || str_eq(path, STR("/metrics")));
     bool ready = l->metrics && str_eq(path, STR("/ready"));
@@ -220,7 +226,7 @@ void front_request(struct front *f, struct conn *c)
     if (answer_own(f, c, m, &status))
         return;
     if (status == 404 && l->client && !l->metrics)
-        status = f->h->routes.route(m, r->pub.path);
+        status = f->h->routes.route(m, http_path(&r->pub));
     if (status != 0) {
         struct http_res res;
         http_res_error(&res, status, "M_UNRECOGNIZED", STR("Unrecognized request"), NULL);
@@ -247,10 +253,7 @@ void front_mail(void *arg, struct mail *m)
         break;
     }
     case MAIL_GONE_ACK: {
-        struct req *r = ((struct gone *)(void *)m)->req;
-        r->gone_acked = true;
-        if (r->release_pending)
-            front_release(f, r);
+        front_gone_acked(f, (struct gone *)(void *)m);
         break;
     }
     case MAIL_DRAIN:

@@ -99,53 +99,52 @@ int http_body_feed(struct http_body *b, struct str *in, struct str *out, enum cl
 
 enum mail_kind { MAIL_REQUEST, MAIL_GONE, MAIL_GONE_ACK, MAIL_REPLY, MAIL_DRAIN, MAIL_STOP };
 
-/* MAIL_GONE and MAIL_GONE_ACK. */
+/* MAIL_GONE and MAIL_GONE_ACK. There and back again; the front frees it. */
 struct gone {
     struct mail mail; /* first */
     struct req *req;
 };
-/* One allocation: this, then the copied bytes (method, target, request id, client address), then the arena
- * and what there is room for in it. Tens of thousands wait here, so that every field counts. */
+/* One allocation: this, then the copied bytes (method and request id unless they are the usual ones, target,
+ * client address), then room for what the handler adds. Tens of thousands wait here, so that every field
+ * counts. */
 struct req {
     struct http_req pub;
     struct front *front;
     struct conn *conn; /* NULL once the connection is closed */
-    struct gone *gone; /* front's; NULL: not posted */
     union {
         struct mail mail; /* MAIL_REQUEST, until the hub has it */
         struct {          /* since the answer */
-            int64_t replied_ms;
             size_t body_sent;
+            uint32_t replied_ms;
         };
     };
+    uint64_t number : 48; /* of all requests */
+    uint64_t status : 16;
     uint32_t memory; /* what it takes of the heap, shared bytes not included */
-    uint32_t target_bytes, method_bytes;
-    uint16_t status, listener;
-    uint8_t id_bytes;
+    uint32_t target_bytes;
+    uint16_t listener;
+    uint8_t method_bytes; /* 0: a usual one */
+    uint8_t id_bytes;     /* 0: the proxy gave none */
     /* the front's */
     bool minor : 1; /* of HTTP/1.x */
     bool options : 1;
     bool close : 1;  /* the connection ends with this response */
     bool handed : 1; /* counted in in_flight */
     bool replied : 1;
-    bool gone_acked : 1, release_pending : 1;
+    bool gone_posted : 1, gone_acked : 1, release_pending : 1;
     /* the hub's, which may be another thread */
     bool hub_replied;
     bool secret_owned; /* the Authorization header has an allocation */
     char bytes[];
 };
-static inline struct str req_method(const struct req *r)
-{
-    return str_n(r->bytes, r->method_bytes);
-}
+struct str req_method(const struct req *r);
 static inline struct str req_target(const struct req *r)
 {
-    return str_n(r->bytes + r->method_bytes, r->target_bytes);
+    return str_n(r->bytes + r->method_bytes + r->id_bytes, r->target_bytes);
 }
-static inline struct str req_id(const struct req *r) /* "GET-17", or what the proxy gave */
-{
-    return str_n(r->bytes + r->method_bytes + r->target_bytes, r->id_bytes);
-}
+/* "GET-17", in text, or what the proxy gave. */
+enum { REQ_ID_BYTES = 48 };
+struct str req_id(const struct req *r, char text[REQ_ID_BYTES]);
 /* User agents are few and long: requests of one front share them. A cache, by a cheap hash. */
 enum { AGENTS = 256, AGENT_BYTES_MAX = 512 };
 struct agents {
@@ -166,15 +165,16 @@ static inline struct req *req_of(struct http_req *p)
  * Authorization header need not be copied. */
 struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number, struct agents *agents,
                     bool borrow);
-/* The Authorization header's own bytes, or NULL; the caller forgets them (secret_free) when the handler has
- * seen them. */
-char *req_take_secret(struct req *r);
+/* The Authorization header's own bytes, or NULL; the caller forgets them when the handler has seen them. */
+const struct str *req_take_secret(struct req *r);
+void req_forget_secret(const struct str *secret); /* accepts NULL */
 void req_free(struct req **r);
 /* What the request line will show was put there half a minute ago: it is fetched while the answer is sent. */
 static inline void req_fetch(const struct req *r)
 {
     enum { LINE_BYTES = 64 };
-    size_t n = (size_t)r->method_bytes + r->target_bytes + r->id_bytes;
+    struct str ip = http_client_ip(&r->pub);
+    size_t n = (size_t)(ip.p + ip.n - r->bytes);
     for (size_t i = 0; i < n && i < 8 * LINE_BYTES; i += LINE_BYTES)
         __builtin_prefetch(r->bytes + i);
 }
@@ -288,6 +288,7 @@ void front_timer_set(struct front *f, struct wheel_timer *t, int64_t due_ms);
 /* A request is complete: answers it, or hands it to the hub. */
 void front_request(struct front *f, struct conn *c);
 void front_gone(struct front *f, struct req *r);
+void front_gone_acked(struct front *f, struct gone *gone); /* the hub knows it; frees gone */
 /* A connection could not be had, for this reason: counted, and said in the log now and then. */
 void front_refused_connection(struct front *f, enum close_reason why, const char *text);
 /* From the hub; moves res out. */
@@ -360,6 +361,8 @@ static inline int64_t httpd_add(const struct httpd *h, _Atomic int64_t *counter,
 }
 /* Hands a request over; front's thread. */
 void httpd_hand_over(struct httpd *h, struct req *r);
+/* Its client has gone: tells the handler, once. Hub's thread. */
+void httpd_gone(struct httpd *h, struct req *r);
 
 /* ---- response.c ---- */
 

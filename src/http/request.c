@@ -3,7 +3,7 @@
 /*
  * The request object. A long poll may stand here for half a minute and there are tens of thousands of them,
  * so a request is one allocation: the struct and copies of what somebody reads later, nothing else of the
- * head, and an arena for the handler in the rest of the allocator's size class. The user agent is shared with
+ * head, and the rest of the allocator's size class for what the handler adds. The user agent is shared with
  * other requests. The value of Authorization is read where it arrived; where that will not last, in an
  * allocation of its own, which goes when the handler has seen it.
  */
@@ -11,7 +11,12 @@
 #include <malloc.h>
 #include <stdlib.h>
 
-enum { REQUEST_ID_MAX = 64, METHOD_IN_ID_MAX = 24, ARENA_BYTES_MAX = 64 << 20, ARENA_ROOM = 48 };
+enum {
+    REQUEST_ID_MAX = 64,
+    METHOD_IN_ID_MAX = 24,
+    ROOM = 32, /* of the handler's, at least: a name and its end */
+};
+_Static_assert(METHOD_IN_ID_MAX + 1 + 20 <= REQ_ID_BYTES, "room for the longest");
 
 static char *put(char *to, struct str s)
 {
@@ -95,17 +100,35 @@ static bool usable_id(struct str s)
     return true;
 }
 
-/* "GET-17" */
-static struct str make_id(struct str method, uint64_t number, char out[METHOD_IN_ID_MAX + 24])
+/* Of methods that have a number of their own. */
+static struct str usual_method(enum http_method m, bool options)
 {
+    static const struct str names[] = {
+        [HTTP_M_GET] = {"GET", 3}, [HTTP_M_HEAD] = {"HEAD", 4},     [HTTP_M_POST] = {"POST", 4},
+        [HTTP_M_PUT] = {"PUT", 3}, [HTTP_M_DELETE] = {"DELETE", 6}, [HTTP_M_OTHER] = {"OPTIONS", 7},
+    };
+    return m != HTTP_M_OTHER || options ? names[m] : STR_ABSENT;
+}
+
+struct str req_method(const struct req *r)
+{
+    return r->method_bytes ? str_n(r->bytes, r->method_bytes) : usual_method(r->pub.method, r->options);
+}
+
+struct str req_id(const struct req *r, char text[REQ_ID_BYTES])
+{
+    if (r->id_bytes)
+        return str_n(r->bytes + r->method_bytes, r->id_bytes);
     char digits[20], *p = digits + sizeof digits;
+    uint64_t number = r->number;
     do
         *--p = (char)('0' + number % 10);
     while (number /= 10);
-    char *to = put(out, str_n(method.p, method.n < METHOD_IN_ID_MAX ? method.n : METHOD_IN_ID_MAX));
+    struct str method = req_method(r);
+    char *to = put(text, str_n(method.p, method.n < METHOD_IN_ID_MAX ? method.n : METHOD_IN_ID_MAX));
     *to++ = '-';
     to = put(to, str_n(p, (size_t)(digits + sizeof digits - p)));
-    return str_n(out, (size_t)(to - out));
+    return str_n(text, (size_t)(to - text));
 }
 
 /* What an allocator with four size classes for each doubling gives for n bytes. */
@@ -115,56 +138,88 @@ static size_t size_class(size_t n)
     return (n + step - 1) & ~(step - 1);
 }
 
+/* Written where the head's bytes will not last. */
+static const struct str *own_secret(struct str value)
+{
+    struct str *s = xmalloc(sizeof *s + value.n);
+    *s = str_n((char *)(s + 1), value.n);
+    put((char *)(s + 1), value);
+    return s;
+}
+
+static uint8_t at_most_255(size_t n)
+{
+    return n < UINT8_MAX ? (uint8_t)n : UINT8_MAX;
+}
+
+/* Path and query, where they stand behind one another, and the address behind them. */
+static void put_text(struct http_req *q, char *text, const struct http_head *h, struct str ip, size_t room)
+{
+    q->text = text;
+    q->path_bytes = (uint32_t)h->path.n;
+    q->has_query = !str_absent(h->query);
+    q->query_bytes = (uint32_t)h->query.n;
+    q->ip_bytes = (uint8_t)ip.n;
+    put((char *)(uintptr_t)http_client_ip(q).p, ip);
+    q->room_bytes = at_most_255(room);
+}
+
 struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number, struct agents *agents,
                     bool borrow)
 {
-    char made[METHOD_IN_ID_MAX + 24];
-    struct str id = usable_id(h->request_id) ? h->request_id : make_id(h->method_name, number, made);
-    /* path and query are inside the target, but for "/" of an absolute target without path */
+    struct str id = usable_id(h->request_id) ? h->request_id : STR("");
+    struct str method = str_absent(usual_method(h->method, h->options)) ? h->method_name : STR("");
+    method.n = at_most_255(method.n); /* as much as a line shows of it */
+    /* path and query end the target, but for "/" of an absolute target without path */
     bool inside = h->path.p >= h->target.p && h->path.p <= h->target.p + h->target.n;
-    size_t bytes =
-        offsetof(struct req, bytes) + h->method_name.n + h->target.n + id.n + client_ip.n + !inside;
-    size_t arena_at = (bytes + 15) & ~(size_t)15, all = size_class(arena_at + ARENA_BYTES + ARENA_ROOM);
+    size_t again = inside ? 0 : h->path.n + (str_absent(h->query) ? 0 : 1 + h->query.n);
+    size_t bytes = offsetof(struct req, bytes) + method.n + id.n + h->target.n + again + client_ip.n;
+    size_t all = size_class(bytes + ROOM);
     struct req *r = xmalloc(all);
     memset(r, 0, sizeof *r);
-    r->method_bytes = (uint32_t)h->method_name.n;
-    r->target_bytes = (uint32_t)h->target.n;
+    r->method_bytes = (uint8_t)method.n;
     r->id_bytes = (uint8_t)id.n;
-    char *target = put(r->bytes, h->method_name);
-    char *ip = put(put(target, h->target), id);
-    char *slash = put(ip, client_ip);
-    r->pub.client_ip = str_n(ip, client_ip.n);
-    if (!inside)
-        *slash = '/';
-    r->pub.path = str_n(inside ? target + (h->path.p - h->target.p) : slash, h->path.n);
-    if (!str_absent(h->query))
-        r->pub.query = str_n(target + (h->query.p - h->target.p), h->query.n);
-    r->pub.authorization = borrow ? h->authorization : str_dup(h->authorization);
-    r->secret_owned = !borrow;
-    struct blob *agent = agent_of(agents, h->user_agent);
-    r->pub.user_agent = agent ? blob_str(agent) : STR("");
+    r->target_bytes = (uint32_t)h->target.n;
+    char *target = put(put(r->bytes, method), id), *end = put(target, h->target);
+    if (!inside) {
+        char *to = put(end, h->path);
+        if (!str_absent(h->query))
+            put(put(to, STR("?")), h->query);
+    }
+    put_text(&r->pub, inside ? target + (h->path.p - h->target.p) : end, h, client_ip, all - bytes);
+    if (!str_absent(h->authorization))
+        r->pub.authorization = borrow ? &h->authorization : own_secret(h->authorization);
+    r->secret_owned = !borrow && r->pub.authorization;
+    r->pub.agent = agent_of(agents, h->user_agent);
     r->pub.method = h->method;
-    r->pub.authorization_count = (uint16_t)h->authorization_count;
-    r->pub.body = STR("");
+    r->pub.authorization_count = at_most_255((size_t)h->authorization_count);
+    r->number = number & (((uint64_t)1 << 48) - 1);
     r->options = h->options;
     r->minor = h->minor;
     r->close = !h->keep_alive;
-    r->pub.arena = arena_new_in((char *)r + arena_at, all - arena_at, ARENA_BYTES_MAX);
     r->memory = (uint32_t)malloc_usable_size(r);
     return r;
 }
 
-char *req_take_secret(struct req *r)
+const struct str *req_take_secret(struct req *r)
 {
-    char *secret = r->secret_owned ? (char *)(uintptr_t)r->pub.authorization.p : NULL;
+    const struct str *secret = r->secret_owned ? r->pub.authorization : NULL;
     r->secret_owned = false;
     return secret;
+}
+
+void req_forget_secret(const struct str *secret)
+{
+    if (!secret)
+        return;
+    explicit_bzero((char *)(uintptr_t)secret->p, secret->n);
+    free((void *)(uintptr_t)secret);
 }
 
 void req_replied(struct req *r, int64_t now_ms, size_t body_sent)
 {
     r->replied = true;
-    r->replied_ms = now_ms;
+    r->replied_ms = (uint32_t)now_ms;
     r->body_sent = body_sent;
 }
 
@@ -174,15 +229,12 @@ void req_free(struct req **rp)
     *rp = NULL;
     if (!r)
         return;
-    char *secret = req_take_secret(r);
-    secret_free(&secret);
+    req_forget_secret(req_take_secret(r));
     arena_free(&r->pub.arena);
-    if (r->pub.user_agent.n) {
-        struct blob *agent = container_of(r->pub.user_agent.p, struct blob, p);
-        blob_unref(&agent);
+    blob_unref(&r->pub.agent);
+    if (r->pub.body) {
+        free((char *)(uintptr_t)r->pub.body->p);
+        free((void *)(uintptr_t)r->pub.body);
     }
-    free(r->gone);
-    if (r->pub.body.n)
-        free((char *)(uintptr_t)r->pub.body.p);
     free(r);
 }

@@ -22,10 +22,10 @@
 
 static void hub_take(struct httpd *h, struct req *r)
 {
-    char *secret = req_take_secret(r); /* r may be gone after the call */
+    const struct str *secret = req_take_secret(r); /* r may be gone after the call */
     h->with_handler++;
     h->routes.handler(h->routes.arg, &r->pub);
-    secret_free(&secret);
+    req_forget_secret(secret);
 }
 
 void httpd_hand_over(struct httpd *h, struct req *r)
@@ -38,15 +38,22 @@ void httpd_hand_over(struct httpd *h, struct req *r)
     mailbox_post(h->mail, &r->mail);
 }
 
-static void hub_gone(struct req *r)
+void httpd_gone(struct httpd *h, struct req *r)
 {
-    if (!r->hub_replied && !r->pub.gone) {
-        r->pub.gone = true;
-        if (r->pub.on_gone)
-            r->pub.on_gone(&r->pub);
-    }
-    r->gone->mail.kind = MAIL_GONE_ACK;
-    mailbox_post(r->front->mail, &r->gone->mail);
+    if (r->pub.gone)
+        return;
+    r->pub.gone = true;
+    if (h->routes.gone)
+        h->routes.gone(h->routes.arg, &r->pub);
+}
+
+static void hub_gone(struct httpd *h, struct gone *gone)
+{
+    struct front *f = gone->req->front;
+    if (!gone->req->hub_replied)
+        httpd_gone(h, gone->req);
+    gone->mail.kind = MAIL_GONE_ACK;
+    mailbox_post(f->mail, &gone->mail);
 }
 
 static void hub_mail(void *arg, struct mail *m)
@@ -60,14 +67,11 @@ static void hub_mail(void *arg, struct mail *m)
             hub_take(h, r);
     } else {
         ASSERT(m->kind == MAIL_GONE);
-        struct req *r = ((struct gone *)(void *)m)->req;
-        if (h->stopping) {
-            r->gone_acked = true;
-            if (r->release_pending)
-                front_release(r->front, r);
-        } else {
-            hub_gone(r);
-        }
+        struct gone *gone = (struct gone *)(void *)m;
+        if (h->stopping)
+            front_gone_acked(gone->req->front, gone);
+        else
+            hub_gone(h, gone);
     }
 }
 

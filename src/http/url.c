@@ -108,12 +108,12 @@ static struct str decoded(struct http_req *req, struct str value)
 {
     if (str_find(value, '%') < 0 && str_find(value, '+') < 0)
         return value;
-    return url_decode(req->arena, value, true);
+    return url_decode(http_arena(req), value, true);
 }
 
 struct str http_query(struct http_req *req, struct str name)
 {
-    struct str rest = req->query, value;
+    struct str rest = http_query_string(req), value;
     if (!query_find(&rest, name, &value))
         return STR_ABSENT;
     return decoded(req, value);
@@ -121,13 +121,13 @@ struct str http_query(struct http_req *req, struct str name)
 
 bool http_query_has(const struct http_req *req, struct str name)
 {
-    struct str rest = req->query, value;
+    struct str rest = http_query_string(req), value;
     return query_find(&rest, name, &value);
 }
 
 bool http_query_next(struct http_req *req, struct str name, size_t *it, struct str *value)
 {
-    struct str query = req->query;
+    struct str query = http_query_string(req);
     if (str_absent(query) || *it > query.n)
         return false;
     struct str rest = str_n(query.p + *it, query.n - *it);

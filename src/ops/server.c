@@ -296,7 +296,7 @@ static int server_start(struct server *s, struct err *e)
     if ((err = auth_start(&s->auth, &s->loop, cfg, s->pg, s->httpc, s->feed, e)) ||
         (err = sync_start(&s->sync, &s->loop, cfg, s->pg, s->feed, s->model, s->auth, e)))
         return err;
-    struct httpd_routes routes = {sync_route, sync_handle, s->sync, sync_answering};
+    struct httpd_routes routes = {sync_route, sync_handle, sync_gone, s->sync, sync_answering};
     if ((err = httpd_start(&s->httpd, &s->loop, cfg, &routes, e)))
         return err;
     mem_source_set(on_memory, s);

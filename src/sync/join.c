@@ -323,7 +323,7 @@ void req_text(struct sync_req *r, const struct stream_token *t)
     char text[TOKEN_TEXT_MAX];
     struct str made = str_n(text, token_format(t, text));
     if (r->http)
-        r->since_text = arena_str(r->http->arena, made);
+        r->since_text = arena_str(http_arena(r->http), made);
     else
         own_text(r, made);
 }

@@ -217,8 +217,9 @@ static void end_refused(struct sync_req *r, const void *reason)
     if (r->http) {
         struct http_res res;
         http_res_init(&res, 429);
-        struct json *extra = json_new(r->http->arena, JSON_OBJECT);
-        json_set(extra, STR("retry_after_ms"), json_new_int(r->http->arena, 5000));
+        struct arena *a = http_arena(r->http);
+        struct json *extra = json_new(a, JSON_OBJECT);
+        json_set(extra, STR("retry_after_ms"), json_new_int(a, 5000));
         http_res_error(&res, 429, "M_LIMIT_EXCEEDED", STR("Too Many Requests"), extra);
         res.retry_after_s = 5;
         http_reply(&r->http, &res);

@@ -386,7 +386,7 @@ static void remember(struct sync_req *r, uint64_t rest)
     if (!x)
         return;
     if (req_requester(r)->kind == REQUESTER_USER && r->d && r->timeout_ms > 0 && !r->initial &&
-        !r->full_state && !r->use_state_after && session_since(r->http->query, &since) &&
+        !r->full_state && !r->use_state_after && session_since(http_query_string(r->http), &since) &&
         since.p == r->since_text.p) {
         x->d = r->d;
         x->timeout_ms = r->timeout_ms;
@@ -518,7 +518,7 @@ static void resolve_state_after(struct sync_req *r)
 
 /* ---- arrival ---- */
 
-static void on_gone(struct http_req *http)
+void req_gone(struct http_req *http)
 {
     struct sync_req *r = http->user;
     if (!r || r->state == REQ_AUTH || r->state == REQ_FILTER || r->state == REQ_BLOCKING)
@@ -560,7 +560,7 @@ static void on_auth(void *arg, struct requester *rq, const struct auth_error *e)
     model_user_pin(r->s->m, r->u);
     if (!str_absent(rq->device_id))
         r->d = model_device(r->s->m, r->u, rq->device_id);
-    r->http->requester = requester_log_name(rq, r->http->arena);
+    r->http->requester = requester_log_name(rq, r->http);
     if (legacy)
         legacy_begin(r);
     else if (parse_parameters(r))
@@ -573,7 +573,6 @@ static struct sync_req *req_new(struct sync *s, struct http_req *http)
     r->s = s;
     r->http = http;
     http->user = r;
-    http->on_gone = on_gone;
     list_init(&r->by_user);
     list_push(&s->states[REQ_AUTH], &r->by_state);
     s->counts[REQ_AUTH]++;
@@ -601,7 +600,7 @@ static bool begin_again(struct sync *s, struct http_req *http, struct session *x
     r->since_text = since;
     r->timeout_ms = x->timeout_ms;
     r->set_presence = x->presence;
-    http->requester = requester_log_name(x->rq, http->arena);
+    http->requester = requester_log_name(x->rq, http);
     uint64_t hash;
     if (!since_good(r, &hash))
         return true;
@@ -616,7 +615,7 @@ void req_begin(struct sync *s, struct http_req *http)
     struct str room_id, since;
     struct hash128 print;
     struct session *x = NULL;
-    bool legacy = legacy_path(http->path, &kind, &room_id);
+    bool legacy = legacy_path(http_path(http), &kind, &room_id);
     bool printed = !legacy && session_print(http, &print, &since);
     if (printed && (x = session_find(&s->sessions, &print)) && begin_again(s, http, x, since))
         return;

@@ -149,6 +149,7 @@ void req_finish(
 bool req_returned(struct sync_req *r);
 void presence_buckets_sweep(struct sync *s);
 void req_begin(struct sync *s, struct http_req *http);
+void req_gone(struct http_req *http);
 struct req_extra *req_extra(struct sync_req *r); /* made when there is none */
 void req_revoked(struct auth_watch *w, const struct auth_error *e);
 /* Parameters are known and good: hold, bound, queue or compute. */

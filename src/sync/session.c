@@ -78,12 +78,14 @@ bool session_since(struct str query, struct str *since)
 
 bool session_print(const struct http_req *http, struct hash128 *print, struct str *since)
 {
-    if (http->method != HTTP_M_GET || http->authorization_count != 1 || !session_since(http->query, since))
+    struct str query = http_query_string(http);
+    if (http->method != HTTP_M_GET || http->authorization_count != 1 || !session_since(query, since))
         return false;
-    struct str before = str_n(http->query.p, (size_t)(since->p - http->query.p));
-    struct str after = str_n(since->p + since->n, http->query.n - before.n - since->n);
-    const struct str all[] = {http->path,          before,           after,
-                              http->authorization, http->user_agent, http->client_ip};
+    struct str before = str_n(query.p, (size_t)(since->p - query.p));
+    struct str after = str_n(since->p + since->n, query.n - before.n - since->n);
+    const struct str all[] = {
+        http_path(http), before, after, http_authorization(http), http_user_agent(http), http_client_ip(http),
+    };
     *print = str_hash128_of(all, sizeof all / sizeof *all);
     return true;
 }

@@ -31,6 +31,12 @@ void sync_handle(void *arg, struct http_req *req)
     req_begin(arg, req);
 }
 
+void sync_gone(void *arg, struct http_req *req)
+{
+    (void)arg;
+    req_gone(req);
+}
+
 /* Only marks: the polls are computed in slices by the idle handle. */
 void sync_wake(void *arg, struct user *u)
 {

@@ -2,6 +2,7 @@
 /* Copyright the Chappe contributors */
 /* The stand-in for http, and the devices. */
 #include "house.h"
+#include "http_request.h"
 
 #include "count.h"
 #include "request.h"
@@ -164,8 +165,8 @@ void house_free(struct house **hp)
     model_stop(&h->w->m);
     for (int i = 0; i < h->n; i++) {
         ASSERT(!h->v[i].polls);
-        if (h->v[i].req.arena)
-            arena_free(&h->v[i].req.arena);
+        arena_free(&h->v[i].texts);
+        arena_free(&h->v[i].req.arena);
     }
     world_free(&h->w);
     arena_free(&h->answers);
@@ -239,7 +240,7 @@ void house_run(struct house *h)
 
 static const char *query_of(struct device_client *c, enum poll_kind kind)
 {
-    struct arena *a = c->req.arena;
+    struct arena *a = c->texts;
     if (kind == POLL_INITIAL)
         return arena_printf(a, "filter=0&timeout=%d&org.matrix.msc4222.use_state_after=true", c->h->initials)
             .p;
@@ -267,19 +268,19 @@ static void request_make(struct device_client *c, enum poll_kind kind)
 {
     if (c->status)
         take_next_batch(c);
-    if (c->req.arena)
-        arena_free(&c->req.arena);
+    arena_free(&c->req.arena);
+    arena_free(&c->texts);
+    c->texts = arena_new(1 << 20);
+    c->authorization_text = str_of(c->authorization);
     c->req = (struct http_req){
-        .path = STR("/_matrix/client/v3/sync"),
-        .authorization = str_of(c->authorization),
+        .authorization = &c->authorization_text,
         .authorization_count = 1,
-        .user_agent = STR("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
-                          "Chrome/140.0.0.0 Safari/537.36"),
-        .client_ip = STR("192.0.2.7"),
-        .received_ms = now_ms,
-        .arena = arena_new(1 << 20),
+        .received_ms = (uint32_t)now_ms,
     };
-    c->req.query = str_of(query_of(c, kind));
+    request_texts(&c->req, c->texts, STR("/_matrix/client/v3/sync"), str_of(query_of(c, kind)),
+                  STR("192.0.2.7"),
+                  STR("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
+                      "Chrome/140.0.0.0 Safari/537.36"));
     c->polls = true;
     c->status = 0;
 }

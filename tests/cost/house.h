@@ -20,6 +20,8 @@ enum { USER_BYTES = 24, SINCE_BYTES = 160 };
 
 struct device_client {
     struct http_req req;
+    struct arena *texts; /* of the request */
+    struct str authorization_text;
     struct house *h;
     char user[USER_BYTES], since[SINCE_BYTES], authorization[80];
     bool polls; /* a request is with the service */

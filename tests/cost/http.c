@@ -49,9 +49,9 @@ static int route(enum http_method m, struct str path)
 static void handler(void *arg, struct http_req *req)
 {
     (void)arg;
-    ASSERT(waiting_count < CLIENTS_MAX && req->authorization.n > 0);
-    struct str requester = arena_str(req->arena, STR("@user00001:matrix.example.org"));
-    req->requester = requester.p;
+    ASSERT(waiting_count < CLIENTS_MAX && http_authorization(req).n > 0);
+    static const char name[] = "@user00001:matrix.example.org";
+    req->requester = memcpy(http_room(req, sizeof name), name, sizeof name);
     waiting[waiting_count++] = req;
 }
 

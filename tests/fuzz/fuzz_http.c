@@ -64,16 +64,20 @@ static void mix(struct outcome *o, struct str s)
 static void take_request(struct outcome *o, const struct http_head *h)
 {
     struct req *r = req_new(h, STR("1.2.3.4"), o->requests, NULL, false);
-    mix(o, r->pub.path);
-    mix(o, r->pub.query);
-    mix(o, r->pub.authorization);
-    mix(o, r->pub.user_agent);
-    mix(o, req_id(r));
+    char id[REQ_ID_BYTES];
+    mix(o, http_path(&r->pub));
+    mix(o, http_query_string(&r->pub));
+    mix(o, http_authorization(&r->pub));
+    mix(o, http_user_agent(&r->pub));
+    mix(o, http_client_ip(&r->pub));
+    mix(o, req_id(r, id));
+    ASSERT(str_eq(http_path(&r->pub), h->path) && str_eq(http_query_string(&r->pub), h->query));
+    ASSERT(str_eq(http_client_ip(&r->pub), STR("1.2.3.4")) && str_eq(req_target(r), h->target));
     mix(o, http_query(&r->pub, STR("since")));
     size_t room = o->sum % 4096;
     char *line = malloc(room + 1);
     struct access_entry e = {
-        .target = req_target(r), .method = req_method(r), .user_agent = r->pub.user_agent};
+        .target = req_target(r), .method = req_method(r), .user_agent = http_user_agent(&r->pub)};
     struct str made = access_format(line, room, &e);
     ASSERT(made.n <= room && memchr(line, '\n', made.n) == NULL);
     free(line);

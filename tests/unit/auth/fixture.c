@@ -2,6 +2,7 @@
 /* Copyright the Chappe contributors */
 /* The fixture, the stand-ins behind the wrapped functions, and the order of the groups. */
 #include "auth_test.h"
+#include "support/http_request.h"
 
 #include "pg_int.h"
 
@@ -548,24 +549,29 @@ static void on_done(void *arg, struct requester *r, const struct auth_error *e)
 void ask(struct fix *f, const struct ask *q, struct outcome *o)
 {
     /* Every slice is a heap copy of its exact size that is overwritten afterwards: use after return shows. */
-    struct http_req req = {.method = HTTP_M_GET, .path = STR("/_matrix/client/v3/sync")};
+    struct http_req req = {.method = HTTP_M_GET};
     char *copies[4] = {q->query ? strdup(q->query) : NULL, q->authorization ? strdup(q->authorization) : NULL,
                        strdup(q->ip ? q->ip : "198.51.100.7"),
                        strdup(q->user_agent ? q->user_agent : "test/1")};
+    struct str authorization = str_of(copies[1]);
+    struct arena *texts = arena_new(1 << 20);
 
     memset(o, 0, sizeof *o);
-    req.query = str_of(copies[0]);
-    req.authorization = str_of(copies[1]);
-    req.authorization_count = q->authorization_count ? q->authorization_count : q->authorization != NULL;
-    req.client_ip = str_of(copies[2]);
-    req.user_agent = str_of(copies[3]);
-    req.arena = arena_new(1 << 20);
+    request_texts(&req, texts, STR("/_matrix/client/v3/sync"), str_of(copies[0]), str_of(copies[2]),
+                  str_of(copies[3]));
+    if (q->authorization)
+        req.authorization = &authorization;
+    req.authorization_count =
+        (uint8_t)(q->authorization_count ? q->authorization_count : q->authorization != NULL);
     auth_request(f->auth, &req, !q->no_guests, on_done, o);
     for (size_t i = 0; i < 4; i++) {
         if (copies[i])
             memset(copies[i], '#', strlen(copies[i]));
         free(copies[i]);
     }
+    memset((char *)(uintptr_t)req.text, '#', req.path_bytes + req.query_bytes + req.ip_bytes);
+    memset(req.agent->p, '#', req.agent->n);
+    arena_free(&texts);
     arena_free(&req.arena);
 }
 

@@ -159,7 +159,7 @@ static int replied_status;
 void __wrap_http_reply(struct http_req **req, struct http_res *res);
 void __wrap_http_reply(struct http_req **req, struct http_res *res)
 {
-    struct str body = rope_flatten(&res->body, (*req)->arena);
+    struct str body = rope_flatten(&res->body, http_arena(*req));
 
     assert_true(body.n < sizeof replied);
     memcpy(replied, body.p, body.n);
@@ -196,13 +196,12 @@ static void bodies(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        struct http_req req = {.arena = arena_new(65536)}, *p = &req;
-        struct arena *a = req.arena;
+        struct http_req req = {0}, *p = &req;
         auth_reply_error(&p, &rows[i].e);
         assert_null(p);
         assert_string_equal(replied, rows[i].body);
         assert_int_equal(replied_status, rows[i].e.status);
-        arena_free(&a);
+        arena_free(&req.arena);
     }
 }
 

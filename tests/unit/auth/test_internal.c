@@ -2,6 +2,7 @@
 /* Copyright the Chappe contributors */
 /* Tokens of the database: states of accounts, the cache and its limits, marking as used, USER_IP, trouble. */
 #include "auth_test.h"
+#include "support/http_request.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -57,22 +58,23 @@ static void flags(void **state)
 {
     struct fix *f = fix_new(NULL);
     struct outcome o = asked_token(f, "puppet");
-    struct arena *a = arena_new(4096);
+    struct http_req req = {0};
 
     (void)state;
+    request_texts(&req, http_arena(&req), STR("/"), STR_ABSENT, STR(""), STR(""));
     assert_true(str_eq(requester_owner(o.r), STR("@admin:hs.test")));
-    assert_string_equal(requester_log_name(o.r, a), "@admin:hs.test|@alice:hs.test");
+    assert_string_equal(requester_log_name(o.r, &req), "@admin:hs.test|@alice:hs.test");
     assert_int_equal(o.r->token_id, 3);
     assert_false(o.r->is_admin); /* the effective user is alice */
     outcome_free(&o);
     o = asked_token(f, "syt_bob");
     assert_true(o.r->shadow_banned);
-    assert_string_equal(requester_log_name(o.r, a), "@bob:hs.test");
+    assert_string_equal(requester_log_name(o.r, &req), "@bob:hs.test");
     outcome_free(&o);
     o = asked_token(f, "late"); /* without account_validity the table does not count */
     assert_accepted(&o, "@late:hs.test", "LATE", "late");
     outcome_free(&o);
-    arena_free(&a);
+    arena_free(&req.arena);
     fix_free(&f);
 }
 
@@ -89,11 +91,12 @@ static void guests_where_they_are_not_allowed(void **state)
 
 static bool again(struct fix *f, struct requester *r, int64_t *due)
 {
-    const struct http_req req = {.authorization = STR("Bearer syt_alice"),
-                                 .authorization_count = 1,
-                                 .client_ip = STR("192.0.2.9"),
-                                 .user_agent = STR("agent")};
-    return auth_again(f->auth, r, &req, due);
+    const struct str authorization = STR("Bearer syt_alice");
+    struct http_req req = {.authorization = &authorization, .authorization_count = 1};
+    request_texts(&req, http_arena(&req), STR("/"), STR_ABSENT, STR("192.0.2.9"), STR("agent"));
+    bool done = auth_again(f->auth, r, &req, due);
+    arena_free(&req.arena);
+    return done;
 }
 
 /* Who was let in is let in again without a look at the token, as long as its row is known and says so. */

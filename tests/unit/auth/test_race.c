@@ -197,11 +197,11 @@ static void nested_done(void *arg, struct requester *r, const struct auth_error 
 static void invalidated_while_handed_out(void **state)
 {
     struct fix *f = nested_fix = fix_new(NULL);
-    struct http_req req = {.authorization = STR("Bearer syt_alice"), .authorization_count = 1};
+    const struct str authorization = STR("Bearer syt_alice");
+    struct http_req req = {.authorization = &authorization, .authorization_count = 1};
 
     (void)state;
     nested_calls = 0;
-    req.arena = arena_new(65536);
     for (int i = 0; i < 3; i++)
         auth_request(f->auth, &req, true, nested_done, NULL);
     arena_free(&req.arena);

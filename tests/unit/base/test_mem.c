@@ -62,40 +62,6 @@ static void test_arena_random(void **state)
     arena_free(&a);
 }
 
-/* In the caller's memory: what fits is taken from there, nothing past its end is touched, and it may be
- * emptied and filled again. */
-static void test_arena_inside(void **state)
-{
-    (void)state;
-    static _Alignas(16) char memory[512];
-    for (size_t n = ARENA_BYTES; n <= sizeof memory - 16; n += 8) {
-        memset(memory, '#', sizeof memory);
-        struct arena *a = arena_new_in(memory, n, 1 << 20);
-        assert_ptr_equal(a, memory);
-        for (int again = 0; again < 3; again++) {
-            size_t inside = 0;
-            for (int i = 0; i < 40; i++) {
-                char *p = arena_alloc(a, 24);
-                memset(p, 'x', 24);
-                inside += p >= memory && p < memory + n;
-            }
-#ifndef CHAPPE_ARENA_SEPARATE
-            size_t room = (n - ARENA_BYTES) & ~(size_t)15;
-            assert_int_equal(inside, room >= 32 ? (room - 16) / 32 : 0);
-#else
-            assert_int_equal(inside, 0);
-#endif
-            assert_null(arena_try_alloc(a, 1 << 20));
-            assert_int_equal(arena_bytes(a), 40 * 32);
-            arena_reset(a);
-        }
-        arena_alloc(a, 5000);
-        arena_free(&a);
-        for (size_t i = n; i < sizeof memory; i++)
-            assert_int_equal(memory[i], '#');
-    }
-}
-
 static void test_arena_text(void **state)
 {
     (void)state;
@@ -292,11 +258,10 @@ static void test_report(void **state)
 int run_mem_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_arena_limits),   cmocka_unit_test(test_arena_random),
-        cmocka_unit_test(test_arena_text),     cmocka_unit_test(test_arena_inside),
-        cmocka_unit_test(test_buf_maximum),    cmocka_unit_test(test_buf_content),
-        cmocka_unit_test(test_vec_and_copies), cmocka_unit_test(test_kinds),
-        cmocka_unit_test(test_report),
+        cmocka_unit_test(test_arena_limits), cmocka_unit_test(test_arena_random),
+        cmocka_unit_test(test_arena_text),   cmocka_unit_test(test_buf_maximum),
+        cmocka_unit_test(test_buf_content),  cmocka_unit_test(test_vec_and_copies),
+        cmocka_unit_test(test_kinds),        cmocka_unit_test(test_report),
     };
     return cmocka_run_group_tests_name("mem", tests, NULL, NULL);
 }

@@ -46,8 +46,9 @@ static void unpark(struct http_req *req)
     assert_false("was parked");
 }
 
-static void on_gone(struct http_req *req)
+static void gone(void *arg, struct http_req *req)
 {
+    assert_ptr_equal(arg, server);
     assert_true(req->gone);
     server->gone_count++;
     if (http_query_has(req, STR("late")))
@@ -61,15 +62,17 @@ static void on_gone(struct http_req *req)
 
 static void echo(struct http_req *req)
 {
+    struct str query = http_query_string(req);
+    char id[REQ_ID_BYTES];
     struct buf b;
     buf_init(&b, 4 << 20);
     buf_printf(&b,
                "method %d\npath %.*s\nquery %.*s\nabsent %d\nsince %.*s\nauth %.*s %d\nagent %.*s\nip %.*s\n",
-               (int)req->method, STR_ARG(req->path), STR_ARG(req->query), str_absent(req->query),
-               STR_ARG(http_query(req, STR("since"))), STR_ARG(req->authorization), req->authorization_count,
-               STR_ARG(req->user_agent), STR_ARG(req->client_ip));
-    buf_printf(&b, "id %.*s\nbody %zu ", STR_ARG(req_id(req_of(req))), req->body.n);
-    buf_put(&b, req->body);
+               (int)req->method, STR_ARG(http_path(req)), STR_ARG(query), str_absent(query),
+               STR_ARG(http_query(req, STR("since"))), STR_ARG(http_authorization(req)),
+               req->authorization_count, STR_ARG(http_user_agent(req)), STR_ARG(http_client_ip(req)));
+    buf_printf(&b, "id %.*s\nbody %zu ", STR_ARG(req_id(req_of(req), id)), http_body(req).n);
+    buf_put(&b, http_body(req));
     reply_text(req, 200, buf_str(&b));
     buf_fini(&b);
 }
@@ -97,15 +100,15 @@ static void handler(void *arg, struct http_req *req)
     assert_ptr_equal(arg, server);
     server->handled++;
     req->requester = "@tester:hs";
-    if (str_eq(req->path, STR("/_matrix/echo")) || str_eq(req->path, STR("/_matrix/client/v3/sync"))) {
+    if (str_eq(http_path(req), STR("/_matrix/echo")) ||
+        str_eq(http_path(req), STR("/_matrix/client/v3/sync"))) {
         echo(req);
-    } else if (str_eq(req->path, STR("/_matrix/park"))) {
-        req->on_gone = on_gone;
+    } else if (str_eq(http_path(req), STR("/_matrix/park"))) {
         server->parked[server->parked_count] = req;
         server->parked_count++;
-    } else if (str_eq(req->path, STR("/_matrix/big"))) {
+    } else if (str_eq(http_path(req), STR("/_matrix/big"))) {
         big(req);
-    } else if (str_eq(req->path, STR("/_matrix/drop"))) {
+    } else if (str_eq(http_path(req), STR("/_matrix/drop"))) {
         http_drop(&req);
     } else {
         struct http_res res;
@@ -169,7 +172,8 @@ static void on_wake(uv_async_t *h)
 static void thread_main(void *arg)
 {
     struct server *s = arg;
-    struct httpd_routes routes = {.route = route, .handler = handler, .arg = s, .answering = answering};
+    struct httpd_routes routes = {
+        .route = route, .handler = handler, .gone = gone, .arg = s, .answering = answering};
     assert_int_equal(uv_loop_init(&s->loop), 0);
     /* The kernel picks a port that is free on one address; on the next one somebody's client may be using it.
      */

@@ -264,14 +264,93 @@ static void test_request_copies(void **state)
     assert_int_equal(http_head_parse(str_of(text), STR("x-id"), STR("x"), &h, &why), 0);
     struct req *r = req_new(&h, STR("1.2.3.4"), 17, NULL, false);
     memset(text, '!', sizeof text); /* nothing may point there */
-    assert_true(str_eq(r->pub.query, STR("q=1")));
-    assert_true(str_eq(r->pub.path, STR("/")));
-    assert_true(str_eq(r->pub.user_agent, STR("caf\xef\xbf\xbd")));
-    assert_true(str_eq(req_id(r), STR("GET-17"))); /* a header with a blank is no id */
-    assert_true(str_eq(r->pub.client_ip, STR("1.2.3.4")));
-    assert_true(str_absent(r->pub.authorization));
+    char id[REQ_ID_BYTES];
+    assert_true(str_eq(http_query_string(&r->pub), STR("q=1")));
+    assert_true(str_eq(http_path(&r->pub), STR("/")));
+    assert_true(str_eq(http_user_agent(&r->pub), STR("caf\xef\xbf\xbd")));
+    assert_true(str_eq(req_method(r), STR("GET")));
+    assert_true(str_eq(req_target(r), STR("http://x?q=1")));
+    assert_true(str_eq(req_id(r, id), STR("GET-17"))); /* a header with a blank is no id */
+    assert_true(str_eq(http_client_ip(&r->pub), STR("1.2.3.4")));
+    assert_true(str_absent(http_authorization(&r->pub)));
+    assert_int_equal(http_body(&r->pub).n, 0);
     req_free(&r);
     assert_null(r);
+}
+
+static struct req *request_of(const char *text, struct http_head *h)
+{
+    enum close_reason why;
+    assert_int_equal(http_head_parse(str_of(text), STR("x-id"), STR("x"), h, &why), 0);
+    return req_new(h, STR("192.0.2.1"), 1234567, NULL, true);
+}
+
+static void test_request_names(void **state)
+{
+    (void)state;
+    char long_name[400], text[1000], id[REQ_ID_BYTES];
+    memset(long_name, 'M', sizeof long_name);
+    long_name[300] = 0;
+    const struct {
+        const char *method, *header, *shown, *id;
+    } names[] = {
+        {"GET", "", "GET", "GET-1234567"},
+        {"HEAD", "", "HEAD", "HEAD-1234567"},
+        {"POST", "", "POST", "POST-1234567"},
+        {"PUT", "", "PUT", "PUT-1234567"},
+        {"DELETE", "", "DELETE", "DELETE-1234567"},
+        {"OPTIONS", "", "OPTIONS", "OPTIONS-1234567"},
+        {"PATCH", "", "PATCH", "PATCH-1234567"},
+        {"PATCH", "X-Id: proxy-7\r\n", "PATCH", "proxy-7"},
+        {"GET", "X-Id: proxy-7\r\n", "GET", "proxy-7"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct http_head h;
+        snprintf(text, sizeof text, "%s /p/q?a=b&c HTTP/1.1\r\nHost: x\r\n%s\r\n", names[i].method,
+                 names[i].header);
+        struct req *r = request_of(text, &h);
+        assert_true(str_eq(req_method(r), str_of(names[i].shown)));
+        assert_true(str_eq(req_id(r, id), str_of(names[i].id)));
+        assert_true(str_eq(req_target(r), STR("/p/q?a=b&c")));
+        assert_true(str_eq(http_path(&r->pub), STR("/p/q")));
+        assert_true(str_eq(http_query_string(&r->pub), STR("a=b&c")));
+        assert_true(str_eq(http_client_ip(&r->pub), STR("192.0.2.1")));
+        req_free(&r);
+    }
+    struct http_head h;
+    snprintf(text, sizeof text, "%s / HTTP/1.1\r\nHost: x\r\n\r\n", long_name);
+    struct req *r = request_of(text, &h);
+    assert_int_equal(req_method(r).n, 255); /* a line would not show more */
+    assert_true(str_eq(http_path(&r->pub), STR("/")));
+    assert_true(str_absent(http_query_string(&r->pub)));
+    req_free(&r);
+}
+
+/* What the handler keeps in the request harms neither its texts nor each other, however much it is. */
+static void test_request_room(void **state)
+{
+    (void)state;
+    for (int n = 0; n < 130; n++) {
+        char text[300];
+        struct http_head h;
+        snprintf(text, sizeof text, "GET /%0*d?q HTTP/1.1\r\nHost: x\r\n\r\n", n + 1, 0);
+        struct req *r = request_of(text, &h);
+        assert_true(r->pub.room_bytes >= 32);
+        char *first = http_room(&r->pub, 32);
+        assert_null(r->pub.arena);
+        memset(first, '1', 32);
+        char *kept[20];
+        for (int i = 0; i < 20; i++) {
+            kept[i] = http_room(&r->pub, 7);
+            memset(kept[i], 'a' + i, 7);
+        }
+        assert_non_null(r->pub.arena);
+        for (int i = 0; i < 20; i++)
+            assert_true(kept[i][0] == 'a' + i && kept[i][6] == 'a' + i);
+        assert_true(first[0] == '1' && first[31] == '1');
+        assert_true(str_eq(http_client_ip(&r->pub), STR("192.0.2.1")));
+        req_free(&r);
+    }
 }
 
 /* ---- the quick reader against the strict ones ---- */
@@ -417,6 +496,8 @@ int run_head_tests(void)
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_fields),
         cmocka_unit_test(test_request_copies),
+        cmocka_unit_test(test_request_names),
+        cmocka_unit_test(test_request_room),
         cmocka_unit_test(test_quick_takes_the_ordinary),
         cmocka_unit_test(test_quick_agrees_on_mutations),
         cmocka_unit_test(test_quick_agrees_on_pairs),

@@ -5,6 +5,7 @@
 #include "chappe/clock.h"
 #include "chappe/json.h"
 #include "http_int.h"
+#include "http_request.h"
 #include <stdlib.h>
 
 static void test_query(void **state)
@@ -38,14 +39,15 @@ static void test_query(void **state)
         {"org.x+y=1", "org.x y", "1"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        struct http_req req = {.query = str_of(rows[i].query), .arena = arena_new(65536)};
+        struct http_req req = {0};
+        request_texts(&req, http_arena(&req), STR("/"), str_of(rows[i].query), STR(""), STR(""));
         struct str v = http_query(&req, str_of(rows[i].name));
         if (str_absent(v) != (rows[i].value == NULL) || (rows[i].value && !str_eq(v, str_of(rows[i].value))))
             fail_msg("%s: %s gives '%.*s'", rows[i].query, rows[i].name, STR_ARG(v));
         assert_int_equal(http_query_has(&req, str_of(rows[i].name)), rows[i].value != NULL);
         arena_free(&req.arena);
     }
-    struct http_req none = {.query = STR_ABSENT};
+    struct http_req none = {0};
     assert_false(http_query_has(&none, STR("a")));
 }
 
@@ -59,7 +61,8 @@ static void test_repeated(void **state)
         {"a=1&", "1,"},          {"&&a=+&&%61==&", " ,=,"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        struct http_req req = {.query = str_of(rows[i].query), .arena = arena_new(65536)};
+        struct http_req req = {0};
+        request_texts(&req, http_arena(&req), STR("/"), str_of(rows[i].query), STR(""), STR(""));
         struct buf b;
         buf_init(&b, 64);
         struct str v;
@@ -70,7 +73,7 @@ static void test_repeated(void **state)
         buf_fini(&b);
         arena_free(&req.arena);
     }
-    struct http_req none = {.query = STR_ABSENT};
+    struct http_req none = {0};
     struct str v;
     assert_false(http_query_next(&none, STR("a"), &(size_t){0}, &v));
 }

@@ -2,6 +2,7 @@
 /* Copyright the Chappe contributors */
 /* The stand-ins for http and auth, and single computations. */
 #include "front.h"
+#include "http_request.h"
 
 static struct front *the_front;
 static int64_t now_ms;
@@ -10,7 +11,7 @@ static int64_t now_ms;
 
 struct str http_query(struct http_req *req, struct str name)
 {
-    for (struct str rest = req->query, item; !str_absent(rest);) {
+    for (struct str rest = http_query_string(req), item; !str_absent(rest);) {
         struct str key, value;
         str_cut(rest, '&', &item, &rest);
         if (str_cut(item, '=', &key, &value) && str_eq(key, name))
@@ -108,9 +109,9 @@ void requester_unref(struct requester **r)
     }
     *r = NULL;
 }
-const char *requester_log_name(const struct requester *r, struct arena *a)
+const char *requester_log_name(const struct requester *r, struct http_req *req)
 {
-    return arena_str(a, r->user_id).p;
+    return arena_str(http_arena(req), r->user_id).p;
 }
 void auth_reply_error(struct http_req **req, const struct auth_error *e)
 {
@@ -316,15 +317,14 @@ struct client *front_get(struct front *f, const char *query)
     struct client *c = xcalloc(1, sizeof *c);
     c->f = f;
     c->held = true;
-    c->req.arena = arena_new(1 << 20);
-    c->req.path = STR("/_matrix/client/v3/sync");
-    c->req.query = str_of(query);
+    struct arena *a = http_arena(&c->req);
+    struct str path = STR("/_matrix/client/v3/sync"), rest = str_of(query);
     c->req.authorization_count = 1;
-    c->req.authorization = arena_printf(c->req.arena, "Bearer %s %d", f->user ? f->user : "", (int)f->token);
-    if (query[0] == '/') { /* another endpoint: path?query */
-        if (!str_cut(str_of(query), '?', &c->req.path, &c->req.query))
-            c->req.query = STR_ABSENT;
-    }
+    c->authorization = arena_printf(a, "Bearer %s %d", f->user ? f->user : "", (int)f->token);
+    c->req.authorization = &c->authorization;
+    if (query[0] == '/' && !str_cut(str_of(query), '?', &path, &rest)) /* another endpoint: path?query */
+        rest = STR_ABSENT;
+    request_texts(&c->req, a, path, rest, STR(""), STR(""));
     vec_push(&f->clients, c);
     sync_handle(f->s, &c->req);
     return c;
@@ -333,8 +333,8 @@ struct client *front_get(struct front *f, const char *query)
 void front_gone(struct client *c)
 {
     c->req.gone = true;
-    if (c->held && c->req.on_gone)
-        c->req.on_gone(&c->req);
+    if (c->held)
+        sync_gone(c->f->s, &c->req);
 }
 
 void front_run(struct front *f)

@@ -11,6 +11,7 @@
 
 struct client {
     struct http_req req;
+    struct str authorization;
     struct front *f;
     int answers, drops, status; /* exactly one of the first two becomes 1 */
     struct str body;

@@ -3,6 +3,7 @@
 /* A client that asks again: recognised by what it sends, and looked at anew when that may mean something
  * else. */
 #include "front.h"
+#include "http_request.h"
 
 static int setup(void **state)
 {
@@ -15,14 +16,20 @@ static int teardown(void **state)
     return 0;
 }
 
-static struct http_req request(void)
+/* What a client sends; texts live until the test ends. */
+static struct sent {
+    const char *path, *query, *authorization, *agent, *ip;
+} const usual = {"/_matrix/client/v3/sync", "filter=1&since=s1_2~3.4-5&timeout=30000", "Bearer secret",
+                 "agent", "192.0.2.1"};
+
+static struct http_req request(struct arena *a, struct sent s)
 {
-    return (struct http_req){.path = STR("/_matrix/client/v3/sync"),
-                             .query = STR("filter=1&since=s1_2~3.4-5&timeout=30000"),
-                             .authorization = STR("Bearer secret"),
-                             .authorization_count = 1,
-                             .user_agent = STR("agent"),
-                             .client_ip = STR("192.0.2.1")};
+    struct http_req req = {.authorization_count = 1};
+    struct str *authorization = ARENA_NEW(a, struct str);
+    *authorization = str_of(s.authorization);
+    req.authorization = authorization;
+    request_texts(&req, a, str_of(s.path), str_of(s.query), str_of(s.ip), str_of(s.agent));
+    return req;
 }
 
 static bool same_print(const struct http_req *a, const struct http_req *b)
@@ -38,50 +45,48 @@ static bool same_print(const struct http_req *a, const struct http_req *b)
 static void test_prints(void **state)
 {
     (void)state;
-    struct http_req a = request(), b = request();
+    struct arena *mem = arena_new(1 << 20);
+    struct http_req a = request(mem, usual), b = request(mem, usual);
     struct hash128 print;
     struct str since;
     assert_true(session_print(&a, &print, &since));
     assert_true(str_eq(since, STR("s1_2~3.4-5")));
     assert_true(same_print(&a, &b));
-    b.query = STR("filter=1&since=s99_2&timeout=30000");
+    struct sent s = usual;
+    s.query = "filter=1&since=s99_2&timeout=30000";
+    b = request(mem, s);
     assert_true(same_print(&a, &b));
-    static const char *const others[] = {"filter=2&since=s1&timeout=30000", "filter=1&since=s1&timeout=30001",
-                                         "filter=1&since=s1", "since=s1&filter=1&timeout=30000",
-                                         "filter=1&since=s1&timeout=30000&full_state=true"};
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
-        b.query = str_of(others[i]);
+    static const char *const queries[] = {
+        "filter=2&since=s1&timeout=30000", "filter=1&since=s1&timeout=30001", "filter=1&since=s1",
+        "since=s1&filter=1&timeout=30000", "filter=1&since=s1&timeout=30000&full_state=true"};
+    struct sent others[] = {usual, usual, usual, usual, usual};
+    others[0].authorization = "Bearer secres";
+    others[1].agent = "agenT";
+    others[2].ip = "192.0.2.2";
+    others[3].path = "/_matrix/client/r0/sync";
+    others[4].authorization = "Bearer secretagent";
+    others[4].agent = "";
+    for (size_t i = 0; i < sizeof queries / sizeof *queries; i++) {
+        s.query = queries[i];
+        b = request(mem, s);
+        assert_false(same_print(&a, &b));
+        b = request(mem, others[i]);
         assert_false(same_print(&a, &b));
     }
-    b = request();
-    b.authorization = STR("Bearer secres");
-    assert_false(same_print(&a, &b));
-    b = request();
-    b.user_agent = STR("agenT");
-    assert_false(same_print(&a, &b));
-    b = request();
-    b.client_ip = STR("192.0.2.2");
-    assert_false(same_print(&a, &b));
-    b = request();
-    b.path = STR("/_matrix/client/r0/sync");
-    assert_false(same_print(&a, &b));
-    b = request();
-    b.authorization = STR("Bearer secretagent");
-    b.user_agent = STR("");
-    assert_false(same_print(&a, &b));
     static const char *const never[] = {"timeout=3", "since=",       "since=s1%2B2",
                                         "since=a+b", "since=s1;x=1", "xsince=s1"};
     for (size_t i = 0; i < sizeof never / sizeof *never; i++) {
-        b = request();
-        b.query = str_of(never[i]);
+        s.query = never[i];
+        b = request(mem, s);
         assert_false(session_print(&b, &print, &since));
     }
-    b = request();
+    b = request(mem, usual);
     b.authorization_count = 2;
     assert_false(session_print(&b, &print, &since));
-    b = request();
+    b = request(mem, usual);
     b.method = HTTP_M_HEAD;
     assert_false(session_print(&b, &print, &since));
+    arena_free(&mem);
 }
 
 static const char *poll_query(struct front *f, const char *more)

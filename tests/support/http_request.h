@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the Chappe contributors */
+#ifndef TESTS_HTTP_REQUEST_H
+#define TESTS_HTTP_REQUEST_H
+/* Requests that no front has made. */
+#include "chappe/httpd.h"
+
+/* Their texts, copied into a. Query absent: none; as much room as a front leaves at least. */
+static inline void request_texts(struct http_req *req, struct arena *a, struct str path, struct str query,
+                                 struct str client_ip, struct str user_agent)
+{
+    enum { ROOM = 32 };
+    struct str text = arena_printf(a, "%.*s%s%.*s%.*s%*s", STR_ARG(path), str_absent(query) ? "" : "?",
+                                   STR_ARG(query), STR_ARG(client_ip), ROOM, "");
+    req->text = text.p;
+    req->path_bytes = (uint32_t)path.n;
+    req->has_query = !str_absent(query);
+    req->query_bytes = (uint32_t)query.n;
+    req->ip_bytes = (uint8_t)client_ip.n;
+    req->room_bytes = ROOM;
+    req->agent = NULL;
+    if (user_agent.n) {
+        req->agent = arena_alloc(a, sizeof *req->agent + user_agent.n);
+        req->agent->refs = 1;
+        req->agent->n = (uint32_t)user_agent.n;
+        memcpy(req->agent->p, user_agent.p, user_agent.n);
+    }
+}
+#endif
