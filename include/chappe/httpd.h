@@ -20,36 +20,36 @@ struct httpd;
 enum http_method { HTTP_M_GET, HTTP_M_HEAD, HTTP_M_POST, HTTP_M_PUT, HTTP_M_DELETE, HTTP_M_OTHER };
 
 /* A complete request. What it tells lives until http_reply(), but for the secret value. There are tens of
- * thousands at a time, so it is small: texts stand behind one another, and the functions below find them. */
+ * thousands at a time, so it is small: texts stand behind one another, what many clients' targets have in
+ * common is shared, and the functions below find them. */
 struct http_req {
-    const char *text;   /* path; '?' and query, if there is one; the client's address; free room */
+    const char *text;   /* path, '?' and query, or the value of since alone; client's address; free room */
+    struct blob *form;  /* shared: what stands before the value of since, and after it; NULL: text has all */
     struct blob *agent; /* NULL: none */
     const struct str *authorization; /* NULL: none; gone after the handler's call */
     const struct str *body;          /* NULL: none */
     struct arena *arena;             /* http_arena()'s; NULL until then */
     const char *requester; /* handler may set (in http_room() or the arena): user id for the access log */
     void *user;            /* the handler's own */
-    uint32_t path_bytes, query_bytes;
-    uint32_t received_ms; /* low bits of the monotonic clock */
+    uint32_t path_bytes;   /* of form, or of text */
+    uint32_t own_bytes;    /* of text, before the address */
+    uint32_t received_ms;  /* low bits of the monotonic clock */
+    uint16_t before_bytes; /* of form: before the value */
     uint8_t ip_bytes, room_bytes;
     uint8_t authorization_count; /* how many such header lines; 255 are many */
     enum http_method method : 4;
     bool has_query : 1;
     bool gone : 1; /* the client is no longer there */
 };
-static inline struct str http_path(const struct http_req *req) /* raw, not percent-decoded */
+/* Raw, not percent-decoded. */
+static inline struct str http_path(const struct http_req *req)
 {
-    return str_n(req->text, req->path_bytes);
-}
-/* Raw, without '?'; absent when there is none. */
-static inline struct str http_query_string(const struct http_req *req)
-{
-    return req->has_query ? str_n(req->text + req->path_bytes + 1, req->query_bytes) : STR_ABSENT;
+    return str_n(req->form ? req->form->p : req->text, req->path_bytes);
 }
 /* After x_forwarded rules; empty when unknown. */
 static inline struct str http_client_ip(const struct http_req *req)
 {
-    return str_n(req->text + req->path_bytes + req->has_query + req->query_bytes, req->ip_bytes);
+    return str_n(req->text + req->own_bytes, req->ip_bytes);
 }
 /* Last User-Agent; empty if none; non-ASCII bytes as U+FFFD. */
 static inline struct str http_user_agent(const struct http_req *req)
@@ -113,6 +113,8 @@ struct str http_query(struct http_req *req, struct str name);
 bool http_query_has(const struct http_req *req, struct str name);
 /* All values of a repeated parameter, decoded, in their order; *it begins as 0. */
 bool http_query_next(struct http_req *req, struct str name, size_t *it, struct str *value);
+/* The value of since, if it is there and spelt plainly, and what stands in the query before and after it. */
+bool http_query_since(const struct http_req *req, struct str *before, struct str *since, struct str *after);
 /* Percent-decodes into a. Malformed escapes stay as they are. */
 struct str url_decode(struct arena *a, struct str s, bool plus_is_space);
 /* Everything but unreserved characters is escaped (path arguments of the replication API). */

@@ -105,6 +105,24 @@ static bool has_secret(struct str query)
     return false;
 }
 
+bool access_as_it_is(struct str s)
+{
+    return bytes16_before(s, to_escape) == s.n;
+}
+
+bool access_secret(struct str query)
+{
+    struct str part, name, value;
+    if (!has_secret(query))
+        return false;
+    while (!str_absent(query)) {
+        query_cut(&query, &part);
+        if (str_cut(part, '=', &name, &value) && is_secret(name))
+            return true;
+    }
+    return false;
+}
+
 static void put_target(struct line *l, struct str target)
 {
     struct str path, query, part, name, value;
@@ -148,7 +166,12 @@ struct str access_format(char *out, size_t room, const struct access_entry *e)
     put(&l, e->cut ? STR("! \"") : STR(" \""));
     put_escaped(&l, e->method);
     put_char(&l, ' ');
-    put_target(&l, e->target);
+    for (size_t i = 0; i < TARGET_PIECES && e->target[i].n; i++) {
+        if (e->as_it_is)
+            put(&l, e->target[i]);
+        else
+            put_target(&l, e->target[i]);
+    }
     put(&l, STR(" HTTP/1."));
     put_int(&l, e->minor);
     put(&l, STR("\" \""));
@@ -176,7 +199,7 @@ void access_log(struct front *f, const struct req *r, bool cut)
         .tag = str_of(l->logger + strlen("synapse.access.http.")),
         .requester = r->pub.requester ? str_of(r->pub.requester) : STR("None"),
         .method = req_method(r),
-        .target = req_target(r),
+        .as_it_is = r->pub.form != NULL,
         .user_agent = http_user_agent(&r->pub),
         .request_id = req_id(r, id),
         .handler_ms = replied - r->pub.received_ms,
@@ -186,6 +209,7 @@ void access_log(struct front *f, const struct req *r, bool cut)
         .minor = r->minor,
         .cut = cut,
     };
+    req_target(r, e.target);
     char text[LOG_TEXT_MAX + 1]; /* one more than is shown, which tells that there was more */
     log_text(level, l->logger, access_format(text, sizeof text, &e), now + f->ahead_ms);
 }

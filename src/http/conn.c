@@ -371,7 +371,7 @@ static void request_head(struct conn *c, const struct http_head *head, bool more
      * head's bytes are gone, and those that were collected go with their buffer. */
     bool borrow = !h->threaded && body.state == BODY_DONE && (!c->in || c->in->buf.n == 0);
     struct req *r = req_new(head, client_ip(c, l, head->forwarded_for, ip),
-                            (uint64_t)httpd_add(h, &h->requests, 1), &c->f->agents, borrow);
+                            (uint64_t)httpd_add(h, &h->requests, 1), &c->f->texts, borrow);
     r->front = c->f;
     r->conn = c;
     httpd_add(h, &h->request_bytes, r->memory);

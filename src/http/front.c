@@ -367,6 +367,6 @@ void front_close(struct front *f)
         log_together_end();
     }
     buf_fini(&f->head);
-    agents_fini(&f->agents);
+    texts_fini(&f->texts);
     mailbox_free(&f->mail);
 }

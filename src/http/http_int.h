@@ -3,9 +3,9 @@
 #ifndef CHAPPE_HTTP_INT_H
 #define CHAPPE_HTTP_INT_H
 /*
- * Inside the HTTP server. Reading order: head.c and body.c (bytes → requests), conn.c (one connection's
- * life), later.c (polls that stand in line), front.c (one thread's connections, and what is answered without
- * the hub), server.c (the hub's side), response.c.
+ * Inside the HTTP server. Reading order: head.c and body.c (bytes → requests), request.c, conn.c (one
+ * connection's life), later.c (polls that stand in line), front.c (one thread's connections, and what is
+ * answered without the hub), server.c (the hub's side), response.c.
  *
  * Who owns what: a front's thread owns its transport, connections, timers and the private part of each struct
  * req. The public part (struct http_req) belongs to the hub from hand-over to http_reply().
@@ -120,8 +120,8 @@ struct req {
     };
     uint64_t number : 48; /* of all requests */
     uint64_t status : 16;
-    uint32_t memory; /* what it takes of the heap, shared bytes not included */
-    uint32_t target_bytes;
+    uint32_t memory;       /* what it takes of the heap, shared bytes not included */
+    uint32_t target_bytes; /* behind method and id: the target, or what of it is not in its form */
     uint16_t listener;
     uint8_t method_bytes; /* 0: a usual one */
     uint8_t id_bytes;     /* 0: the proxy gave none */
@@ -138,19 +138,27 @@ struct req {
     char bytes[];
 };
 struct str req_method(const struct req *r);
-static inline struct str req_target(const struct req *r)
-{
-    return str_n(r->bytes + r->method_bytes + r->id_bytes, r->target_bytes);
-}
+/* As received, in pieces to be put one after the other. */
+enum { TARGET_PIECES = 3 };
+void req_target(const struct req *r, struct str target[TARGET_PIECES]);
 /* "GET-17", in text, or what the proxy gave. */
 enum { REQ_ID_BYTES = 48 };
 struct str req_id(const struct req *r, char text[REQ_ID_BYTES]);
-/* User agents are few and long: requests of one front share them. A cache, by a cheap hash. */
-enum { AGENTS = 256, AGENT_BYTES_MAX = 512 };
-struct agents {
-    struct blob *v[AGENTS];
+/* texts.c: what requests of one front share. */
+enum { AGENTS = 256, AGENT_BYTES_MAX = 512, FORMS = 256, FORM_BYTES_MAX = 512 };
+struct texts {
+    struct blob *agents[AGENTS];
+    struct form {
+        struct blob *text;
+        uint64_t seen; /* hash of the last one that was not this */
+        uint16_t before;
+    } forms[FORMS];
 };
-void agents_fini(struct agents *a);
+void texts_fini(struct texts *t);
+struct blob *texts_agent(struct texts *t, struct str s); /* counted; NULL for none; t may be NULL */
+/* Counted: a target's text up to the value of since (of which the path is so many bytes), and after it. NULL:
+ * is not shared. */
+struct blob *texts_form(struct texts *t, struct str before, struct str after, size_t path);
 struct reply {
     struct mail mail; /* first */
     struct req *req;
@@ -161,9 +169,9 @@ static inline struct req *req_of(struct http_req *p)
 {
     return (struct req *)(void *)p;
 }
-/* agents may be NULL. borrow: the head's bytes live until the handler has seen the request, so that the
+/* texts may be NULL. borrow: the head's bytes live until the handler has seen the request, so that the
  * Authorization header need not be copied. */
-struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number, struct agents *agents,
+struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number, struct texts *texts,
                     bool borrow);
 /* The Authorization header's own bytes, or NULL; the caller forgets them when the handler has seen them. */
 const struct str *req_take_secret(struct req *r);
@@ -256,7 +264,7 @@ bool later_line(struct front *f, struct req *r);
 struct front {
     struct httpd *h;
     size_t index;
-    struct agents agents;
+    struct texts texts;
     uv_loop_t *loop;
     uv_loop_t own_loop; /* with a thread of its own */
     uv_thread_t thread;
@@ -374,7 +382,9 @@ struct str response_head(struct front *f, const struct http_res *res, bool close
 /* ---- access_log.c ---- */
 
 struct access_entry {
-    struct str ip, tag, requester, method, target, user_agent, request_id;
+    struct str ip, tag, requester, method, user_agent, request_id;
+    struct str target[TARGET_PIECES];
+    bool as_it_is; /* known of the target: nothing in it has to be hidden, or escaped */
     int64_t handler_ms, send_ms;
     size_t bytes;
     int status, minor;
@@ -384,6 +394,12 @@ struct access_entry {
 struct str access_format(char *out, size_t room, const struct access_entry *e);
 void access_log(struct front *f, const struct req *r, bool cut);
 
-/* url.c: cuts the next part off a query that is not absent, at '&' or ';'; returns which, or 0 at the end. */
+/* Has the query a parameter the value of which is not to be shown? */
+bool access_secret(struct str query);
+bool access_as_it_is(struct str s); /* no byte of it is escaped */
+
+/* url.c: the value of the first part that is spelt so; false: there is none, or it is not plain. */
+bool query_since(struct str query, struct str *since);
+/* Cuts the next part off a query that is not absent, at '&' or ';'; returns which, or 0 at the end. */
 char query_cut(struct str *rest, struct str *part);
 #endif

@@ -3,9 +3,9 @@
 /*
  * The request object. A long poll may stand here for half a minute and there are tens of thousands of them,
  * so a request is one allocation: the struct and copies of what somebody reads later, nothing else of the
- * head, and the rest of the allocator's size class for what the handler adds. The user agent is shared with
- * other requests. The value of Authorization is read where it arrived; where that will not last, in an
- * allocation of its own, which goes when the handler has seen it.
+ * head, and the rest of the allocator's size class for what the handler adds. The user agent, and most of a
+ * poll's target, are shared with other requests (texts.c). The value of Authorization is read where it
+ * arrived; where that will not last, in an allocation of its own, which goes when the handler has seen it.
  */
 #include "http_int.h"
 #include <malloc.h>
@@ -24,69 +24,6 @@ static char *put(char *to, struct str s)
         memcpy(to, s.p, s.n);
     return to + s.n;
 }
-
-/* ---- user agents ---- */
-
-/* Header bytes outside ASCII become U+FFFD each. */
-static struct blob *agent_converted(struct str s)
-{
-    struct buf b;
-    buf_init(&b, SIZE_MAX / 2);
-    for (size_t i = 0; i < s.n; i++) {
-        if ((unsigned char)s.p[i] < 0x80)
-            buf_putc(&b, s.p[i]);
-        else
-            buf_put(&b, STR("\xef\xbf\xbd"));
-    }
-    struct blob *made = blob_from_buf(&b);
-    buf_fini(&b);
-    return made;
-}
-
-static bool is_ascii(struct str s)
-{
-    unsigned char any = 0;
-    for (size_t i = 0; i < s.n; i++)
-        any |= (unsigned char)s.p[i];
-    return any < 0x80;
-}
-
-/* Where s would stand: three samples tell common agents apart; those that meet drive each other out, and
- * merely cost memory. */
-static struct blob **agent_place(struct agents *a, struct str s)
-{
-    uint64_t h = s.n, x;
-    for (size_t i = 0; i < 3 && s.n >= sizeof x; i++) {
-        memcpy(&x, s.p + (s.n - sizeof x) * i / 2, sizeof x);
-        h = (h ^ x) * 0x9e3779b97f4a7c15u;
-        h ^= h >> 29;
-    }
-    return &a->v[h % AGENTS];
-}
-
-static struct blob *agent_of(struct agents *a, struct str s)
-{
-    if (s.n == 0)
-        return NULL;
-    if (!a || s.n > AGENT_BYTES_MAX)
-        return is_ascii(s) ? blob_new(s) : agent_converted(s);
-    struct blob **at = agent_place(a, s);
-    if (*at && str_eq(blob_str(*at), s))
-        return blob_ref(*at);
-    if (!is_ascii(s))
-        return agent_converted(s);
-    blob_unref(at);
-    *at = blob_new(s);
-    return blob_ref(*at);
-}
-
-void agents_fini(struct agents *a)
-{
-    for (size_t i = 0; i < AGENTS; i++)
-        blob_unref(&a->v[i]);
-}
-
-/* ---- requests ---- */
 
 /* A request id given by a proxy goes into logs: printable, and short. */
 static bool usable_id(struct str s)
@@ -152,45 +89,57 @@ static uint8_t at_most_255(size_t n)
     return n < UINT8_MAX ? (uint8_t)n : UINT8_MAX;
 }
 
-/* Path and query, where they stand behind one another, and the address behind them. */
-static void put_text(struct http_req *q, char *text, const struct http_head *h, struct str ip, size_t room)
+/* What a target has in common with others, if it is worth sharing: the poll of a client that says who it is
+ * by a header, since nothing secret is then in the target. */
+static struct blob *form_of(struct texts *texts, const struct http_head *h, struct str *since)
 {
-    q->text = text;
-    q->path_bytes = (uint32_t)h->path.n;
-    q->has_query = !str_absent(h->query);
-    q->query_bytes = (uint32_t)h->query.n;
-    q->ip_bytes = (uint8_t)ip.n;
-    put((char *)(uintptr_t)http_client_ip(q).p, ip);
-    q->room_bytes = at_most_255(room);
+    if (!texts || h->method != HTTP_M_GET || h->path.p != h->target.p || str_absent(h->authorization) ||
+        !query_since(h->query, since))
+        return NULL;
+    size_t before = (size_t)(since->p - h->target.p);
+    return texts_form(texts, str_n(h->target.p, before),
+                      str_n(since->p + since->n, h->target.n - before - since->n), h->path.n);
 }
 
-struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number, struct agents *agents,
+struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t number, struct texts *texts,
                     bool borrow)
 {
     struct str id = usable_id(h->request_id) ? h->request_id : STR("");
     struct str method = str_absent(usual_method(h->method, h->options)) ? h->method_name : STR("");
     method.n = at_most_255(method.n); /* as much as a line shows of it */
+    struct str own = h->target, since;
+    struct blob *form = form_of(texts, h, &since);
+    if (form)
+        own = since;
     /* path and query end the target, but for "/" of an absolute target without path */
     bool inside = h->path.p >= h->target.p && h->path.p <= h->target.p + h->target.n;
-    size_t again = inside ? 0 : h->path.n + (str_absent(h->query) ? 0 : 1 + h->query.n);
-    size_t bytes = offsetof(struct req, bytes) + method.n + id.n + h->target.n + again + client_ip.n;
+    size_t query = str_absent(h->query) ? 0 : 1 + h->query.n, again = inside ? 0 : h->path.n + query;
+    size_t bytes = offsetof(struct req, bytes) + method.n + id.n + own.n + again + client_ip.n;
     size_t all = size_class(bytes + ROOM);
     struct req *r = xmalloc(all);
     memset(r, 0, sizeof *r);
     r->method_bytes = (uint8_t)method.n;
     r->id_bytes = (uint8_t)id.n;
-    r->target_bytes = (uint32_t)h->target.n;
-    char *target = put(put(r->bytes, method), id), *end = put(target, h->target);
+    r->target_bytes = (uint32_t)own.n;
+    char *target = put(put(r->bytes, method), id), *end = put(target, own);
+    r->pub.text = form ? target : inside ? target + (h->path.p - h->target.p) : end;
+    r->pub.form = form;
+    r->pub.before_bytes = form ? (uint16_t)(since.p - h->target.p) : 0;
     if (!inside) {
-        char *to = put(end, h->path);
-        if (!str_absent(h->query))
-            put(put(to, STR("?")), h->query);
+        end = put(end, h->path);
+        if (query)
+            end = put(put(end, STR("?")), h->query);
     }
-    put_text(&r->pub, inside ? target + (h->path.p - h->target.p) : end, h, client_ip, all - bytes);
+    r->pub.path_bytes = (uint32_t)h->path.n;
+    r->pub.has_query = query > 0;
+    r->pub.own_bytes = (uint32_t)(end - r->pub.text);
+    r->pub.ip_bytes = (uint8_t)client_ip.n;
+    put(end, client_ip);
+    r->pub.room_bytes = at_most_255(all - bytes);
     if (!str_absent(h->authorization))
         r->pub.authorization = borrow ? &h->authorization : own_secret(h->authorization);
     r->secret_owned = !borrow && r->pub.authorization;
-    r->pub.agent = agent_of(agents, h->user_agent);
+    r->pub.agent = texts_agent(texts, h->user_agent);
     r->pub.method = h->method;
     r->pub.authorization_count = at_most_255((size_t)h->authorization_count);
     r->number = number & (((uint64_t)1 << 48) - 1);
@@ -199,6 +148,15 @@ struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t nu
     r->close = !h->keep_alive;
     r->memory = (uint32_t)malloc_usable_size(r);
     return r;
+}
+
+void req_target(const struct req *r, struct str target[TARGET_PIECES])
+{
+    const struct blob *form = r->pub.form;
+    struct str own = str_n(r->bytes + r->method_bytes + r->id_bytes, r->target_bytes);
+    target[0] = form ? str_n(form->p, r->pub.before_bytes) : own;
+    target[1] = form ? own : STR("");
+    target[2] = form ? str_n(form->p + r->pub.before_bytes, form->n - r->pub.before_bytes) : STR("");
 }
 
 const struct str *req_take_secret(struct req *r)
@@ -232,6 +190,7 @@ void req_free(struct req **rp)
     req_forget_secret(req_take_secret(r));
     arena_free(&r->pub.arena);
     blob_unref(&r->pub.agent);
+    blob_unref(&r->pub.form);
     if (r->pub.body) {
         free((char *)(uintptr_t)r->pub.body->p);
         free((void *)(uintptr_t)r->pub.body);

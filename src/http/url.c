@@ -111,29 +111,112 @@ static struct str decoded(struct http_req *req, struct str value)
     return url_decode(http_arena(req), value, true);
 }
 
+/* The parts of a query are in one stretch of bytes; or in two, of which the first ends with a name, the value
+ * of which stands elsewhere. */
+struct stretches {
+    struct str first, second; /* the latter absent: there is one */
+    struct str value;
+};
+
+static struct stretches stretches_of(const struct http_req *req)
+{
+    size_t skip = (size_t)req->path_bytes + 1;
+    struct stretches s = {STR_ABSENT, STR_ABSENT, STR_ABSENT};
+    if (!req->has_query)
+        return s;
+    if (!req->form) {
+        s.first = str_n(req->text + skip, req->own_bytes - skip);
+        return s;
+    }
+    s.first = str_n(req->form->p + skip, req->before_bytes - skip);
+    s.value = str_n(req->text, req->own_bytes);
+    if (req->form->n > req->before_bytes) /* behind an '&' */
+        s.second = str_n(req->form->p + req->before_bytes + 1, req->form->n - req->before_bytes - 1u);
+    return s;
+}
+
+/* *it begins as 0, and counts bytes of both. */
+static bool find_next(const struct stretches *s, struct str name, size_t *it, struct str *value)
+{
+    size_t second = s->first.n + 1;
+    if (str_absent(s->first))
+        return false;
+    if (*it < second) {
+        struct str rest = str_n(s->first.p + *it, s->first.n - *it);
+        bool found = query_find(&rest, name, value);
+        *it = str_absent(rest) ? second : (size_t)(rest.p - s->first.p);
+        if (found && str_absent(rest) && !str_absent(s->value))
+            *value = s->value;
+        if (found)
+            return true;
+    }
+    if (str_absent(s->second) || *it - second > s->second.n)
+        return false;
+    struct str rest = str_n(s->second.p + (*it - second), s->second.n - (*it - second));
+    bool found = query_find(&rest, name, value);
+    *it = second + (str_absent(rest) ? s->second.n + 1 : (size_t)(rest.p - s->second.p));
+    return found;
+}
+
 struct str http_query(struct http_req *req, struct str name)
 {
-    struct str rest = http_query_string(req), value;
-    if (!query_find(&rest, name, &value))
-        return STR_ABSENT;
-    return decoded(req, value);
+    struct stretches s = stretches_of(req);
+    struct str value;
+    return find_next(&s, name, &(size_t){0}, &value) ? decoded(req, value) : STR_ABSENT;
 }
 
 bool http_query_has(const struct http_req *req, struct str name)
 {
-    struct str rest = http_query_string(req), value;
-    return query_find(&rest, name, &value);
+    struct stretches s = stretches_of(req);
+    struct str value;
+    return find_next(&s, name, &(size_t){0}, &value);
 }
 
 bool http_query_next(struct http_req *req, struct str name, size_t *it, struct str *value)
 {
-    struct str query = http_query_string(req);
-    if (str_absent(query) || *it > query.n)
+    struct stretches s = stretches_of(req);
+    if (!find_next(&s, name, it, value))
         return false;
-    struct str rest = str_n(query.p + *it, query.n - *it);
-    if (!query_find(&rest, name, value))
-        return false;
-    *it = str_absent(rest) ? query.n + 1 : (size_t)(rest.p - query.p);
     *value = decoded(req, *value);
+    return true;
+}
+
+/* ---- since ---- */
+
+/* Bytes that do not stand for themselves in a query; tokens are made of the others. */
+static inline bytes16 not_plain(bytes16 x)
+{
+    bytes16 letter = (x | 0x20) - 'a', digit = x - '0';
+    return (bytes16) ~((letter < 26) | (digit < 10) | (x == '_') | (x == '~') | (x == '.') | (x == '-'));
+}
+
+bool query_since(struct str query, struct str *since)
+{
+    static const struct str name = {"since=", 6};
+    struct str part, rest = query;
+    while (!str_absent(rest)) {
+        str_cut(rest, '&', &part, &rest);
+        if (part.n > name.n && memcmp(part.p, name.p, name.n) == 0) {
+            *since = str_n(part.p + name.n, part.n - name.n);
+            return bytes16_before(*since, not_plain) == since->n;
+        }
+    }
+    return false;
+}
+
+bool http_query_since(const struct http_req *req, struct str *before, struct str *since, struct str *after)
+{
+    size_t skip = (size_t)req->path_bytes + 1;
+    if (req->form) {
+        *before = str_n(req->form->p + skip, req->before_bytes - skip);
+        *since = str_n(req->text, req->own_bytes);
+        *after = str_n(req->form->p + req->before_bytes, req->form->n - req->before_bytes);
+        return true;
+    }
+    struct str query = req->has_query ? str_n(req->text + skip, req->own_bytes - skip) : STR_ABSENT;
+    if (!query_since(query, since))
+        return false;
+    *before = str_n(query.p, (size_t)(since->p - query.p));
+    *after = str_n(since->p + since->n, query.n - before->n - since->n);
     return true;
 }

@@ -382,11 +382,11 @@ static bool since_good(struct sync_req *r, uint64_t *hash)
 static void remember(struct sync_req *r, uint64_t rest)
 {
     struct session *x = r->session;
-    struct str since;
+    struct str before, since, after;
     if (!x)
         return;
     if (req_requester(r)->kind == REQUESTER_USER && r->d && r->timeout_ms > 0 && !r->initial &&
-        !r->full_state && !r->use_state_after && session_since(http_query_string(r->http), &since) &&
+        !r->full_state && !r->use_state_after && http_query_since(r->http, &before, &since, &after) &&
         since.p == r->since_text.p) {
         x->d = r->d;
         x->timeout_ms = r->timeout_ms;

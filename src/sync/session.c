@@ -47,42 +47,12 @@ void sessions_sweep(struct sessions *x, struct model *m, int64_t now_ms)
 
 /* ---- the print ---- */
 
-/* Bytes that stand for themselves in a query, and are all that tokens are made of. */
-static const bool is_plain[256] = {
-    ['0' ... '9'] = true, ['a' ... 'z'] = true, ['A' ... 'Z'] = true, ['_'] = true,
-    ['~'] = true,         ['.'] = true,         ['-'] = true,
-};
-
-static bool all_plain(struct str s)
-{
-    bool all = s.n > 0;
-    for (size_t i = 0; i < s.n; i++)
-        all &= is_plain[(unsigned char)s.p[i]];
-    return all;
-}
-
-/* The value of the first part that is spelt so. */
-bool session_since(struct str query, struct str *since)
-{
-    static const struct str name = {"since=", 6};
-    struct str part, rest = query;
-    while (!str_absent(rest)) {
-        str_cut(rest, '&', &part, &rest);
-        if (part.n > name.n && memcmp(part.p, name.p, name.n) == 0) {
-            *since = str_n(part.p + name.n, part.n - name.n);
-            return all_plain(*since);
-        }
-    }
-    return false;
-}
-
 bool session_print(const struct http_req *http, struct hash128 *print, struct str *since)
 {
-    struct str query = http_query_string(http);
-    if (http->method != HTTP_M_GET || http->authorization_count != 1 || !session_since(query, since))
+    struct str before, after;
+    if (http->method != HTTP_M_GET || http->authorization_count != 1 ||
+        !http_query_since(http, &before, since, &after))
         return false;
-    struct str before = str_n(query.p, (size_t)(since->p - query.p));
-    struct str after = str_n(since->p + since->n, query.n - before.n - since->n);
     const struct str all[] = {
         http_path(http), before, after, http_authorization(http), http_user_agent(http), http_client_ip(http),
     };

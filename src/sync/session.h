@@ -40,9 +40,7 @@ void sessions_init(struct sessions *x);
 void sessions_fini(struct sessions *x, struct model *m);
 void sessions_sweep(struct sessions *x, struct model *m, int64_t now_ms);
 
-/* The value of since, as a part of query, if it is spelt plainly. */
-bool session_since(struct str query, struct str *since);
-/* The print of a request; *since is a part of its query. False: it is none that has a session. */
+/* The print of a request; *since is the value in its query. False: it is none that has a session. */
 bool session_print(const struct http_req *http, struct hash128 *print, struct str *since);
 struct session *session_find(struct sessions *x, const struct hash128 *print); /* NULL: none */
 struct session *session_new(const struct hash128 *print);                      /* counted, and empty */

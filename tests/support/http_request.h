@@ -15,7 +15,7 @@ static inline void request_texts(struct http_req *req, struct arena *a, struct s
     req->text = text.p;
     req->path_bytes = (uint32_t)path.n;
     req->has_query = !str_absent(query);
-    req->query_bytes = (uint32_t)query.n;
+    req->own_bytes = (uint32_t)(path.n + req->has_query + query.n);
     req->ip_bytes = (uint8_t)client_ip.n;
     req->room_bytes = ROOM;
     req->agent = NULL;

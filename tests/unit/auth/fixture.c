@@ -569,7 +569,7 @@ void ask(struct fix *f, const struct ask *q, struct outcome *o)
             memset(copies[i], '#', strlen(copies[i]));
         free(copies[i]);
     }
-    memset((char *)(uintptr_t)req.text, '#', req.path_bytes + req.query_bytes + req.ip_bytes);
+    memset((char *)(uintptr_t)req.text, '#', req.own_bytes + req.ip_bytes);
     memset(req.agent->p, '#', req.agent->n);
     arena_free(&texts);
     arena_free(&req.arena);

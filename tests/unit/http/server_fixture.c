@@ -62,7 +62,10 @@ static void gone(void *arg, struct http_req *req)
 
 static void echo(struct http_req *req)
 {
-    struct str query = http_query_string(req);
+    struct arena *a = http_arena(req);
+    struct str t[TARGET_PIECES], path, query;
+    req_target(req_of(req), t);
+    str_cut(arena_printf(a, "%.*s%.*s%.*s", STR_ARG(t[0]), STR_ARG(t[1]), STR_ARG(t[2])), '?', &path, &query);
     char id[REQ_ID_BYTES];
     struct buf b;
     buf_init(&b, 4 << 20);

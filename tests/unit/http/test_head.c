@@ -255,6 +255,20 @@ static void test_fields(void **state)
     }
 }
 
+static bool same(struct str a, struct str b)
+{
+    return str_absent(a) == str_absent(b) && str_eq(a, b);
+}
+
+static void assert_target(const struct req *r, const char *want)
+{
+    struct str t[TARGET_PIECES];
+    char text[1000];
+    req_target(r, t);
+    snprintf(text, sizeof text, "%.*s%.*s%.*s", STR_ARG(t[0]), STR_ARG(t[1]), STR_ARG(t[2]));
+    assert_string_equal(text, want);
+}
+
 static void test_request_copies(void **state)
 {
     (void)state;
@@ -265,11 +279,11 @@ static void test_request_copies(void **state)
     struct req *r = req_new(&h, STR("1.2.3.4"), 17, NULL, false);
     memset(text, '!', sizeof text); /* nothing may point there */
     char id[REQ_ID_BYTES];
-    assert_true(str_eq(http_query_string(&r->pub), STR("q=1")));
+    assert_true(str_eq(http_query(&r->pub, STR("q")), STR("1")));
     assert_true(str_eq(http_path(&r->pub), STR("/")));
     assert_true(str_eq(http_user_agent(&r->pub), STR("caf\xef\xbf\xbd")));
     assert_true(str_eq(req_method(r), STR("GET")));
-    assert_true(str_eq(req_target(r), STR("http://x?q=1")));
+    assert_target(r, "http://x?q=1");
     assert_true(str_eq(req_id(r, id), STR("GET-17"))); /* a header with a blank is no id */
     assert_true(str_eq(http_client_ip(&r->pub), STR("1.2.3.4")));
     assert_true(str_absent(http_authorization(&r->pub)));
@@ -311,9 +325,9 @@ static void test_request_names(void **state)
         struct req *r = request_of(text, &h);
         assert_true(str_eq(req_method(r), str_of(names[i].shown)));
         assert_true(str_eq(req_id(r, id), str_of(names[i].id)));
-        assert_true(str_eq(req_target(r), STR("/p/q?a=b&c")));
+        assert_target(r, "/p/q?a=b&c");
         assert_true(str_eq(http_path(&r->pub), STR("/p/q")));
-        assert_true(str_eq(http_query_string(&r->pub), STR("a=b&c")));
+        assert_true(str_eq(http_query(&r->pub, STR("a")), STR("b")));
         assert_true(str_eq(http_client_ip(&r->pub), STR("192.0.2.1")));
         req_free(&r);
     }
@@ -322,8 +336,93 @@ static void test_request_names(void **state)
     struct req *r = request_of(text, &h);
     assert_int_equal(req_method(r).n, 255); /* a line would not show more */
     assert_true(str_eq(http_path(&r->pub), STR("/")));
-    assert_true(str_absent(http_query_string(&r->pub)));
+    assert_false(r->pub.has_query);
     req_free(&r);
+}
+
+/* A target of which most is shared is read, and shown, as one that is not. */
+static void test_request_forms(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *target;
+        bool shared;
+    } forms[] = {
+        {"/_matrix/client/v3/sync?filter=0&timeout=30000&since=s1_2~3.4-5", true},
+        {"/_matrix/client/v3/sync?since=s1", true},
+        {"/_matrix/client/v3/sync?since=s1&", true},
+        {"/_matrix/client/v3/sync?since=s1&a=1&a=2&&b;a=3&since=s2", true},
+        {"/_matrix/client/v3/sync?a=0&filter=%7B%7D&%61=9&since=s1&a=%31", true},
+        {"/_matrix/client/v3/sync?a=0&since=&since=s7&a=1", true},
+        {"/_matrix/client/v3/sync?a=0;since=s6&since=s7;a=1", false},
+        {"/_matrix/client/v3/sync?a=0;since=s6&since=s7&a=1", true},
+        {"/_matrix/client/v3/sync?a=0&since=s1%2B2", false},
+        {"/_matrix/client/v3/sync?a=0&xsince=s1", false},
+        {"/_matrix/client/v3/sync", false},
+        {"/_matrix/client/v3/sync?access_token=x&since=s1&a=1", false},
+        {"/_matrix/client/v3/sync?a=\"&since=s1", false},
+        {"/_matrix/client/v3/sync?since=s1&a=\\", false},
+        {"/_matrix/client/v3/sync?since=s1&access%5Ftoken=x", false},
+        {"http://x/_matrix/client/v3/sync?since=s1", false},
+    };
+    static const char *const names[] = {"since", "filter", "a", "b", "access_token"};
+    struct texts *texts = calloc(1, sizeof *texts);
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        char text[1000];
+        struct http_head h;
+        enum close_reason why;
+        snprintf(text, sizeof text, "GET %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t\r\n\r\n",
+                 forms[i].target);
+        assert_int_equal(http_head_parse(str_of(text), STR("x-id"), STR("x"), &h, &why), 0);
+        struct req *r[4];
+        for (int k = 0; k < 4; k++) {
+            r[k] = req_new(&h, STR("192.0.2.1"), 1, k ? texts : NULL, false);
+            if ((r[k]->pub.form != NULL) != (forms[i].shared && k >= 2)) /* not the first that is seen */
+                fail_msg("%s: request %d", forms[i].target, k);
+            assert_target(r[k], forms[i].target);
+            assert_true(str_eq(http_path(&r[k]->pub), http_path(&r[0]->pub)));
+            assert_true(str_eq(http_client_ip(&r[k]->pub), STR("192.0.2.1")));
+            for (size_t j = 0; j < sizeof names / sizeof *names; j++) {
+                struct str name = str_of(names[j]), v, w;
+                size_t at = 0, at_k = 0;
+                while (http_query_next(&r[0]->pub, name, &at, &v)) {
+                    if (!http_query_next(&r[k]->pub, name, &at_k, &w) || !str_eq(v, w))
+                        fail_msg("%s: %s", forms[i].target, names[j]);
+                }
+                assert_false(http_query_next(&r[k]->pub, name, &at_k, &w));
+                assert_true(same(http_query(&r[k]->pub, name), http_query(&r[0]->pub, name)));
+                assert_int_equal(http_query_has(&r[k]->pub, name), http_query_has(&r[0]->pub, name));
+            }
+            struct str x[3], y[3];
+            bool since = http_query_since(&r[0]->pub, &x[0], &x[1], &x[2]);
+            assert_int_equal(http_query_since(&r[k]->pub, &y[0], &y[1], &y[2]), since);
+            for (size_t j = 0; since && j < 3; j++)
+                assert_true(str_eq(x[j], y[j]));
+        }
+        assert_true(r[2]->pub.form == r[3]->pub.form);
+        for (int k = 0; k < 4; k++)
+            req_free(&r[k]);
+    }
+    texts_fini(texts);
+    free(texts);
+}
+
+/* Forms that many send are shared, those of single clients are not: they do not drive the others out. */
+static void test_forms_of_one(void **state)
+{
+    (void)state;
+    struct texts *texts = calloc(1, sizeof *texts);
+    char one[100];
+    for (int i = 0; i < 3000; i++) {
+        snprintf(one, sizeof one, "/sync?filter=%d&since=", i);
+        struct blob *mine = texts_form(texts, str_of(one), STR("&b=1"), 5);
+        struct blob *common = texts_form(texts, STR("/sync?filter=x&since="), STR(""), 5);
+        assert_null(mine);
+        assert_int_equal(common != NULL, i > 0);
+        blob_unref(&common);
+    }
+    texts_fini(texts);
+    free(texts);
 }
 
 /* What the handler keeps in the request harms neither its texts nor each other, however much it is. */
@@ -354,11 +453,6 @@ static void test_request_room(void **state)
 }
 
 /* ---- the quick reader against the strict ones ---- */
-
-static bool same(struct str a, struct str b)
-{
-    return str_absent(a) == str_absent(b) && str_eq(a, b);
-}
 
 /* 1: taken, and as the strict ones read it; 0: left to them. */
 static int quick_agrees(const char *text, size_t n)
@@ -498,6 +592,8 @@ int run_head_tests(void)
         cmocka_unit_test(test_request_copies),
         cmocka_unit_test(test_request_names),
         cmocka_unit_test(test_request_room),
+        cmocka_unit_test(test_request_forms),
+        cmocka_unit_test(test_forms_of_one),
         cmocka_unit_test(test_quick_takes_the_ordinary),
         cmocka_unit_test(test_quick_agrees_on_mutations),
         cmocka_unit_test(test_quick_agrees_on_pairs),

@@ -100,7 +100,7 @@ static void test_access_line(void **state)
         .tag = STR("8083"),
         .requester = STR("@u:hs"),
         .method = STR("GET"),
-        .target = STR("/_matrix/client/v3/sync?since=s1&timeout=0"),
+        .target = {STR("/_matrix/client/v3/sync?since=s1&timeout=0")},
         .user_agent = STR("Element/1"),
         .request_id = STR("GET-3"),
         .handler_ms = 100,
@@ -150,7 +150,7 @@ static void test_access_redaction(void **state)
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct access_entry e = {
-            .method = STR("GET"), .target = str_of(rows[i].target), .user_agent = STR("a\"b\nc\x7f\\")};
+            .method = STR("GET"), .target = {str_of(rows[i].target)}, .user_agent = STR("a\"b\nc\x7f\\")};
         char out[2048], want[300];
         struct str line = access_format(out, sizeof out - 1, &e);
         out[line.n] = 0;

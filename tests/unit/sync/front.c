@@ -9,25 +9,6 @@ static int64_t now_ms;
 
 /* ---- http ---- */
 
-struct str http_query(struct http_req *req, struct str name)
-{
-    for (struct str rest = http_query_string(req), item; !str_absent(rest);) {
-        struct str key, value;
-        str_cut(rest, '&', &item, &rest);
-        if (str_cut(item, '=', &key, &value) && str_eq(key, name))
-            return value;
-    }
-    return STR_ABSENT;
-}
-bool http_query_next(struct http_req *req, struct str name, size_t *it, struct str *value)
-{
-    *value = *it ? STR_ABSENT : http_query(req, name);
-    return (*it)++ == 0 && !str_absent(*value);
-}
-bool http_query_has(const struct http_req *req, struct str name)
-{
-    return !str_absent(http_query((struct http_req *)(uintptr_t)req, name));
-}
 static void answered(struct http_req **req, int status, struct str body)
 {
     struct client *c = container_of(*req, struct client, req);
@@ -37,11 +18,6 @@ static void answered(struct http_req **req, int status, struct str body)
     c->status = status;
     c->body = arena_str(c->f->w->text, body);
     *req = NULL;
-}
-struct str url_decode(struct arena *a, struct str s, bool plus_is_space)
-{
-    (void)plus_is_space;
-    return arena_str(a, s);
 }
 void http_res_init(struct http_res *res, int status)
 {
