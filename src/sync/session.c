@@ -40,7 +40,7 @@ void sessions_fini(struct sessions *x, struct model *m)
 
 void sessions_sweep(struct sessions *x, struct model *m, int64_t now_ms)
 {
-    for (struct session *s; (s = oldest(x)) && now_ms - s->used_ms > USE_MS;)
+    for (struct session *s; (s = oldest(x)) && (uint32_t)now_ms - s->used_ms > USE_MS;)
         session_drop(x, m, s);
     metric_set(M_sync_sessions, (int64_t)x->n);
 }
@@ -109,7 +109,7 @@ void session_enter(struct sessions *x, struct model *m, struct session *s, struc
     s->refs++;
     imap_put(&x->by_print, (int64_t)s->print.a, s);
     list_push(&x->by_use, &s->by_use);
-    s->used_ms = clock_mono_coarse_ms();
+    s->used_ms = (uint32_t)clock_mono_coarse_ms();
     x->n++;
 }
 
@@ -141,7 +141,7 @@ void session_unref(struct sessions *x, struct session **sp)
 /* Its place is nearly right: USE_MS need not be exact, and neighbours in the list are far away in memory. */
 void session_used(struct sessions *x, struct session *s)
 {
-    int64_t now = clock_mono_coarse_ms();
+    uint32_t now = (uint32_t)clock_mono_coarse_ms();
     if (now - s->used_ms < MOVE_MS)
         return;
     s->used_ms = now;
@@ -160,7 +160,7 @@ bool session_keep(struct sessions *x, struct session *s, uint64_t key, uint64_t 
     s->kept.body = blob_ref(body);
     s->kept.key = key;
     s->kept.next = next;
-    s->kept.expires_ms = clock_mono_coarse_ms() + life_ms;
+    s->kept_until_ms = (uint32_t)(clock_mono_coarse_ms() + life_ms);
     x->kept_bytes += body->n;
     return true;
 }
@@ -169,7 +169,7 @@ struct blob *session_kept(struct sessions *x, struct session *s, uint64_t key, u
 {
     if (!s->kept.body)
         return NULL;
-    if (s->kept.key == key && s->kept.expires_ms > clock_mono_coarse_ms())
+    if (s->kept.key == key && (int32_t)(s->kept_until_ms - (uint32_t)clock_mono_coarse_ms()) > 0)
         return s->kept.body;
     if (s->kept.next == since || s->kept.key == key)
         forget_kept(x, s);

@@ -15,14 +15,13 @@ struct session {
     struct user *u; /* pinned */
     struct device *d;
     struct filter *f;
-    int64_t used_ms;
     int64_t ip_due_ms; /* auth_again's */
     uint64_t rest;     /* of the key of its requests: all but since (join.c) */
     struct {           /* the last answer, as long as its client may not have got it */
         struct blob *body;
         uint64_t key, next; /* of its request; of its next_batch */
-        int64_t expires_ms;
     } kept;
+    uint32_t kept_until_ms, used_ms; /* low bits of the monotonic clock */
     int32_t timeout_ms;
     uint32_t refs;
     uint32_t suspected; /* rq's, when it was made */

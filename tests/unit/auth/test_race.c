@@ -3,6 +3,7 @@
 /* A row is read, changes, its invalidation arrives, and only then the answer: nothing stale may be kept or
  * believed. */
 #include "auth_test.h"
+#include "support/http_request.h"
 
 static void lookup_against_logout(void **state)
 {
@@ -202,6 +203,7 @@ static void invalidated_while_handed_out(void **state)
 
     (void)state;
     nested_calls = 0;
+    request_texts(&req, http_arena(&req), STR("/"), STR_ABSENT, STR(""), STR(""));
     for (int i = 0; i < 3; i++)
         auth_request(f->auth, &req, true, nested_done, NULL);
     arena_free(&req.arena);
