@@ -33,10 +33,9 @@ struct requester {
     /* ---- the rest belongs to src/auth */
     uint32_t suspected, verified; /* rows that concern it; how many of them its last check had seen */
     struct auth *auth;
-    struct centry *entry;          /* of the cache of tokens, that holds it; NULL: none does any more */
-    struct list by_user, by_token; /* rings of all live requesters */
-    struct auth_watch *watches;    /* a ring; NULL: none */
-    const struct str *owner_id;    /* NULL: the user itself */
+    struct list by_user;        /* a ring of all live requesters */
+    struct auth_watch *watches; /* a ring; NULL: none */
+    const struct str *owner_id; /* NULL: the user itself */
 };
 struct requester *requester_ref(struct requester *r);
 void requester_unref(struct requester **r);

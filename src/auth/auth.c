@@ -39,7 +39,7 @@ static void auth_free(struct auth *a)
         } while (n != end);
     }
     imap_fini(&a->requesters_by_user);
-    imap_fini(&a->requesters_by_token);
+    imap_fini(&a->loose_by_token);
     free(a->used.v);
     EVP_MD_CTX_free(a->md_ctx);
     EVP_MD_free(a->md);
@@ -134,7 +134,7 @@ int auth_start(struct auth **out, struct uv_loop_s *loop, const struct config *c
     a->md_ctx = EVP_MD_CTX_new();
     ASSERT(a->md && a->md_ctx);
     imap_init_of(&a->requesters_by_user, MEM_tokens);
-    imap_init_of(&a->requesters_by_token, MEM_tokens);
+    imap_init_of(&a->loose_by_token, MEM_tokens);
     cache_init(&a->tokens, a, &cache_tokens);
     cache_init(&a->users, a, &cache_users);
     cache_init(&a->devices, a, &cache_devices);
@@ -350,8 +350,7 @@ bool auth_again(struct auth *a, struct requester *r, const struct http_req *req,
 
     if (a->stopping || r->kind != REQUESTER_USER || req->authorization_count != 1)
         return false;
-    if (!r->entry || !cache_use(&a->tokens, r->entry) ||
-        verdict_of_requester(a, r, clock_wall_coarse_ms(), &label))
+    if (!cache_use(&a->tokens, entry_of(r)) || verdict_of_requester(a, r, clock_wall_coarse_ms(), &label))
         return false;
     used_mark(a, r);
     if (clock_mono_coarse_ms() >= *ip_due_ms && auth_header_token(http_authorization(req), &token) == 0)
@@ -405,7 +404,7 @@ static void note_token(struct auth_op *op, const struct centry *e)
 {
     op->have_token = true;
     if (e->state == CE_FOUND)
-        op->r = requester_ref(container_of(e, const struct tok_entry, e)->r);
+        op->r = requester_ref((struct requester *)(uintptr_t)&container_of(e, const struct known, e)->r);
 }
 
 static void note_user(struct auth_op *op, const struct centry *e)

@@ -73,7 +73,8 @@ struct centry {
     };
     uint8_t state; /* enum centry_state */
     uint8_t tries;
-    bool busy, doomed; /* being delivered; to be freed after that */
+    bool busy : 1, doomed : 1; /* being delivered; to be freed after that */
+    bool of_requester : 1;     /* a part of a struct known, whose requester it has a count of */
 };
 struct cache;
 struct cache_class {
@@ -114,12 +115,26 @@ void cache_flush_queue(struct cache *c); /* sends what was asked for in this tur
 void cache_abort(struct cache *c, int err);
 
 /* ---- the classes */
-struct tok_entry { /* token_cache.c */
+struct tok_entry { /* token_cache.c: of a token that is asked for, or that there is no row of */
     struct centry e;
     uint64_t hash[4];
     char *token;         /* while pending */
-    struct requester *r; /* while found */
+    struct requester *r; /* of an answer that is being looked at */
 };
+/* A requester, and its entry in the cache of tokens: for as long as it is known there (of_requester) the
+ * entry is it. At other times its list is in the ring of auth.loose_by_token. */
+struct known {
+    struct centry e;
+    struct requester r;
+};
+static inline struct centry *entry_of(struct requester *r)
+{
+    return &container_of(r, struct known, r)->e;
+}
+/* e has a row: what stands in the table and has the waiters from now on, instead of e. */
+struct centry *token_found(struct cache *c, struct centry *e);
+void token_kept(struct cache *c, struct centry *e);  /* it is about to be listed */
+void token_loose(struct cache *c, struct centry *e); /* it no longer is */
 struct user_fact {
     bool guest, locked, admin, shadow_banned, support, app_service;
     int64_t creation_s, expires_ms;
@@ -291,7 +306,8 @@ struct auth {
     uint64_t seq; /* counts invalidations; 0 is never a value of it */
     uint64_t user_seq[AUTH_SHARDS];
     struct cache tokens, users, devices, mau;
-    struct imap requesters_by_user, requesters_by_token;
+    struct imap requesters_by_user;
+    struct imap loose_by_token; /* rings of those whom the cache of tokens does not have */
     size_t requesters_n;
 
     struct list ops; /* oldest first: all have the same patience */

@@ -110,6 +110,8 @@ void cache_drop_entry(struct cache *c, struct centry *e)
         kmap_del(&c->by_key, e->key);
     uint8_t was = e->state;
     centry_leave(c, e);
+    if (e->of_requester)
+        token_loose(c, e);
     if (e->busy) {
         e->doomed = true;
         e->state = was; /* those who still wait for it are to read what the first one read */
@@ -270,6 +272,8 @@ static void centry_answer(struct cache *c, struct centry *e, const struct pg_res
         secret_free(&t->token);
         if (stale && t->r)
             t->r->suspected++;
+        if (row >= 0)
+            e = token_found(c, e);
     }
     if (stale || (row >= 0 ? c->found_ms : c->missing_ms) <= 0) {
         kmap_del(&c->by_key, e->key);
@@ -282,6 +286,8 @@ static void centry_answer(struct cache *c, struct centry *e, const struct pg_res
         centry_deliver(c, e, 0);
         return;
     }
+    if (e->of_requester)
+        token_kept(c, e);
     list_push(row >= 0 ? &c->found : &c->missing, &e->lru);
     if (row >= 0)
         c->found_n++;

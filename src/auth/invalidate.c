@@ -36,7 +36,7 @@ static const struct {
 };
 
 /* The first of ring key in m and all its siblings, held while fn runs on those that match. */
-static void each_in_ring(struct imap *m, int64_t key, bool by_token, const void *what,
+static void each_in_ring(struct imap *m, int64_t key, bool loose, const void *what,
                          bool (*match)(const struct requester *, const void *),
                          void (*fn)(struct requester *))
 {
@@ -46,8 +46,8 @@ static void each_in_ring(struct imap *m, int64_t key, bool by_token, const void 
     if (!first)
         return;
     do {
-        struct requester *r = by_token ? container_of(n, struct requester, by_token)
-                                       : container_of(n, struct requester, by_user);
+        struct requester *r =
+            loose ? &container_of(n, struct known, e.lru)->r : container_of(n, struct requester, by_user);
         if (match(r, what))
             vec_push(&held, requester_ref(r));
         n = n->next;
@@ -93,8 +93,8 @@ static void on_token(struct auth *a, struct str token)
     uint64_t key[4];
 
     auth_hash(a, token, key);
-    cache_drop(&a->tokens, str_n((const char *)key, sizeof key));
-    each_in_ring(&a->requesters_by_token, (int64_t)key[0], true, key, match_token, requester_suspect);
+    cache_drop(&a->tokens, str_n((const char *)key, sizeof key)); /* whoever still holds it is loose now */
+    each_in_ring(&a->loose_by_token, (int64_t)key[0], true, key, match_token, requester_suspect);
 }
 
 static void on_user(struct auth *a, struct str user)

@@ -8,10 +8,14 @@
  * user and the account's end, so that one statement answers everything the checks of internal.c need; any
  * invalidation of the user drops it.
  *
- * All live requesters, cached or not, stand in two rings, by user and by token: an invalidation finds whoever
- * still holds one, and through it the parked requests. The rings go by 64-bit hashes; a collision costs a
- * check too many and nothing else. A device needs no index of its own: for tokens of the database the token
- * row is the truth, and whatever is said about a device makes all requesters of its user suspect.
+ * Tens of thousands wait with a requester each, so a requester is an entry of the cache (struct known): what
+ * is asked for is an entry of its own until the row comes, and then the requester takes its place.
+ *
+ * All live requesters stand in rings by user, and those that the cache does not have (any more) in rings by
+ * token: so an invalidation finds whoever still holds one, and through it the parked requests. The rings go
+ * by 64-bit hashes; a collision costs a check too many and nothing else. A device needs no index of its own:
+ * for tokens of the database the token row is the truth, and whatever is said about a device makes all
+ * requesters of its user suspect.
  */
 #include "auth_int.h"
 
@@ -35,8 +39,9 @@ struct requester *requester_new(struct auth *a, enum requester_kind kind, struct
 {
     bool puppet = !str_eq(owner_id, user_id);
     size_t owner_n = puppet ? sizeof owner_id + owner_id.n : 0;
-    struct requester *r = mem_new(MEM_tokens, sizeof *r + owner_n + user_id.n + device_id.n);
-    struct str *owner = (struct str *)(r + 1);
+    struct known *k = mem_new(MEM_tokens, sizeof *k + owner_n + user_id.n + device_id.n);
+    struct requester *r = &k->r;
+    struct str *owner = (struct str *)(k + 1);
     char *text = puppet ? (char *)(owner + 1) : (char *)owner;
 
     r->refs = 1;
@@ -50,7 +55,8 @@ struct requester *requester_new(struct auth *a, enum requester_kind kind, struct
     }
     memcpy(r->token_key, key, sizeof r->token_key);
     ring_add(&a->requesters_by_user, ring_key_user(r->user_id), &r->by_user);
-    ring_add(&a->requesters_by_token, ring_key_token(r->token_key), &r->by_token);
+    list_init(&k->e.waiters);
+    ring_add(&a->loose_by_token, ring_key_token(r->token_key), &k->e.lru);
     a->requesters_n++;
     return r;
 }
@@ -74,10 +80,10 @@ void requester_unref(struct requester **rp)
     ASSERT(!r->watches);
     if (r->auth) {
         ring_del(&r->auth->requesters_by_user, ring_key_user(r->user_id), &r->by_user);
-        ring_del(&r->auth->requesters_by_token, ring_key_token(r->token_key), &r->by_token);
+        ring_del(&r->auth->loose_by_token, ring_key_token(r->token_key), &entry_of(r)->lru);
         r->auth->requesters_n--;
     }
-    mem_free(MEM_tokens, r);
+    mem_free(MEM_tokens, container_of(r, struct known, r));
 }
 
 struct str requester_owner(const struct requester *r)
@@ -136,9 +142,15 @@ static struct centry *tok_make(struct cache *c, struct str key)
 
 static void tok_free(struct cache *c, struct centry *e)
 {
-    struct tok_entry *t = container_of(e, struct tok_entry, e);
-
     (void)c;
+    if (e->of_requester) {
+        struct requester *r = &container_of(e, struct known, e)->r;
+        e->of_requester = e->doomed = false;
+        e->state = CE_NEW;
+        requester_unref(&r);
+        return;
+    }
+    struct tok_entry *t = container_of(e, struct tok_entry, e);
     secret_free(&t->token);
     mem_free(MEM_tokens, t);
 }
@@ -162,9 +174,8 @@ static void tok_forget(struct cache *c, struct centry *e)
     struct tok_entry *t = container_of(e, struct tok_entry, e);
 
     (void)c;
-    if (t->r)
-        t->r->entry = NULL;
-    requester_unref(&t->r);
+    if (!e->of_requester)
+        requester_unref(&t->r);
 }
 
 static void tok_absorb(struct cache *c, struct centry *e, const struct pg_result *r, int row)
@@ -173,7 +184,39 @@ static void tok_absorb(struct cache *c, struct centry *e, const struct pg_result
 
     tok_forget(c, e);
     t->r = requester_from_row(c->a, t->hash, r, row);
-    t->r->entry = e;
+}
+
+struct centry *token_found(struct cache *c, struct centry *e)
+{
+    struct tok_entry *t = container_of(e, struct tok_entry, e);
+    struct centry *found = entry_of(t->r);
+
+    found->key = str_n((const char *)t->r->token_key, sizeof t->r->token_key);
+    found->of_requester = true; /* with the count that t had */
+    t->r = NULL;
+    while (!list_empty(&e->waiters)) {
+        struct list *w = e->waiters.next;
+        list_del(w);
+        list_push(&found->waiters, w);
+    }
+    struct centry *before = kmap_put(MEM_tokens, &c->by_key, found);
+    ASSERT(before == e);
+    tok_free(c, e);
+    return found;
+}
+
+void token_kept(struct cache *c, struct centry *e)
+{
+    const struct requester *r = &container_of(e, struct known, e)->r;
+
+    ring_del(&c->a->loose_by_token, ring_key_token(r->token_key), &e->lru);
+}
+
+void token_loose(struct cache *c, struct centry *e)
+{
+    const struct requester *r = &container_of(e, struct known, e)->r;
+
+    ring_add(&c->a->loose_by_token, ring_key_token(r->token_key), &e->lru);
 }
 
 static uint64_t tok_touched(struct cache *c, struct centry *e)

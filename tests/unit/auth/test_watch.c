@@ -351,6 +351,37 @@ static void rows_before_the_parking_count(void **state)
     fix_free(&f);
 }
 
+/* A token's row finds who waits with it, whether the cache still has the requester, has another, or none. */
+static void found_beside_the_cache(void **state)
+{
+    struct fix *f = fix_new(NULL);
+    struct watched first, second;
+
+    (void)state;
+    park(f, "syt_alice", &first);
+    row(f, "get_user_by_id", "@alice:hs.test", NULL); /* the entry goes */
+    fix_pump(f);
+    assert_int_equal(first.ended, 0);
+    park(f, "syt_alice", &second); /* and another comes */
+    assert_ptr_not_equal(first.w.r, second.w.r);
+    fix_token(f, "syt_alice")->gone = true;
+    row(f, "get_user_by_access_token", "syt_alice", NULL);
+    fix_pump(f);
+    assert_int_equal(first.ended, 1);
+    assert_int_equal(second.ended, 1);
+
+    park(f, "syt_bob", &first);
+    row(f, "get_user_by_id", "@bob:hs.test", NULL);
+    fix_pump(f);
+    assert_int_equal(imap_count(&f->auth->loose_by_token), 1);
+    fix_token(f, "syt_bob")->gone = true;
+    row(f, "get_user_by_access_token", "syt_bob", NULL);
+    fix_pump(f);
+    assert_int_equal(first.ended, 1);
+    assert_int_equal(imap_count(&f->auth->loose_by_token), 0);
+    fix_free(&f);
+}
+
 static void removed_while_being_checked(void **state)
 {
     struct fix *f = fix_new(NULL);
@@ -506,6 +537,7 @@ int run_watch(void)
         cmocka_unit_test(a_cascade_leaves_no_row),
         cmocka_unit_test(a_broken_database_ends_nothing),
         cmocka_unit_test(rows_before_the_parking_count),
+        cmocka_unit_test(found_beside_the_cache),
         cmocka_unit_test(removed_while_being_checked),
         cmocka_unit_test(callbacks_may_do_anything),
         cmocka_unit_test(no_stampede),
