@@ -306,12 +306,14 @@ struct device {
     struct blob *otk_json;      /* {"signed_curve25519":50} */
     struct blob *fallback_json; /* ["signed_curve25519"] */
     struct ll_state *ll;        /* members sent: user -> event (sync-v3 4.2); NULL: none ever */
-    uint32_t keys_gen;
-    uint16_t pages;    /* scratch of the loader: rows of this load */
-    uint16_t deleting; /* deletions noted or under way: not to be evicted */
-    uint8_t td_load, keys_load;
+    uint16_t deleting;          /* deletions noted or under way: not to be evicted */
+    uint16_t keys_gen;
+    uint8_t pages;       /* scratch of the loader: rows of this load, up to one page */
+    uint8_t td_load : 2; /* enum load_state, both */
+    uint8_t keys_load : 2;
     bool td_known : 1;
     bool keys_stale : 1;
+    char text[]; /* of device_id */
 };
 struct presence {
     struct str user_id, state, status_msg;

@@ -149,7 +149,7 @@ static void on_to_device(struct load_op *op, const struct pg_result *r)
         if (!d)
             continue;
         int64_t stream = pg_i64(r, i, 2);
-        d->pages++;
+        d->pages += d->pages < TD_PAGE;
         if (stream <= op->at_i64)
             td_add(d, stream, message_read(a, pg_str(r, i, 3)));
         if (d->pages == TD_PAGE && stream < d->td_hi)
@@ -554,7 +554,10 @@ static void devices_send(struct model *m, struct batch *b, struct device **v, si
     int64_t *lo = xmalloc(sizeof *lo * n);
     for (size_t i = 0; i < n; i++) {
         struct device *d = v[i];
-        *(keys ? &d->keys_load : &d->td_load) = LOAD_BUSY;
+        if (keys)
+            d->keys_load = LOAD_BUSY;
+        else
+            d->td_load = LOAD_BUSY;
         users[i] = d->user->user_id;
         devices[i] = d->device_id;
         lo[i] = d->td_lo;

@@ -188,9 +188,10 @@ struct device *model_device(struct model *m, struct user *u, struct str device_i
     struct device *d = kmap_get(&u->devices, device_id);
     if (d)
         return d;
-    d = mem_new(MEM_devices, sizeof *d + device_id.n + 1);
-    memcpy(d + 1, device_id.p, device_id.n);
-    d->device_id = str_n((char *)(d + 1), device_id.n);
+    d = mem_new(MEM_devices, offsetof(struct device, text) + device_id.n);
+    if (device_id.n)
+        memcpy(d->text, device_id.p, device_id.n);
+    d->device_id = str_n(d->text, device_id.n);
     d->user = u;
     d->td_deleted_upto = -1;
     d->td_seen_upto = positions_persisted_upto(m->pos[STREAM_TO_DEVICE]);
