@@ -13,7 +13,7 @@
 
 enum requester_kind { REQUESTER_USER, REQUESTER_GUEST, REQUESTER_APP_SERVICE, REQUESTER_MAS };
 
-/* Counted. What stands above the line never changes. */
+/* Counted. Tens of thousands wait with one each, so its texts lie behind it, without a slice for each. */
 struct requester {
     uint32_t refs;
     enum requester_kind kind : 8;
@@ -21,22 +21,31 @@ struct requester {
     bool is_admin : 1;
     bool is_app_service : 1;
     bool shadow_banned : 1;
+    bool has_device : 1;
     bool locked : 1; /* this and the next two belong to src/auth */
     bool used : 1;
     bool refreshable : 1;
-    struct str user_id;         /* effective user */
-    struct str device_id;       /* absent if none */
     int64_t token_id;           /* access_tokens.id; 0 if none */
     uint64_t token_key[4];      /* SHA-256 of the token */
     int64_t valid_until_ms;     /* of the token, wall clock; 0: no end */
     int64_t account_expires_ms; /* of the account (legacy account validity); 0: no end */
-    /* ---- the rest belongs to src/auth */
-    uint32_t suspected, verified; /* rows that concern it; how many of them its last check had seen */
+    /* ---- these belong to src/auth, and change */
     struct auth *auth;
-    struct list by_user;        /* a ring of all live requesters */
-    struct auth_watch *watches; /* a ring; NULL: none */
-    const struct str *owner_id; /* NULL: the user itself */
+    struct list by_user;          /* a ring of all live requesters */
+    struct auth_watch *watches;   /* a ring; NULL: none */
+    uint32_t suspected, verified; /* rows that concern it; how many of them its last check had seen */
+    /* ---- */
+    uint32_t user_n, device_n, owner_n; /* of text; owner_n is 0 when the user is its own owner */
+    char text[];
 };
+static inline struct str requester_user(const struct requester *r) /* the effective one */
+{
+    return str_n(r->text, r->user_n);
+}
+static inline struct str requester_device(const struct requester *r) /* absent if none */
+{
+    return r->has_device ? str_n(r->text + r->user_n, r->device_n) : STR_ABSENT;
+}
 struct requester *requester_ref(struct requester *r);
 void requester_unref(struct requester **r);
 /* The authenticated entity: differs from the user for puppet tokens. */

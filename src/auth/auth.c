@@ -276,7 +276,7 @@ static int64_t send_user_ip(struct auth *a, const struct requester *r, struct st
                             struct str user_agent)
 {
     const struct config *cfg = a->cfg;
-    struct str device = r->device_id;
+    struct str device = requester_device(r);
 
     if (!a->feed || ip.n == 0 || (r->is_app_service && !cfg->track_appservice_user_ips) ||
         str_eq(user_agent, STR("sync-v3-proxy-")))
@@ -284,9 +284,9 @@ static int64_t send_user_ip(struct auth *a, const struct requester *r, struct st
     if (r->is_app_service && str_absent(device))
         device = STR("dummy-device");
     int64_t due = feed_send_user_ip(a->feed, requester_owner(r), token, ip, user_agent, device);
-    if (!cfg->track_puppeted_user_ips || !r->owner_id)
+    if (!cfg->track_puppeted_user_ips || !r->owner_n)
         return due;
-    int64_t other = feed_send_user_ip(a->feed, r->user_id, token, ip, user_agent, r->device_id);
+    int64_t other = feed_send_user_ip(a->feed, requester_user(r), token, ip, user_agent, requester_device(r));
     return other < due ? other : due;
 }
 

@@ -125,7 +125,7 @@ struct tok_entry { /* token_cache.c: of a token that is asked for, or that there
  * entry is it. At other times its list is in the ring of auth.loose_by_token. */
 struct known {
     struct centry e;
-    struct requester r;
+    struct requester r; /* last: its texts follow */
 };
 static inline struct centry *entry_of(struct requester *r)
 {

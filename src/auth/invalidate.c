@@ -70,15 +70,16 @@ static bool match_token(const struct requester *r, const void *key)
 
 static bool match_user(const struct requester *r, const void *user)
 {
-    return str_eq(r->user_id, *(const struct str *)user);
+    return str_eq(requester_user(r), *(const struct str *)user);
 }
 
 static bool match_device(const struct requester *r, const void *what)
 {
     const struct device_row *row = what;
 
-    return str_eq(r->user_id, row->user) &&
-           (str_absent(row->device) || (r->kind != REQUESTER_USER && str_eq(r->device_id, row->device)));
+    return str_eq(requester_user(r), row->user) &&
+           (str_absent(row->device) ||
+            (r->kind != REQUESTER_USER && str_eq(requester_device(r), row->device)));
 }
 
 static void drop_token_of(struct requester *r)

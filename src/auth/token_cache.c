@@ -24,38 +24,35 @@ static int64_t ring_key_token(const uint64_t key[4])
     return (int64_t)key[0];
 }
 
-static struct str put(char **to, struct str s)
+static char *put(char *to, struct str s)
 {
-    char *p = *to;
     if (s.n)
-        memcpy(p, s.p, s.n);
-    *to += s.n;
-    return str_n(p, s.n);
+        memcpy(to, s.p, s.n);
+    return to + s.n;
 }
 
-/* One allocation: the texts lie behind it. */
+/* One allocation: the entry, the requester, and the texts behind them. */
 struct requester *requester_new(struct auth *a, enum requester_kind kind, struct str user_id,
                                 struct str device_id, struct str owner_id, const uint64_t key[4])
 {
-    bool puppet = !str_eq(owner_id, user_id);
-    size_t owner_n = puppet ? sizeof owner_id + owner_id.n : 0;
-    struct known *k = mem_new(MEM_tokens, sizeof *k + owner_n + user_id.n + device_id.n);
+    struct str owner = str_eq(owner_id, user_id) ? STR_ABSENT : owner_id;
+    ASSERT(user_id.n <= UINT32_MAX && device_id.n <= UINT32_MAX && owner.n <= UINT32_MAX);
+    size_t texts = user_id.n + device_id.n + owner.n;
+    struct known *k =
+        mem_new(MEM_tokens, offsetof(struct known, r) + offsetof(struct requester, text) + texts);
     struct requester *r = &k->r;
-    struct str *owner = (struct str *)(k + 1);
-    char *text = puppet ? (char *)(owner + 1) : (char *)owner;
 
     r->refs = 1;
     r->auth = a;
     r->kind = kind;
-    r->user_id = put(&text, user_id);
-    r->device_id = str_absent(device_id) ? STR_ABSENT : put(&text, device_id);
-    if (puppet) {
-        *owner = put(&text, owner_id);
-        r->owner_id = owner;
-    }
+    r->has_device = !str_absent(device_id);
+    r->user_n = (uint32_t)user_id.n;
+    r->device_n = (uint32_t)device_id.n;
+    r->owner_n = (uint32_t)owner.n;
+    put(put(put(r->text, user_id), device_id), owner);
     memcpy(r->token_key, key, sizeof r->token_key);
-    ring_add(&a->requesters_by_user, ring_key_user(r->user_id), &r->by_user);
     list_init(&k->e.waiters);
+    ring_add(&a->requesters_by_user, ring_key_user(requester_user(r)), &r->by_user);
     ring_add(&a->loose_by_token, ring_key_token(r->token_key), &k->e.lru);
     a->requesters_n++;
     return r;
@@ -79,7 +76,7 @@ void requester_unref(struct requester **rp)
         return;
     ASSERT(!r->watches);
     if (r->auth) {
-        ring_del(&r->auth->requesters_by_user, ring_key_user(r->user_id), &r->by_user);
+        ring_del(&r->auth->requesters_by_user, ring_key_user(requester_user(r)), &r->by_user);
         ring_del(&r->auth->loose_by_token, ring_key_token(r->token_key), &entry_of(r)->lru);
         r->auth->requesters_n--;
     }
@@ -88,18 +85,19 @@ void requester_unref(struct requester **rp)
 
 struct str requester_owner(const struct requester *r)
 {
-    return r->owner_id ? *r->owner_id : r->user_id;
+    return r->owner_n ? str_n(r->text + r->user_n + r->device_n, r->owner_n) : requester_user(r);
 }
 
 const char *requester_log_name(const struct requester *r, struct http_req *req)
 {
-    if (!r->owner_id) {
-        char *name = http_room(req, r->user_id.n + 1);
-        memcpy(name, r->user_id.p, r->user_id.n);
-        name[r->user_id.n] = 0;
+    struct str user = requester_user(r), owner = requester_owner(r);
+    if (!r->owner_n) {
+        char *name = http_room(req, user.n + 1);
+        memcpy(name, user.p, user.n);
+        name[user.n] = 0;
         return name;
     }
-    return arena_printf(http_arena(req), "%.*s|%.*s", STR_ARG(*r->owner_id), STR_ARG(r->user_id)).p;
+    return arena_printf(http_arena(req), "%.*s|%.*s", STR_ARG(owner), STR_ARG(user)).p;
 }
 
 /* Columns of auth_tokens and auth_tokens_by_id:
@@ -223,7 +221,7 @@ static uint64_t tok_touched(struct cache *c, struct centry *e)
 {
     const struct requester *r = container_of(e, struct tok_entry, e)->r;
 
-    return c->a->user_seq[(size_t)ring_key_user(r->user_id) & (AUTH_SHARDS - 1)];
+    return c->a->user_seq[(size_t)ring_key_user(requester_user(r)) & (AUTH_SHARDS - 1)];
 }
 
 const struct cache_class cache_tokens = {"tokens", SQL_auth_tokens, tok_make,   tok_free,

@@ -239,16 +239,16 @@ static void check_facts(struct auth_check *c)
     struct requester *r = c->r;
 
     if (r->kind != REQUESTER_APP_SERVICE && !c->have_user) {
-        check_ask(c, &c->a->users, r->user_id);
+        check_ask(c, &c->a->users, requester_user(r));
         return;
     }
-    if (str_absent(r->device_id)) {
+    if (str_absent(requester_device(r))) {
         check_end(c, NULL, NULL);
         return;
     }
     struct buf key;
     buf_init(&key, 4 * AUTH_USER_ID_BYTES_MAX);
-    check_ask(c, &c->a->devices, device_key(&key, r->user_id, r->device_id));
+    check_ask(c, &c->a->devices, device_key(&key, requester_user(r), requester_device(r)));
     buf_fini(&key);
 }
 

@@ -103,11 +103,13 @@ struct of_name {
 
 static bool of_name(struct of_name *name, const struct requester *rq)
 {
-    if (rq->user_id.n > USER_ID_BYTES_MAX)
+    struct str user = requester_user(rq);
+    if (user.n > USER_ID_BYTES_MAX)
         return false;
     memcpy(name->bytes, rq->token_key, sizeof rq->token_key);
-    memcpy(name->bytes + sizeof rq->token_key, rq->user_id.p, rq->user_id.n);
-    name->n = sizeof rq->token_key + rq->user_id.n;
+    if (user.n)
+        memcpy(name->bytes + sizeof rq->token_key, user.p, user.n);
+    name->n = sizeof rq->token_key + user.n;
     return true;
 }
 

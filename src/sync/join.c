@@ -22,7 +22,7 @@ enum { ABANDONED_PER_USER = 4 };
  * only give a device an answer of its own to another question. */
 uint64_t req_key_rest(const struct sync_req *r)
 {
-    struct str filter = r->filter_text, device = req_requester(r)->device_id;
+    struct str filter = r->filter_text, device = requester_device(req_requester(r));
     struct {
         uint64_t filter, device;
         int64_t timeout_ms;

@@ -529,10 +529,10 @@ void req_gone(struct http_req *http)
 /* The bridge's own sender user, not one of its namespace. */
 static bool is_app_service_sender(const struct config *cfg, const struct requester *rq)
 {
-    struct str local, server;
-    if (!rq->is_app_service || rq->user_id.n == 0)
+    struct str user = requester_user(rq), local, server;
+    if (!rq->is_app_service || user.n == 0)
         return false;
-    str_cut(str_n(rq->user_id.p + 1, rq->user_id.n - 1), ':', &local, &server);
+    str_cut(str_n(user.p + 1, user.n - 1), ':', &local, &server);
     for (size_t i = 0; i < cfg->app_services_count; i++) {
         if (str_eq(cfg->app_services[i].sender_localpart, local) && str_eq(server, cfg->server_name))
             return true;
@@ -556,10 +556,10 @@ static void on_auth(void *arg, struct requester *rq, const struct auth_error *e)
         req_error(r, 500, "M_UNKNOWN", "Internal server error");
         return;
     }
-    r->u = model_user(r->s->m, rq->user_id);
+    r->u = model_user(r->s->m, requester_user(rq));
     model_user_pin(r->s->m, r->u);
-    if (!str_absent(rq->device_id))
-        r->d = model_device(r->s->m, r->u, rq->device_id);
+    if (!str_absent(requester_device(rq)))
+        r->d = model_device(r->s->m, r->u, requester_device(rq));
     r->http->requester = requester_log_name(rq, r->http);
     if (legacy)
         legacy_begin(r);

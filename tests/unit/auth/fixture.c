@@ -622,14 +622,15 @@ void assert_refused_(const char *file, int line, const struct outcome *o, int st
 void assert_accepted_(const char *file, int line, const struct outcome *o, const char *user,
                       const char *device, const char *what)
 {
-    bool good = o->calls == 1 && o->r && str_eq(o->r->user_id, str_of(user)) &&
-                (device ? str_eq(o->r->device_id, str_of(device)) && !str_absent(o->r->device_id)
-                        : str_absent(o->r->device_id));
+    bool good =
+        o->calls == 1 && o->r && str_eq(requester_user(o->r), str_of(user)) &&
+        (device ? str_eq(requester_device(o->r), str_of(device)) && !str_absent(requester_device(o->r))
+                : str_absent(requester_device(o->r)));
 
     if (!good) {
         print_error("%s: calls %d, %d %s \"%s\", user %.*s device %.*s\n", what, o->calls, o->status,
-                    o->errcode, o->error, STR_ARG(o->r ? o->r->user_id : STR("none")),
-                    STR_ARG(o->r ? o->r->device_id : STR("none")));
+                    o->errcode, o->error, STR_ARG(o->r ? requester_user(o->r) : STR("none")),
+                    STR_ARG(o->r ? requester_device(o->r) : STR("none")));
         _fail(file, line);
     }
 }

@@ -186,12 +186,12 @@ static void nested_done(void *arg, struct requester *r, const struct auth_error 
 {
     (void)arg;
     assert_null(e);
-    assert_true(str_eq(r->device_id, STR("ALICE")));
+    assert_true(str_eq(requester_device(r), STR("ALICE")));
     row(nested_fix, "get_user_by_access_token", "syt_alice", NULL);
     if (nested_calls < 3)
         ask_token(nested_fix, "syt_alice", &nested[nested_calls]);
     nested_calls++;
-    assert_true(str_eq(r->user_id, STR("@alice:hs.test"))); /* ours, whatever became of the entry */
+    assert_true(str_eq(requester_user(r), STR("@alice:hs.test"))); /* ours, whatever became of the entry */
     requester_unref(&r);
 }
 

@@ -61,10 +61,14 @@ void http_drop(struct http_req **req)
 
 static struct requester *requester_make(void)
 {
-    struct requester *r = xcalloc(1, sizeof *r);
+    struct str user = the_front->user ? str_of(the_front->user) : STR("@a:x");
+    struct requester *r = xcalloc(1, sizeof *r + user.n + 1);
     r->refs = 1;
-    r->user_id = the_front->user ? str_of(the_front->user) : STR("@a:x");
-    r->device_id = STR("D");
+    memcpy(r->text, user.p, user.n);
+    r->text[user.n] = 'D'; /* the device */
+    r->user_n = (uint32_t)user.n;
+    r->device_n = 1;
+    r->has_device = true;
     r->token_key[0] = the_front->token;
     r->is_guest = the_front->guest;
     r->suspected = the_front->suspicions;
@@ -87,7 +91,7 @@ void requester_unref(struct requester **r)
 }
 const char *requester_log_name(const struct requester *r, struct http_req *req)
 {
-    return arena_str(http_arena(req), r->user_id).p;
+    return arena_str(http_arena(req), requester_user(r)).p;
 }
 void auth_reply_error(struct http_req **req, const struct auth_error *e)
 {
@@ -356,7 +360,7 @@ static const char *try_compute(struct world *w, const char *user, const char *de
                                struct stream_token *next, bool *ahead)
 {
     struct user *u = model_user(w->m, S(user));
-    struct requester rq = {.user_id = u->user_id, .is_admin = compute_how.is_admin};
+    struct requester rq = {.is_admin = compute_how.is_admin};
     struct filter *f;
     struct err e;
     struct stream_token dummy;

@@ -360,7 +360,7 @@ static void test_queued_keeps_its_place(void **state)
 
 static struct requester token_of(uint64_t n)
 {
-    return (struct requester){.refs = 1000, .user_id = STR("@a:x"), .token_key = {n}};
+    return (struct requester){.refs = 1000, .token_key = {n}};
 }
 
 static void test_budget(void **state)

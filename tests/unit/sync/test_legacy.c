@@ -208,7 +208,7 @@ static void test_limit_keeps_the_rest(void **state)
 static void test_rendering_leaves_nothing(void **state)
 {
     struct front *f = *state;
-    struct requester rq = {.user_id = STR("@a:x")};
+    struct requester rq = {0};
     struct sync_run run = {.m = f->w->m,
                            .cfg = f->w->cfg,
                            .u = model_user(f->w->m, STR("@a:x")),
