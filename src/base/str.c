@@ -178,25 +178,28 @@ static inline void sip_round(struct sip *v)
     v->c = rotl(v->c, 32);
 }
 
-/* All of s is in v; what is left is the finish. */
-static void sip_absorb(struct sip *v, struct str s)
+/* All of s is in *at; what is left is the finish. Works on a copy, which stays in registers: s might be *at,
+ * for all the compiler knows. */
+static void sip_absorb(struct sip *at, struct str s)
 {
+    struct sip v = *at;
     size_t left = s.n;
     const char *p = s.p;
     uint64_t w;
     for (; left >= 8; left -= 8, p += 8) {
         memcpy(&w, p, 8);
-        v->d ^= w;
-        sip_round(v);
-        v->a ^= w;
+        v.d ^= w;
+        sip_round(&v);
+        v.a ^= w;
     }
     w = 0;
     if (left)
         memcpy(&w, p, left);
     w |= (uint64_t)s.n << 56;
-    v->d ^= w;
-    sip_round(v);
-    v->a ^= w;
+    v.d ^= w;
+    sip_round(&v);
+    v.a ^= w;
+    *at = v;
 }
 
 static uint64_t sip_finish(struct sip *v)
