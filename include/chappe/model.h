@@ -417,11 +417,16 @@ struct model_hooks {
     void *arg;
     /* Something a user may see has changed; called once per user and turn after the change is readable. */
     void (*wake)(void *arg, struct user *u);
+    /* More of them stand in line than are woken at once: model_wake_more() is to be called in this turn of
+     * the loop or the next, until it says that nobody is left. NULL: they are woken at once. */
+    void (*wake_more)(void *arg);
     /* A row of the caches stream, after the model has taken it. */
     void (*cache_row)(void *arg, struct str func, const struct str *keys, size_t n, bool all);
     void (*cache_flush)(void *arg);
     void (*feed_state)(void *arg, enum feed_state st);
 };
+bool model_wake_more(struct model *m);   /* wakes some; true: and there are more */
+bool model_wakes(const struct model *m); /* somebody is to be woken */
 int model_start(struct model **out, struct uv_loop_s *loop, const struct config *cfg, struct pg *pg,
                 const struct model_hooks *hooks, struct err *e) NODISCARD;
 /* The sink to give to feed_start; then, once the feed has its positions, model_adopt copies them. */

@@ -24,6 +24,7 @@ void sync_handle(void *arg, struct http_req *req); /* httpd_routes.handler */
 bool sync_answering(void *arg); /* httpd_routes.answering: more polls than a slice are to be answered */
 void sync_gone(void *arg, struct http_req *req); /* httpd_routes.gone */
 void sync_wake(void *arg, struct user *u);       /* model_hooks.wake */
+void sync_wake_more(struct sync *s);             /* model_hooks.wake_more */
 void sync_feed_state(void *arg, enum feed_state st);
 /* Answers parked polls with nothing new, at their own token; later requests are not parked. */
 void sync_drain(struct sync *s);

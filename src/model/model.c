@@ -22,6 +22,7 @@ enum {
     PRESSED_MS = 60 * 1000, /* either, while more is held than the budget allows */
     GROUPS_MAX = 2000,      /* of a room; there are as many as it has had states */
     TIMELINE_KEPT = 20,     /* of a room that is made to shrink */
+    WAKE_AT_ONCE = 64,      /* users */
 };
 
 const struct config *model_config(const struct model *m)
@@ -291,9 +292,15 @@ void model_wake_room(struct model *m, struct room *r)
         model_wake_user(m, r->active.v[i]->user);
 }
 
-void model_run_woken(struct model *m)
+bool model_wakes(const struct model *m)
 {
-    for (struct user *u; (u = m->woken_first);) {
+    return m->woken_first != NULL;
+}
+
+bool model_wake_more(struct model *m)
+{
+    struct user *u;
+    for (int i = 0; i < WAKE_AT_ONCE && (u = m->woken_first); i++) {
         m->woken_first = u->woken_after;
         if (!m->woken_first)
             m->woken_last = NULL;
@@ -302,6 +309,18 @@ void model_run_woken(struct model *m)
         u->woken = false;
         m->hooks.wake(m->hooks.arg, u);
     }
+    return model_wakes(m);
+}
+
+/* Of a large room's members the first have their answers before the last are looked at: what is looked at
+ * twice is then still near. */
+void model_run_woken(struct model *m)
+{
+    bool more = model_wake_more(m);
+    if (more && m->hooks.wake_more)
+        m->hooks.wake_more(m->hooks.arg);
+    while (more && !m->hooks.wake_more)
+        more = model_wake_more(m);
 }
 
 /* ---- partial state ---- */

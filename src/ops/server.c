@@ -81,6 +81,15 @@ static void on_wake(void *arg, struct user *u)
         sync_wake(s->sync, u);
 }
 
+static void on_wake_more(void *arg)
+{
+    const struct server *s = arg;
+    if (s->sync)
+        sync_wake_more(s->sync);
+    while (!s->sync && model_wake_more(s->model))
+        ;
+}
+
 /* On the thread that writes the metrics. */
 static void on_memory(void *arg)
 {
@@ -277,7 +286,7 @@ static int server_start(struct server *s, struct err *e)
     int err = httpc_start(&s->httpc, &s->loop, NULL, e);
     if (err || (err = find_release(s, &known, e)))
         return err;
-    struct model_hooks hooks = {s, on_wake, on_cache_row, on_cache_flush, on_feed_state};
+    struct model_hooks hooks = {s, on_wake, on_wake_more, on_cache_row, on_cache_flush, on_feed_state};
     if ((err = pg_start(&s->pg, &s->loop, cfg, e)) ||
         (err = model_start(&s->model, &s->loop, cfg, s->pg, &hooks, e)))
         return err;

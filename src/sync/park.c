@@ -513,6 +513,8 @@ static void on_idle(uv_idle_t *h)
     struct soon soon;
     int64_t start = clock_mono_us();
     uint64_t runs = s->runs;
+    if (s->counts[REQ_READY] < REQ_SLICE)
+        model_wake_more(s->m);
     req_admit_queued(s);
     soon_begin(s, &soon);
     for (size_t i = 0; i < AHEAD; i++)
@@ -528,8 +530,8 @@ static void on_idle(uv_idle_t *h)
         req_compute(r);
     }
     req_admit_queued(s); /* into the places of those just answered */
-    model_load_gather(s->m, !list_empty(&s->states[REQ_READY]));
-    if (list_empty(&s->states[REQ_READY])) {
+    model_load_gather(s->m, !list_empty(&s->states[REQ_READY]) || model_wakes(s->m));
+    if (list_empty(&s->states[REQ_READY]) && !model_wakes(s->m)) {
         uv_idle_stop(h);
         s->idle_running = false;
     }

@@ -54,7 +54,12 @@ void sync_wake(void *arg, struct user *u)
 bool sync_answering(void *arg)
 {
     const struct sync *s = arg;
-    return s->counts[REQ_READY] > REQ_SLICE;
+    return s->counts[REQ_READY] > REQ_SLICE || model_wakes(s->m);
+}
+
+void sync_wake_more(struct sync *s)
+{
+    req_turn(s);
 }
 
 size_t sync_in_flight(const struct sync *s)

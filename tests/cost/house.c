@@ -118,6 +118,15 @@ static void on_wake(void *arg, struct user *u)
         sync_wake(h->s, u);
 }
 
+static void on_wake_more(void *arg)
+{
+    struct house *h = arg;
+    if (h->s)
+        sync_wake_more(h->s);
+    while (!h->s && model_wake_more(h->w->m))
+        ;
+}
+
 /* As Element Web stores it. */
 #define FILTER                                                         \
     "{\"room\":{\"state\":{\"lazy_load_members\":true},\"timeline\":{" \
@@ -146,6 +155,7 @@ struct house *house_new(int users)
     h->at = 1000;
     h->w = world_new_writers(1000000, -1);
     h->w->on_wake = on_wake;
+    h->w->on_wake_more = on_wake_more;
     h->w->on_wake_arg = h;
     h->w->woken_forgotten = true;
     h->answers = arena_new((size_t)1 << 30);

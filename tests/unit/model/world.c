@@ -87,6 +87,14 @@ static void on_wake(void *arg, struct user *u)
     if (w->on_wake)
         w->on_wake(w->on_wake_arg, u);
 }
+static void on_wake_more(void *arg)
+{
+    struct world *w = arg;
+    if (w->on_wake_more)
+        w->on_wake_more(w->on_wake_arg);
+    while (!w->on_wake_more && model_wake_more(w->m))
+        ;
+}
 static void on_cache_row(void *arg, struct str func, const struct str *keys, size_t n, bool all)
 {
     struct world *w = arg;
@@ -153,7 +161,7 @@ struct world *world_new_writers(int64_t master, int64_t w2)
             positions_init_writer(w->start[s], W2, w2);
         positions_init_seal(w->start[s], NULL, 0);
     }
-    struct model_hooks hooks = {w, on_wake, on_cache_row, on_cache_flush, NULL};
+    struct model_hooks hooks = {w, on_wake, on_wake_more, on_cache_row, on_cache_flush, NULL};
     assert_int_equal(model_start(&w->m, &w->loop, w->cfg, (struct pg *)(void *)w, &hooks, &e), 0);
     w->sink = model_sink(w->m);
     return w;

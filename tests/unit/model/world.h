@@ -161,6 +161,7 @@ struct world {
     VEC(struct str) woken;
     bool woken_forgotten; /* who is woken is not noted */
     void (*on_wake)(void *arg, struct user *u);
+    void (*on_wake_more)(void *arg); /* NULL: all are woken at once */
     void *on_wake_arg;
     VEC(struct str) cache_rows;
     int cache_flushes, loaded, loaded_err, checks;

@@ -232,6 +232,15 @@ static void on_wake(void *arg, struct user *u)
         sync_wake(f->s, u);
 }
 
+static void on_wake_more(void *arg)
+{
+    struct front *f = arg;
+    if (f->s)
+        sync_wake_more(f->s);
+    while (!f->s && model_wake_more(f->w->m))
+        ;
+}
+
 struct front *front_new(void)
 {
     return front_new_with("");
@@ -252,6 +261,7 @@ struct front *front_new_with(const char *yaml)
     world_config(text);
     f->w = world_new();
     f->w->on_wake = on_wake;
+    f->w->on_wake_more = on_wake_more;
     f->w->on_wake_arg = f;
     world_add(&f->w->keys, 0, "@a:x", "D", "signed_curve25519", 50);
     for (int i = 0; i < 12; i++)

@@ -113,6 +113,74 @@ static void test_own_rooms(void **state)
     bounded(true);
 }
 
+static void late_message(struct front *f, int64_t n)
+{
+    world_say(f->w, (struct t_event){.id = world_text(f->w, "$late%d", (int)n),
+                                     .room = room_name(f->w, false, 0),
+                                     .sender = user_name(f->w, 0),
+                                     .stream = NEW + n});
+    world_burst_end(f->w);
+}
+
+/* All have been told what there is, and wait. */
+static void all_poll(struct front *f, struct client **c, int users)
+{
+    const char *query = world_text(f->w, "timeout=30000&since=%s", next_batch(f->w));
+    for (int i = 0; i < users; i++) {
+        f->user = user_name(f->w, i);
+        f->token = (uint64_t)i;
+        c[i] = front_get(f, query);
+    }
+    front_run(f);
+    assert_int_equal(f->s->counts[REQ_PARKED], users);
+}
+
+/* Those whom an event concerns are woken in slices, too: the first have their answer before the last are
+ * looked at. Whoever asks, goes, or is told of another event meanwhile, loses nothing. */
+static void test_woken_in_slices(void **state)
+{
+    (void)state;
+    enum { USERS = 300, TURNS_MAX = 1000 };
+    struct front *f = storm_new(USERS, false);
+    struct client **c = xcalloc(USERS, sizeof(struct client *)), *again;
+    all_poll(f, c, USERS);
+    late_message(f, 1); /* counts of unread events are in memory after the first */
+    front_run(f);
+    all_poll(f, c, USERS);
+    const char *query = world_text(f->w, "timeout=30000&since=%s", next_batch(f->w));
+    late_message(f, 2);
+    int answered = 0, last = -1, goes = -1;
+    for (int turn = 0; turn < TURNS_MAX && answered == 0; turn++) {
+        world_turn(f->w);
+        for (int i = 0; i < USERS; i++)
+            answered += c[i]->answers;
+    }
+    assert_in_range(answered, 1, USERS / 2);
+    assert_true(f->s->counts[REQ_PARKED] > 0 && model_wakes(f->w->m) && sync_answering(f->s));
+    for (int i = 0; i < USERS; i++) {
+        if (c[i]->answers)
+            continue;
+        goes = last;
+        last = i;
+    }
+    late_message(f, 3);
+    f->user = user_name(f->w, last);
+    f->token = (uint64_t)last;
+    again = front_get(f, query);
+    front_gone(c[goes]);
+    front_run(f);
+    assert_false(sync_answering(f->s));
+    for (int i = 0; i < USERS; i++) {
+        assert_int_equal(c[i]->answers, i != goes);
+        if (i != goes)
+            assert_has(c[i]->body.p, "$late2");
+    }
+    assert_has(c[last]->body.p, "$late2");
+    assert_has(again->body.p, "$late2");
+    free(c);
+    front_free(&f);
+}
+
 /* What one batch brings many is computed in slices: a turn of the loop has 64 runs at most. */
 static void test_slices(void **state)
 {
@@ -254,13 +322,10 @@ static void test_full_queue_sheds_the_greedy(void **state)
 int run_storm_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shared_rooms),
-        cmocka_unit_test(test_own_rooms),
-        cmocka_unit_test(test_slices),
-        cmocka_unit_test(test_refused_together),
-        cmocka_unit_test(test_one_by_one),
-        cmocka_unit_test(test_turns_by_user),
-        cmocka_unit_test(test_full_queue_sheds_the_greedy),
+        cmocka_unit_test(test_shared_rooms),     cmocka_unit_test(test_own_rooms),
+        cmocka_unit_test(test_woken_in_slices),  cmocka_unit_test(test_slices),
+        cmocka_unit_test(test_refused_together), cmocka_unit_test(test_one_by_one),
+        cmocka_unit_test(test_turns_by_user),    cmocka_unit_test(test_full_queue_sheds_the_greedy),
     };
     return cmocka_run_group_tests_name("storms", tests, NULL, NULL);
 }
