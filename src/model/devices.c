@@ -186,10 +186,11 @@ void model_to_device_ack(struct model *m, struct device *d, int64_t upto)
 
 static void on_deleted(struct load_op *op, const struct pg_result *r)
 {
+    (void)r;
     for (size_t i = 0; i < op->targets.n; i++) {
         struct device *d = op->targets.v[i];
         d->deleting--;
-        if (!r)
+        if (op->failed)
             d->td_deleted_upto = -1;
     }
 }

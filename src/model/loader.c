@@ -182,6 +182,7 @@ static void on_result(void *arg, int err, const struct pg_result *r)
     struct model *m = op->m;
     struct batch *b = op->batch;
     m->serial++;
+    op->failed = err != 0;
     op->done(op, err ? NULL : r);
     if (b) {
         if (err && !b->err)

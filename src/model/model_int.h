@@ -203,6 +203,7 @@ struct load_op {
     VEC(uint32_t) gens;
     struct mpos at; /* what was absorbed when the statement was sent */
     int64_t at_i64;
+    bool failed; /* told by done() from a write, which has no result in any case */
 };
 struct load_op *load_op_new(struct model *m, struct batch *b, load_done_fn *done);
 void load_op_send(struct load_op *op, enum pg_stmt stmt, struct pg_args *args);

@@ -742,7 +742,8 @@ static void deliver(struct world *w, struct answer *x, int err)
         w->fail[x->stmt]--;
         err = -ERR_DB;
     }
-    x->done(x->arg, err, err ? NULL : x->r);
+    /* As the pool does: what returns no rows has no result. */
+    x->done(x->arg, err, err || x->stmt == SQL_to_device_delete ? NULL : x->r);
     result_free(x->r);
     free(x);
 }
