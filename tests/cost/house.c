@@ -291,6 +291,7 @@ static void request_make(struct device_client *c, enum poll_kind kind)
                   STR("192.0.2.7"),
                   STR("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
                       "Chrome/140.0.0.0 Safari/537.36"));
+    request_share(&c->req, c->texts);
     c->polls = true;
     c->status = 0;
 }

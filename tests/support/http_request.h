@@ -26,4 +26,22 @@ static inline void request_texts(struct http_req *req, struct arena *a, struct s
         memcpy(req->agent->p, user_agent.p, user_agent.n);
     }
 }
+/* As a front keeps the target of a client that asks again: what is not the value of since is apart. */
+static inline void request_share(struct http_req *req, struct arena *a)
+{
+    struct str before, since, after, ip = http_client_ip(req);
+    if (!http_query_since(req, &before, &since, &after))
+        return;
+    size_t n = req->path_bytes + 1 + before.n;
+    struct blob *form = arena_alloc(a, sizeof *form + n + after.n);
+    form->refs = 1;
+    form->n = (uint32_t)(n + after.n);
+    memcpy(form->p, req->text, n);
+    if (after.n)
+        memcpy(form->p + n, after.p, after.n);
+    req->text = arena_printf(a, "%.*s%.*s%*s", STR_ARG(since), STR_ARG(ip), req->room_bytes, "").p;
+    req->own_bytes = (uint32_t)since.n;
+    req->before_bytes = (uint16_t)n;
+    req->form = form;
+}
 #endif
