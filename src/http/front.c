@@ -48,7 +48,7 @@ static void on_sent(void *arg, void *user, int status)
     conn_sent(user, status);
 }
 
-enum { FULL_SAID_MS = 10000 };
+enum { FULL_SAID_MS = 10000, TIMEOUTS_AT_ONCE = 64 };
 
 void front_refused_connection(struct front *f, enum close_reason why, const char *text)
 {
@@ -71,10 +71,15 @@ static void on_accept_failed(void *arg, int system_errno)
 
 /* ---- timers ---- */
 
+/* Hundreds of stalled readers may be due at once, and to end each is work: the rest has its turn at the next
+ * tick. */
 static void fire(void *arg, struct wheel_timer *t)
 {
-    (void)arg;
-    conn_timeout(container_of(t, struct conn, timer));
+    struct front *f = arg;
+    if (f->timeouts++ < TIMEOUTS_AT_ONCE)
+        conn_timeout(container_of(t, struct conn, timer));
+    else
+        wheel_set(&f->wheel, t, f->now_ms + WHEEL_TICK_MS);
 }
 
 static void on_timer(uv_timer_t *h);
@@ -92,6 +97,7 @@ static void on_timer(uv_timer_t *h)
     struct front *f = h->data;
     f->timer_due_ms = INT64_MAX; /* no restarts from inside */
     int64_t now = f->now_ms = clock_mono_ms();
+    f->timeouts = 0;
     wheel_advance(&f->wheel, now, fire, f);
     timer_start(f, now);
 }

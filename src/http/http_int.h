@@ -274,6 +274,7 @@ struct front {
     uv_prepare_t *before_sleep; /* log lines of the turn */
     uv_timer_t *timer;
     int64_t timer_due_ms; /* -1 when not running */
+    size_t timeouts;      /* seen to since the timer fired */
     int64_t now_ms;       /* monotonic: when what is being handled began, some microseconds ago */
     int64_t received_ms;  /* when the bytes that are being read came */
     int64_t ahead_ms;     /* of it, the wall clock */

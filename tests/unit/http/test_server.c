@@ -519,6 +519,24 @@ static void test_timeouts(void **state)
     server_stop(&the_server);
 }
 
+/* More than are seen to at once: the others follow. */
+static void test_many_time_out(void **state)
+{
+    enum { N = 300 };
+    static struct client *c[N];
+    CONFIG(state);
+    the_server.cfg.idle_timeout_ms = 300;
+    server_start(&the_server);
+    for (int i = 0; i < N; i++)
+        c[i] = client_dial(PORT);
+    for (int i = 0; i < N; i++) {
+        assert_true(client_ended(c[i], 5000));
+        client_free(&c[i]);
+    }
+    WAIT_FOR(metric_get(M_http_connections) == 0);
+    server_stop(&the_server);
+}
+
 /* ---- leaving ---- */
 
 static void test_gone(void **state)
@@ -768,6 +786,7 @@ int run_server_tests(void)
             T(test_malformed_in_pieces),
             T(test_oversized),
             T(test_timeouts),
+            T(test_many_time_out),
             T(test_gone),
             T(test_half_close),
             T(test_drop),
