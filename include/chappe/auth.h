@@ -75,9 +75,11 @@ typedef void auth_done_fn(void *arg, struct requester *r, const struct auth_erro
 /* Sends USER_IP as Synapse does. Does not include auth_check_blocking: Synapse does that later, after the
  * parameters. */
 void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_done_fn *done, void *arg);
-/* The same for a request whose Authorization is, byte for byte, one that r was answered for: at once, without
- * hashing the token. False: nothing was done, auth_request has to look. Only from inside the http handler,
- * while the header's value is there. *ip_due_ms, 0 at first, is kept by the caller for its next call. */
+/* The same for a request like one that r was answered for: path, Authorization, user agent, the client's
+ * address, and the arguments access_token, user_id and device_id are the same, byte for byte. At once,
+ * without hashing the token. False: nothing was done, auth_request has to look. Only from inside the http
+ * handler, while the header's value is there. *ip_due_ms, 0 at first, is kept by the caller for its next
+ * call. */
 bool auth_again(struct auth *a, struct requester *r, const struct http_req *req, int64_t *ip_due_ms);
 /* hs_disabled / MAU limit: e NULL to pass. At once when neither is configured, else asynchronous where the
  * rows are not cached. r need not be held by the caller meanwhile. */

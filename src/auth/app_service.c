@@ -151,7 +151,8 @@ int app_service_params(struct auth_op *op, struct http_req *req)
 {
     op->user_id = http_query(req, STR("user_id"));
     op->device_id = http_query(req, STR("device_id"));
-    if (str_absent(op->device_id) && !release_has(RELEASE_AS_DEVICE_STABLE_NAME))
+    op->old_device_name = !release_has(RELEASE_AS_DEVICE_STABLE_NAME);
+    if (str_absent(op->device_id) && op->old_device_name)
         op->device_id = http_query(req, STR("org.matrix.msc3202.device_id"));
     return str_storable(op->user_id) && str_storable(op->device_id) ? 0 : -ERR_PARSE;
 }
@@ -204,5 +205,6 @@ void run_app_service(struct auth_op *op)
     }
     struct requester *r = requester_new(op->a, REQUESTER_APP_SERVICE, user, op->device_id, user, op->key);
     r->is_app_service = true;
+    basis_set(r, op);
     op_accept(op, r);
 }

@@ -332,6 +332,7 @@ void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_d
         return;
     }
     auth_hash(a, op.token, op.key);
+    basis_begin(&op);
     op.as = app_services_find(&a->as, op.key, op.ip);
     op.run = op.as ? run_app_service : a->mas ? run_mas : run_internal;
     if (op.as && app_service_params(&op, req)) {
@@ -342,15 +343,17 @@ void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_d
     op.run(&op);
 }
 
-/* Tokens of the database only, and only while their row is fresh: everything else takes the long way. */
+/* Only while every row and answer that r rests on is still the one that is cached, and fresh. */
 bool auth_again(struct auth *a, struct requester *r, const struct http_req *req, int64_t *ip_due_ms)
 {
     const char *label;
     struct str token;
 
-    if (a->stopping || r->kind != REQUESTER_USER || req->authorization_count != 1)
+    if (a->stopping || req->authorization_count != 1)
         return false;
-    if (!cache_use(&a->tokens, entry_of(r)) || verdict_of_requester(a, r, clock_wall_coarse_ms(), &label))
+    if (r->kind == REQUESTER_USER ? !cache_use(&a->tokens, entry_of(r)) : !basis_holds(r))
+        return false;
+    if (verdict_of_requester(a, r, clock_wall_coarse_ms(), &label))
         return false;
     used_mark(a, r);
     if (clock_mono_coarse_ms() >= *ip_due_ms && auth_header_token(http_authorization(req), &token) == 0)
@@ -412,12 +415,14 @@ static void note_user(struct auth_op *op, const struct centry *e)
     op->have_user = true;
     op->user_exists = e->state == CE_FOUND;
     op->user = container_of(e, const struct fact_entry, e)->user;
+    basis_note(op, &op->a->users, e);
 }
 
 static void note_device(struct auth_op *op, const struct centry *e)
 {
     op->have_device = true;
     op->device_exists = e->state == CE_FOUND;
+    basis_note(op, &op->a->devices, e);
 }
 
 static void note_mau(struct auth_op *op, const struct centry *e)

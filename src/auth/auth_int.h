@@ -177,6 +177,9 @@ struct auth_op {
     struct user_fact user;
     int64_t mau_count;
     int64_t token_dies_ms; /* guests */
+    int64_t rows_until_ms; /* monotonic: the first of the rows of users and devices gets too old */
+    uint64_t drops;        /* the auth's, when op began */
+    bool old_device_name;  /* application services: the argument of MSC3202 counted, too */
     const struct app_service *as;
     struct mas_answer *mas;        /* counted */
     struct str user_id, device_id; /* application services, guests, MAS: own copies once parked */
@@ -201,6 +204,31 @@ struct str op_printf(struct auth_op *op, const char *fmt, ...) PRINTF_LIKE(2, 3)
 
 struct requester *requester_new(struct auth *a, enum requester_kind kind, struct str user_id,
                                 struct str device_id, struct str owner_id, const uint64_t key[4]);
+
+/* ---- basis.c: what auth_again goes by where there is no row in the cache of tokens. */
+struct basis {
+    int64_t until_ms; /* monotonic: a row gets too old; 0: a row is no longer the one in its cache */
+    union {
+        struct mas_answer *mas; /* MAS; counted */
+        bool old_device_name;   /* application services */
+    };
+};
+/* All but REQUESTER_USER have one. */
+struct based {
+    struct basis basis;
+    struct known k; /* last: the requester's texts follow */
+};
+static inline struct basis *basis_of(struct requester *r)
+{
+    return &container_of(r, struct based, k.r)->basis;
+}
+void basis_begin(struct auth_op *op);
+void basis_note(struct auth_op *op, const struct cache *c, const struct centry *e); /* op goes by this row */
+void basis_set(struct requester *r, const struct auth_op *op);
+void basis_fini(struct requester *r);
+bool basis_holds(struct requester *r);
+void basis_void(struct requester *r);
+void basis_void_user(struct auth *a, struct str user); /* a row about it leaves its cache */
 
 /* ---- extract.c: 0, or -ERR_PARSE with the error text of M_MISSING_TOKEN in why. */
 int auth_extract(struct http_req *req, struct str *token, bool *decoded, const char **why) NODISCARD;
@@ -254,7 +282,8 @@ struct mas_answer {
     bool has_device;      /* device_id is an own field of the answer, or the only one of the scope */
     struct str username;  /* absent: null */
     struct str device_id;
-    int64_t dies_ms; /* wall clock; INT64_MAX: never */
+    int64_t dies_ms;        /* wall clock; INT64_MAX: never */
+    int64_t fresh_until_ms; /* monotonic; 0: it is not the one that is remembered */
 };
 /* 0, or -ERR_PARSE for what is no introspection response. */
 int mas_answer_parse(struct str body, int64_t now_ms, struct mas_answer **out) NODISCARD;
@@ -303,7 +332,8 @@ struct auth {
     size_t calls; /* statements and requests whose answer is still to come */
     bool stopping, flush_armed;
 
-    uint64_t seq; /* counts invalidations; 0 is never a value of it */
+    uint64_t seq;   /* counts invalidations; 0 is never a value of it */
+    uint64_t drops; /* counts rows of users and devices that left their caches */
     uint64_t user_seq[AUTH_SHARDS];
     struct cache tokens, users, devices, mau;
     struct imap requesters_by_user;

@@ -46,8 +46,14 @@ static void fact_free(struct cache *c, struct centry *e)
 
 static void fact_forget(struct cache *c, struct centry *e)
 {
-    (void)c;
-    (void)e;
+    /* Nobody rests on what is too old, or was pending: it has a sequence number there, as a time long past.
+     */
+    if (clock_mono_coarse_ms() - e->loaded_ms >= c->found_ms)
+        return;
+    if (c->class == &cache_users)
+        basis_void_user(c->a, e->key);
+    else if (c->class == &cache_devices)
+        basis_void_user(c->a, str_n(e->key.p, container_of(e, struct fact_entry, e)->user_n));
 }
 
 /* Users of an application service may have a trial of their own (Synapse 1.157

@@ -87,6 +87,8 @@ static void run_guest(struct auth_op *op)
         op_refuse_error(op, e, label);
         return;
     }
+    if (!op->token_dies_ms)
+        basis_set(r, op);
     op_accept(op, r);
 }
 

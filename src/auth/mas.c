@@ -96,6 +96,8 @@ static void entry_free(struct mas_entry *e)
             m->inactive_n--;
     }
     list_del(&e->place);
+    if (e->answer)
+        e->answer->fresh_until_ms = 0; /* requesters may still hold it */
     mas_answer_unref(&e->answer);
     secret_free(&e->token);
     free(e);
@@ -326,6 +328,7 @@ static void mas_answered(void *arg, const struct httpc_res *res)
         mas_answer_unref(&e->answer);
         e->answer = answer;
         e->loaded_ms = clock_mono_ms();
+        answer->fresh_until_ms = e->loaded_ms + MAS_CACHE_MS;
         take_waiters(e, &waiters);
         entry_place(e);
         answer->refs++;
@@ -514,5 +517,6 @@ void run_mas(struct auth_op *op)
     }
     struct requester *r = requester_new(op->a, REQUESTER_MAS, user, m->device_id, user, op->key);
     r->is_admin = m->admin_scope;
+    basis_set(r, op);
     op_accept(op, r);
 }

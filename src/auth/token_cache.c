@@ -31,15 +31,17 @@ static char *put(char *to, struct str s)
     return to + s.n;
 }
 
-/* One allocation: the entry, the requester, and the texts behind them. */
+/* One allocation: the basis of those that have one, the entry, the requester, and the texts behind them. */
 struct requester *requester_new(struct auth *a, enum requester_kind kind, struct str user_id,
                                 struct str device_id, struct str owner_id, const uint64_t key[4])
 {
     struct str owner = str_eq(owner_id, user_id) ? STR_ABSENT : owner_id;
     ASSERT(user_id.n <= UINT32_MAX && device_id.n <= UINT32_MAX && owner.n <= UINT32_MAX);
     size_t texts = user_id.n + device_id.n + owner.n;
-    struct known *k =
-        mem_new(MEM_tokens, offsetof(struct known, r) + offsetof(struct requester, text) + texts);
+    size_t basis = kind == REQUESTER_USER ? 0 : offsetof(struct based, k);
+    char *mem =
+        mem_new(MEM_tokens, basis + offsetof(struct known, r) + offsetof(struct requester, text) + texts);
+    struct known *k = (struct known *)(void *)(mem + basis);
     struct requester *r = &k->r;
 
     r->refs = 1;
@@ -75,12 +77,14 @@ void requester_unref(struct requester **rp)
     if (--r->refs)
         return;
     ASSERT(!r->watches);
+    basis_fini(r);
     if (r->auth) {
         ring_del(&r->auth->requesters_by_user, ring_key_user(requester_user(r)), &r->by_user);
         ring_del(&r->auth->loose_by_token, ring_key_token(r->token_key), &entry_of(r)->lru);
         r->auth->requesters_n--;
     }
-    mem_free(MEM_tokens, container_of(r, struct known, r));
+    struct known *k = container_of(r, struct known, r);
+    mem_free(MEM_tokens, r->kind == REQUESTER_USER ? (void *)k : container_of(k, struct based, k));
 }
 
 struct str requester_owner(const struct requester *r)

@@ -388,6 +388,7 @@ void requester_suspect(struct requester *r)
     struct auth_watch *w;
 
     r->suspected++;
+    basis_void(r);
     if ((w = r->watches)) {
         do
             check_queue(r->auth, w, false);

@@ -385,9 +385,8 @@ static void remember(struct sync_req *r, uint64_t rest)
     struct str before, since, after;
     if (!x)
         return;
-    if (req_requester(r)->kind == REQUESTER_USER && r->d && r->timeout_ms > 0 && !r->initial &&
-        !r->full_state && !r->use_state_after && http_query_since(r->http, &before, &since, &after) &&
-        since.p == r->since_text.p) {
+    if (r->timeout_ms > 0 && !r->initial && !r->full_state && !r->use_state_after &&
+        http_query_since(r->http, &before, &since, &after) && since.p == r->since_text.p) {
         x->d = r->d;
         x->timeout_ms = r->timeout_ms;
         x->presence = r->set_presence;

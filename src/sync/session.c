@@ -5,7 +5,8 @@
  * asks, with which device, filter, timeout, presence) is found out once and kept here, under a keyed hash of
  * 128 bits of all that was sent and counts: path, query, Authorization, user agent, the client's address. The
  * hash stands for equality; it is of secrets, under a key that nobody knows, and is nowhere shown. The table
- * belongs to the hub and not to connections, since behind a proxy each request may come on another one.
+ * belongs to the hub and not to connections, since behind a proxy each request may come on another one. The
+ * user and the device as which an application service asks are in the query, so each has sessions of its own.
  *
  * What can change meanwhile is looked at for each request: whether the token is still good (auth_again),
  * whether anything has been said about it since (suspected). Filters by id never change in Synapse.

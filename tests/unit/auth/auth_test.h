@@ -110,6 +110,8 @@ void ask_token(struct fix *f, const char *token, struct outcome *o);
 struct outcome asked(struct fix *f, const struct ask *q);
 struct outcome asked_token(struct fix *f, const char *token);
 void outcome_free(struct outcome *o);
+/* auth_again for a request with this token. */
+bool again_token(struct fix *f, struct requester *r, const char *token);
 void assert_refused_(const char *file, int line, const struct outcome *o, int status, const char *errcode,
                      const char *error, int soft_logout, const char *what);
 #define assert_refused(...) assert_refused_(__FILE__, __LINE__, __VA_ARGS__)
@@ -132,6 +134,7 @@ int run_internal_tests(void);
 int run_macaroon(void);
 int run_app_service_tests(void);
 int run_mas_tests(void);
+int run_again(void);
 int run_blocking_tests(void);
 int run_watch(void);
 int run_race(void);

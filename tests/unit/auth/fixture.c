@@ -602,6 +602,22 @@ struct outcome asked_token(struct fix *f, const char *token)
     return asked(f, &(struct ask){.authorization = header});
 }
 
+bool again_token(struct fix *f, struct requester *r, const char *token)
+{
+    char header[AUTH_TOKEN_BYTES_MAX * 2];
+    int64_t due = 0;
+    size_t refs = r->refs;
+
+    snprintf(header, sizeof header, "Bearer %s", token);
+    const struct str authorization = str_of(header);
+    struct http_req req = {.authorization = &authorization, .authorization_count = 1};
+    request_texts(&req, http_arena(&req), STR("/"), STR_ABSENT, STR("198.51.100.7"), STR("test/1"));
+    bool good = auth_again(f->auth, r, &req, &due);
+    arena_free(&req.arena);
+    assert_int_equal(r->refs, refs);
+    return good;
+}
+
 void outcome_free(struct outcome *o)
 {
     requester_unref(&o->r);
@@ -674,6 +690,7 @@ int main(void)
     failed += run_macaroon();
     failed += run_app_service_tests();
     failed += run_mas_tests();
+    failed += run_again();
     failed += run_blocking_tests();
     failed += run_watch();
     failed += run_race();

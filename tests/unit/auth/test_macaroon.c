@@ -193,11 +193,64 @@ static void a_parked_guest_becomes_a_user(void **state)
     fix_free(&f);
 }
 
+static void with_validity(struct config *cfg)
+{
+    cfg->account_validity = true;
+}
+
+/* Recognised as long as its user's row is the one that is cached, and there is no end in the macaroon. */
+static void guests_again(void **state)
+{
+    struct fix *f = fix_new(with_validity);
+    const char *token = vectors[0].token, *ends = vectors[3].token;
+
+    (void)state;
+    fix_user(f, "@guest:hs.test")->expires_ms = NOW + 400000;
+    struct outcome o = asked_token(f, token), o2;
+    f->ips_n = 0;
+    assert_true(again_token(f, o.r, token));
+    assert_int_equal(f->ips_n, 1);
+    assert_string_equal(f->ips[0].device, "guest_device");
+    fix_tick(f, 20000); /* beyond the life of "there is no such row" */
+    assert_true(again_token(f, o.r, token));
+    assert_int_equal(f->statements[SQL_auth_tokens], 1);
+    row(f, "get_user_by_access_token", token, NULL);
+    assert_false(again_token(f, o.r, token));
+    outcome_free(&o);
+    o = asked_token(f, token);
+    assert_true(again_token(f, o.r, token));
+    fix_tick(f, 379999); /* its row was read again meanwhile; its end is not yet */
+    outcome_free(&o);
+    o = asked_token(f, token);
+    assert_true(again_token(f, o.r, token));
+    fix_tick(f, 1);
+    assert_false(again_token(f, o.r, token));
+    o2 = asked_token(f, token);
+    assert_refused(&o2, 403, "ORG_MATRIX_EXPIRED_ACCOUNT", "User account has expired", -1, "guest");
+    outcome_free(&o);
+    fix_free(&f);
+
+    f = fix_new(NULL);
+    o = asked_token(f, token);
+    fix_user(f, "@guest:hs.test")->locked = true;
+    assert_true(again_token(f, o.r, token));
+    row(f, "get_user_locked_status", "@guest:hs.test", NULL);
+    assert_false(again_token(f, o.r, token));
+    outcome_free(&o);
+    fix_user(f, "@guest:hs.test")->locked = false;
+    row(f, "get_user_locked_status", "@guest:hs.test", NULL);
+    o = asked_token(f, ends);
+    assert_accepted(&o, "@guest:hs.test", "guest_device", "with an end");
+    assert_false(again_token(f, o.r, ends));
+    outcome_free(&o);
+    fix_free(&f);
+}
+
 int run_macaroon(void)
 {
-    static const struct CMUnitTest tests[] = {cmocka_unit_test(verification), cmocka_unit_test(damage),
-                                              cmocka_unit_test(requests),
-                                              cmocka_unit_test(a_parked_guest_becomes_a_user)};
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(verification), cmocka_unit_test(damage), cmocka_unit_test(requests),
+        cmocka_unit_test(a_parked_guest_becomes_a_user), cmocka_unit_test(guests_again)};
 
     return cmocka_run_group_tests_name("auth: guests", tests, NULL, NULL);
 }

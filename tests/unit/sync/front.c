@@ -59,16 +59,22 @@ void http_drop(struct http_req **req)
 
 /* ---- auth ---- */
 
-static struct requester *requester_make(void)
+/* A service acts as the user_id of its query. */
+static struct requester *requester_make(struct http_req *req)
 {
     struct str user = the_front->user ? str_of(the_front->user) : STR("@a:x");
+    struct str as = req ? http_query(req, STR("user_id")) : STR_ABSENT;
+    if (!str_absent(as))
+        user = as;
     struct requester *r = xcalloc(1, sizeof *r + user.n + 1);
     r->refs = 1;
+    r->kind = the_front->kind;
+    r->is_app_service = r->kind == REQUESTER_APP_SERVICE;
     memcpy(r->text, user.p, user.n);
     r->text[user.n] = 'D'; /* the device */
     r->user_n = (uint32_t)user.n;
-    r->device_n = 1;
-    r->has_device = true;
+    r->device_n = !the_front->no_device;
+    r->has_device = !the_front->no_device;
     r->token_key[0] = the_front->token;
     r->is_guest = the_front->guest;
     r->suspected = the_front->suspicions;
@@ -102,6 +108,7 @@ void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_d
     struct front *f = the_front;
     (void)a;
     (void)allow_guest;
+    f->auth_asked++;
     if (f->hold_auth) {
         f->auth[f->auth_n].fn = done;
         f->auth[f->auth_n].req = req;
@@ -109,7 +116,7 @@ void auth_request(struct auth *a, struct http_req *req, bool allow_guest, auth_d
     } else if (f->auth_fails) {
         done(arg, NULL, &(struct auth_error){.status = 401, .errcode = f->auth_fails});
     } else {
-        done(arg, requester_make(), NULL);
+        done(arg, requester_make(req), NULL);
     }
 }
 bool auth_again(struct auth *a, struct requester *r, const struct http_req *req, int64_t *ip_due_ms)
@@ -194,7 +201,7 @@ void auth_on_suspect(struct auth *a, void (*fn)(void *arg, const struct requeste
 
 void front_suspect(struct front *f)
 {
-    struct requester *r = requester_make();
+    struct requester *r = requester_make(NULL);
     f->suspicions++;
     f->suspect(f->suspect_arg, r);
     requester_unref(&r);
@@ -203,7 +210,7 @@ void front_suspect(struct front *f)
 void front_auth(struct front *f)
 {
     for (int n = f->auth_n, i = f->auth_n = 0; i < n; i++)
-        f->auth[i].fn(f->auth[i].arg, requester_make(), NULL);
+        f->auth[i].fn(f->auth[i].arg, requester_make(f->auth[i].req), NULL);
 }
 
 void front_blocking(struct front *f, bool pass)

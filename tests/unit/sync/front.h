@@ -41,6 +41,9 @@ struct front {
     uint32_t suspicions; /* how often something was said of the token */
     uint64_t token;      /* of the requests that come */
     const char *user;    /* who asks; NULL: @a:x */
+    enum requester_kind kind;
+    bool no_device;
+    int auth_asked; /* how often a token was looked at */
     void (*suspect)(void *arg, const struct requester *r);
     void *suspect_arg;
     VEC(struct client *) clients;

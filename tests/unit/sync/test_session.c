@@ -115,6 +115,79 @@ static void test_polls(void **state)
     assert_has(c->body.p, "next_batch");
 }
 
+/* Whoever it is, and with a device or without. */
+static void test_kinds(void **state)
+{
+    struct front *f = *state;
+    static const enum requester_kind kinds[] = {REQUESTER_USER, REQUESTER_GUEST, REQUESTER_APP_SERVICE,
+                                                REQUESTER_MAS};
+    int stream = 100, sessions = 0;
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        for (int bare = 0; bare < 2; bare++) {
+            const char *more = world_text(f->w, "&x=%d", ++sessions);
+            f->kind = kinds[k];
+            f->no_device = bare;
+            struct client *c = front_ask(f, poll_query(f, more));
+            int asked = f->auth_asked;
+            for (int i = 0; i < 2; i++) {
+                front_message(f, ++stream);
+                assert_int_equal(c->answers, 1);
+                assert_has(c->body.p, world_text(f->w, "$m%d", stream));
+                c = front_ask(f, poll_query(f, more));
+                assert_int_equal(front_state(f), REQ_PARKED);
+            }
+            assert_int_equal(f->auth_asked, asked);
+            assert_int_equal(f->s->sessions.n, sessions);
+            front_message(f, ++stream);
+            assert_int_equal(c->answers, 1);
+        }
+    }
+}
+
+/* One token for many users: each has a session of its own, since who it acts as is in the query. */
+static void test_masquerade(void **state)
+{
+    struct front *f = *state;
+    static const char *const as[] = {"&user_id=@a:x", "&user_id=@b:x", "&user_id=@a:x&device_id=E"};
+    struct client *c[3];
+    f->kind = REQUESTER_APP_SERVICE;
+    f->no_device = true;
+    for (int i = 0; i < 3; i++)
+        (void)front_ask(f, poll_query(f, as[i]));
+    assert_int_equal(f->s->sessions.n, 3);
+    front_message(f, 101);
+    int asked = f->auth_asked;
+    for (int i = 0; i < 3; i++) {
+        struct hash128 print;
+        struct str since;
+        c[i] = front_ask(f, poll_query(f, as[i]));
+        assert_true(str_eq(c[i]->authorization, c[0]->authorization));
+        assert_true(session_print(&c[i]->req, &print, &since));
+        const struct session *x = session_find(&f->s->sessions, &print);
+        assert_non_null(x);
+        assert_true(str_eq(requester_user(x->rq), i == 1 ? STR("@b:x") : STR("@a:x")));
+        assert_true(str_eq(x->u->user_id, requester_user(x->rq)));
+        assert_string_equal(c[i]->req.requester, i == 1 ? "@b:x" : "@a:x");
+        for (int k = 0; k < i; k++)
+            assert_false(same_print(&c[k]->req, &c[i]->req));
+    }
+    assert_int_equal(f->auth_asked, asked);
+    /* what only one of them is told */
+    struct feed_row row = {.account_data = {.user_id = STR("@b:x"), .type = STR("m.some")}};
+    world_add(&f->w->data, "@b:x", NULL, "m.some", "{\"secret\":1}", 102);
+    world_send(f->w, STREAM_ACCOUNT_DATA, MASTER, 102, &row);
+    world_burst_end(f->w);
+    front_run(f);
+    assert_int_equal(c[0]->answers + c[2]->answers, 0);
+    assert_int_equal(c[1]->answers, 1);
+    assert_has(c[1]->body.p, "secret");
+    front_message(f, 103);
+    assert_has(c[0]->body.p, "$m103");
+    assert_has(c[2]->body.p, "$m103");
+    assert_hasnt(c[0]->body.p, "secret");
+    assert_hasnt(c[2]->body.p, "secret");
+}
+
 /* Whatever was said of the token or its user, it is looked at anew. */
 static void test_suspicion(void **state)
 {
@@ -212,8 +285,8 @@ static void test_bounds(void **state)
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 int run_session_tests(void)
 {
-    const struct CMUnitTest tests[] = {T(test_prints),    T(test_polls),       T(test_suspicion),
-                                       T(test_bad_since), T(test_lost_answer), T(test_feature),
-                                       T(test_bounds)};
+    const struct CMUnitTest tests[] = {T(test_prints),      T(test_polls),     T(test_kinds),
+                                       T(test_masquerade),  T(test_suspicion), T(test_bad_since),
+                                       T(test_lost_answer), T(test_feature),   T(test_bounds)};
     return cmocka_run_group_tests_name("sessions", tests, NULL, NULL);
 }
