@@ -149,6 +149,23 @@ static void one_room(int devices)
     house_free(&h);
 }
 
+/* ---- the same, with tokens of the Matrix Authentication Service ---- */
+
+static void introspected(int devices)
+{
+    struct house *h = house_new_with(
+        devices, "matrix_authentication_service: {enabled: true, endpoint: 'http://mas.test', secret: s}\n");
+    last = house_room(h, room);
+    house_open(h);
+    for (int counted = 0; counted < 2; counted++) {
+        message(h, NULL);
+        house_poll(h, POLL_STORED_FILTER, counted ? "re-poll-mas" : NULL);
+        house_expect_parked(h);
+    }
+    message(h, NULL);
+    house_free(&h);
+}
+
 /* ---- users with more rooms than the one in which something happens ---- */
 
 static void rooms(int devices, int joined, const char *delta, const char *poll)
@@ -189,6 +206,8 @@ int main(void)
 {
     one_room(SMALL);
     one_room(LARGE);
+    introspected(SMALL);
+    introspected(LARGE);
     initial(FEW);
     initial(MORE);
     rooms(FEW, ROOMS_FEW, "message-3-rooms", "re-poll-3-rooms");

@@ -41,6 +41,7 @@ struct house {
 
 /* So many users with a device each. Rooms are made next, then house_open. */
 struct house *house_new(int users);
+struct house *house_new_with(int users, const char *settings); /* lines of Synapse's configuration */
 void house_free(struct house **h);
 /* A room that all users have joined, one after the other, and @s:x before them. The id of its last event. */
 const char *house_room(struct house *h, const char *room);

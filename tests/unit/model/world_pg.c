@@ -547,6 +547,31 @@ static void q_tokens(struct world *w, struct pg_args *a, struct pg_result *r)
     }
 }
 
+/* Whoever has a token is there, and so is its device. */
+static void q_auth_users(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->tokens.n; i++) {
+            if (is(a->v[0].t[k], w->tokens.v[i].user)) {
+                row_add(r, "iiiiiisi0", I(k + 1), I(0), I(0), I(0), I(0), I(0), "", I(0));
+                break;
+            }
+        }
+    }
+}
+
+static void q_auth_devices(struct world *w, struct pg_args *a, struct pg_result *r)
+{
+    for (size_t k = 0; k < a->v[0].count; k++) {
+        for (size_t i = 0; i < w->tokens.n; i++) {
+            if (is(a->v[0].t[k], w->tokens.v[i].user) && is(a->v[1].t[k], w->tokens.v[i].device)) {
+                row_add(r, "i", I(k + 1));
+                break;
+            }
+        }
+    }
+}
+
 /* References, the last edit, the newest of a thread and how often who has said something in it. */
 static void q_bundle(struct world *w, struct str parent, struct pg_result *r)
 {
@@ -709,6 +734,12 @@ static void query(struct world *w, enum pg_stmt s, struct pg_args *a, struct pg_
         break;
     case SQL_auth_tokens:
         q_tokens(w, a, r);
+        break;
+    case SQL_auth_users:
+        q_auth_users(w, a, r);
+        break;
+    case SQL_auth_devices:
+        q_auth_devices(w, a, r);
         break;
     case SQL_sequences:
         for (size_t i = 0; i < w->sequences.n; i++)
