@@ -108,7 +108,7 @@ void http_drop(struct http_req **req);
 void http_reply_error(struct http_req **req, int status, const char *errcode, const char *error);
 
 /* First value of a query parameter, percent-decoded ('+' is a space): a part of the query, or in the arena
- * if there was something to decode; absent if there is none. Splits at '&'. */
+ * if there was something to decode; absent if there is none. Splits at '&' and ';'. */
 struct str http_query(struct http_req *req, struct str name);
 bool http_query_has(const struct http_req *req, struct str name);
 /* All values of a repeated parameter, decoded, in their order; *it begins as 0. */
@@ -157,8 +157,8 @@ void httpd_ready_set(struct httpd *h, bool ok);
 /* Stops accepting (metrics listeners stay until the stop); /health turns 503; keep-alive connections are
  * closed after their next response, idle ones at once. */
 void httpd_drain(struct httpd *h);
-size_t httpd_in_flight(
-    const struct httpd *h); /* requests handed out and not yet replied or not yet written */
+size_t httpd_in_flight(const struct httpd *h); /* requests handed out and not yet replied or not yet written,
+                                                  and waiting polls */
 /* Bytes held, allocator's rounding included. */
 struct httpd_memory {
     size_t connections; /* slots and tables of the transports; MEM_buffers are those they receive into */

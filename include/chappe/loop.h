@@ -129,8 +129,10 @@ static inline bool wheel_is_set(const struct wheel_timer *t)
 {
     return t->next != NULL && t->due != WHEEL_NEVER;
 }
-/* Fires what is due: each timer is unset, then fn is called; fn may set and cancel any timer. */
-void wheel_advance(struct wheel *w, int64_t now_ms, void (*fn)(void *arg, struct wheel_timer *t), void *arg);
+/* Fires what is due, max timers at most: each is unset, then fn is called; fn may set and cancel any timer.
+ * True: more are due, and the next call goes on with them. */
+bool wheel_advance(struct wheel *w, int64_t now_ms, size_t max, void (*fn)(void *arg, struct wheel_timer *t),
+                   void *arg);
 /* Milliseconds until wheel_advance() has something to look at; -1 when there is no timer. */
 int64_t wheel_next_ms(const struct wheel *w, int64_t now_ms);
 

@@ -71,15 +71,10 @@ static void on_accept_failed(void *arg, int system_errno)
 
 /* ---- timers ---- */
 
-/* Hundreds of stalled readers may be due at once, and to end each is work: the rest has its turn at the next
- * tick. */
 static void fire(void *arg, struct wheel_timer *t)
 {
-    struct front *f = arg;
-    if (f->timeouts++ < TIMEOUTS_AT_ONCE)
-        conn_timeout(container_of(t, struct conn, timer));
-    else
-        wheel_set(&f->wheel, t, f->now_ms + WHEEL_TICK_MS);
+    (void)arg;
+    conn_timeout(container_of(t, struct conn, timer));
 }
 
 static void on_timer(uv_timer_t *h);
@@ -97,8 +92,10 @@ static void on_timer(uv_timer_t *h)
     struct front *f = h->data;
     f->timer_due_ms = INT64_MAX; /* no restarts from inside */
     int64_t now = f->now_ms = clock_mono_ms();
-    f->timeouts = 0;
-    wheel_advance(&f->wheel, now, fire, f);
+    /* Hundreds of stalled readers may be due at once, and to end each is work: others have their turn
+     * between.
+     */
+    (void)wheel_advance(&f->wheel, now, TIMEOUTS_AT_ONCE, fire, f);
     timer_start(f, now);
 }
 

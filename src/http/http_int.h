@@ -247,16 +247,17 @@ struct later {
     struct later_chunk *first, *last;
     size_t taken; /* bytes of the first chunk that have been dealt with */
     size_t bytes;
-    VEC(struct later_line) lines; /* answered, not yet in the log */
-    size_t lines_done;
-    uv_idle_t *idle; /* runs while there is anything */
+    VEC(struct later_line) lines;   /* answered, not yet in the log */
+    size_t lines_done, lines_bytes; /* the latter: of the requests that are kept for them */
+    uv_idle_t *idle;                /* runs while there is anything */
 };
 void later_open(struct front *f);
 void later_close(struct front *f);
 /* All that the idle connection c has sent, as it came. True: it is a poll that waits, c->later; false: it is
  * to be dealt with now. */
 bool later_put(struct front *f, const struct conn *c, struct str bytes);
-/* r has been answered, and no connection has it. True: its line, and its release, are left for later. */
+/* r has been answered, and no connection has it. True: its line, and its release, are left for later. Not of
+ * what the front answers by itself: anybody can have that, as often as he likes. */
 bool later_line(struct front *f, struct req *r);
 
 /* ---- front.c ---- */
@@ -274,7 +275,6 @@ struct front {
     uv_prepare_t *before_sleep; /* log lines of the turn */
     uv_timer_t *timer;
     int64_t timer_due_ms; /* -1 when not running */
-    size_t timeouts;      /* seen to since the timer fired */
     int64_t now_ms;       /* monotonic: when what is being handled began, some microseconds ago */
     int64_t received_ms;  /* when the bytes that are being read came */
     int64_t ahead_ms;     /* of it, the wall clock */
@@ -350,7 +350,7 @@ struct httpd {
     char transport_text[192];
     size_t with_handler; /* hub's: requests the handler has */
     bool stopping;
-    _Atomic int64_t connections, in_flight, read_bytes, waiting_bytes, request_bytes;
+    _Atomic int64_t connections, in_flight, polls_waiting, read_bytes, waiting_bytes, request_bytes;
     _Atomic int64_t requests;
     /* the metrics of every request: M_http_requests and so on */
     _Atomic int64_t *requests_total, *in_flight_gauge, *bytes_sent_total, *ok_total, *polls_waited_total;

@@ -10,12 +10,14 @@
  * is no such poll is dealt with between the answers. They lie here as bytes, copied out of the kernel's
  * buffers: unparsed, since parsing is what there is no time for.
  *
- * A poll is known by its first line: GET, a path that ends in /sync, a since. It is there as a whole, and on
- * a connection that has nothing else to say; whatever follows it on its connection waits with it (conn.c).
- * None waits longer than behind_answers_ms, and all together take no more than a share of read_bytes_max;
- * past either they are dealt with between the answers.
+ * A poll is known by its first line: GET, a path that ends in /sync, a since, a timeout that is not 0. It is
+ * there as a whole, and on a connection that has nothing else to say; whatever follows it on its connection
+ * waits with it (conn.c). The lines of those who have their answer are a tenth of an answer's work, and wait
+ * likewise.
  *
- * The lines of those who have their answer are a tenth of an answer's work, and wait likewise.
+ * After behind_answers_ms they have their turn, answers or not. All fronts together keep no more of either
+ * than a share of read_bytes_max, and nothing when half of that is taken; past it all is dealt with at once,
+ * as it comes.
  */
 #include "http_int.h"
 #include "chappe/clock.h"
@@ -53,17 +55,31 @@ static bool answers_wait(const struct front *f)
 
 static bool is_poll(struct str bytes)
 {
+    static const char timeout[] = "timeout=";
     struct str line, rest;
     if (bytes.n > POLL_BYTES_MAX || !str_starts(bytes, STR("GET /_matrix/client/")) ||
         !str_eq(str_n(bytes.p + bytes.n - 4, 4), STR("\r\n\r\n")))
         return false;
     str_cut(bytes, '\r', &line, &rest);
-    return memmem(line.p, line.n, "/sync?", 6) && memmem(line.p, line.n, "since=", 6);
+    if (!memmem(line.p, line.n, "/sync?", 6) || !memmem(line.p, line.n, "since=", 6))
+        return false;
+    const char *t = memmem(line.p, line.n, timeout, sizeof timeout - 1);
+    return t && t[sizeof timeout - 1] >= '1' &&
+           t[sizeof timeout - 1] <= '9'; /* the line has an end behind it */
 }
 
-static void account(struct front *f, int64_t bytes)
+/* Has it n bytes more? */
+static bool has_room(const struct front *f, size_t kept, size_t n)
+{
+    size_t max = (size_t)f->h->cfg->read_bytes_max;
+    size_t all = (size_t)atomic_load_explicit(&f->h->read_bytes, memory_order_relaxed);
+    return kept + n <= max / SHARE / f->h->fronts_count && all + n <= max / 2;
+}
+
+static void account(struct front *f, int64_t bytes, int64_t polls)
 {
     atomic_fetch_add_explicit(&f->h->read_bytes, bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(&f->h->polls_waiting, polls, memory_order_relaxed);
     f->later.bytes += (size_t)bytes;
 }
 
@@ -74,14 +90,16 @@ static struct later_poll *later_first(const struct front *f)
     return k ? (struct later_poll *)(void *)(k->polls + f->later.taken) : NULL;
 }
 
-/* The oldest has been dealt with. */
-static void later_drop(struct front *f, const struct later_poll *p)
+/* The oldest has been dealt with. It has a token in it. */
+static void later_drop(struct front *f, struct later_poll *p)
 {
     struct later_chunk *k = f->later.first;
-    f->later.taken += poll_bytes(p->n);
+    size_t n = poll_bytes(p->n);
+    f->later.taken += n;
+    account(f, -(int64_t)n, -1);
+    explicit_bzero(p->bytes, p->n);
     if (f->later.taken < k->n)
         return;
-    account(f, -(int64_t)k->n);
     f->later.first = k->next;
     f->later.taken = 0;
     if (!k->next)
@@ -102,12 +120,17 @@ static void lines_run(struct front *f, bool all)
         if (l->lines_done + AHEAD < l->lines.n)
             req_fetch(line[AHEAD].req);
         f->now_ms = line->sent_ms; /* which is what it tells */
+        l->lines_bytes -= line->req->memory;
         access_log(f, line->req, false);
         front_release(f, line->req);
     }
     f->now_ms = now;
     if (l->lines_done == l->lines.n) {
         vec_free(&l->lines);
+        l->lines_done = 0;
+    } else if (l->lines_done > l->lines.n / 2) {
+        l->lines.n -= (uint32_t)l->lines_done;
+        memmove(l->lines.v, l->lines.v + l->lines_done, l->lines.n * sizeof *l->lines.v);
         l->lines_done = 0;
     }
 }
@@ -127,7 +150,7 @@ static void polls_run(struct front *f, bool all)
     const struct later_poll *ahead = p;
     for (int i = 0; i < AHEAD && ahead; i++)
         ahead = poll_after(f, ahead);
-    for (int i = 0; i < SLICE && p; i++, p = later_first(f)) {
+    for (int i = 0; i < SLICE && p; p = later_first(f)) {
         if (!all && f->now_ms - p->received_ms < f->h->cfg->behind_answers_ms)
             return;
         if (ahead) {
@@ -135,8 +158,10 @@ static void polls_run(struct front *f, bool all)
             ahead = poll_after(f, ahead);
         }
         struct conn *c = transport_user(f->transport, p->id);
-        if (c)
+        if (c) {
             conn_recv_later(c, str_n(p->bytes, p->n), p->received_ms);
+            i++;
+        }
         later_drop(f, p);
     }
 }
@@ -160,8 +185,9 @@ static void run_later(struct front *f)
 
 bool later_line(struct front *f, struct req *r)
 {
-    if (!answers_wait(f))
+    if (!r->handed || !answers_wait(f) || !has_room(f, f->later.lines_bytes, r->memory))
         return false;
+    f->later.lines_bytes += r->memory;
     vec_push(&f->later.lines, ((struct later_line){r, f->now_ms}));
     run_later(f);
     return true;
@@ -172,7 +198,7 @@ bool later_put(struct front *f, const struct conn *c, struct str bytes)
     if (!answers_wait(f) || !is_poll(bytes))
         return false;
     size_t n = poll_bytes(bytes.n);
-    if (f->later.bytes + n > (size_t)f->h->cfg->read_bytes_max / SHARE) {
+    if (!has_room(f, f->later.bytes, n)) {
         metric_add_l(M_http_polls_behind, "full", 1);
         return false;
     }
@@ -189,7 +215,7 @@ bool later_put(struct front *f, const struct conn *c, struct str bytes)
     p->n = bytes.n;
     memcpy(p->bytes, bytes.p, bytes.n);
     k->n += n;
-    account(f, (int64_t)n);
+    account(f, (int64_t)n, 1);
     httpd_add(f->h, f->h->polls_waited_total, 1);
     run_later(f);
     return true;

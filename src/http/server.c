@@ -299,7 +299,7 @@ void httpd_health_set(struct httpd *h, bool ok)
 
 size_t httpd_in_flight(const struct httpd *h)
 {
-    int64_t n = atomic_load(&h->in_flight);
+    int64_t n = atomic_load(&h->in_flight) + atomic_load(&h->polls_waiting);
     return n > 0 ? (size_t)n : 0;
 }
 

@@ -92,18 +92,19 @@ void wheel_cancel(struct wheel *w, struct wheel_timer *t)
     w->count--;
 }
 
-static void fire_slot(struct wheel *w, size_t slot, int64_t now, void (*fn)(void *arg, struct wheel_timer *t),
-                      void *arg)
+/* False: *left is used up, and some have not been looked at. */
+static bool fire_slot(struct wheel *w, size_t slot, int64_t now, size_t *left,
+                      void (*fn)(void *arg, struct wheel_timer *t), void *arg)
 {
     struct wheel_timer batch;
     struct wheel_timer *head = &w->slots[slot];
     w->used[slot / 64] &= ~((uint64_t)1 << (slot % 64));
     if (head->next == head)
-        return;
+        return true;
     batch = *head;
     batch.next->prev = batch.prev->next = &batch;
     head_init(head);
-    while (batch.next != &batch) {
+    while (batch.next != &batch && *left > 0) {
         struct wheel_timer *t = batch.next;
         take_off(t);
         if (t->due > now && t->due != WHEEL_NEVER) {
@@ -111,12 +112,24 @@ static void fire_slot(struct wheel *w, size_t slot, int64_t now, void (*fn)(void
             continue;
         }
         w->count--;
-        if (t->due != WHEEL_NEVER)
+        if (t->due != WHEEL_NEVER) {
+            --*left;
             fn(arg, t);
+        }
     }
+    if (batch.next == &batch)
+        return true;
+    /* They stay where they were, before those that were put there meanwhile. */
+    batch.prev->next = head->next;
+    head->next->prev = batch.prev;
+    head->next = batch.next;
+    batch.next->prev = head;
+    w->used[slot / 64] |= (uint64_t)1 << (slot % 64);
+    return false;
 }
 
-void wheel_advance(struct wheel *w, int64_t now_ms, void (*fn)(void *arg, struct wheel_timer *t), void *arg)
+bool wheel_advance(struct wheel *w, int64_t now_ms, size_t max, void (*fn)(void *arg, struct wheel_timer *t),
+                   void *arg)
 {
     int64_t until = (now_ms - w->begin_ms) / WHEEL_TICK_MS;
     if (until - w->tick > WHEEL_SLOTS)
@@ -124,9 +137,12 @@ void wheel_advance(struct wheel *w, int64_t now_ms, void (*fn)(void *arg, struct
     while (w->tick < until) {
         w->tick++;
         size_t slot = slot_of(w->tick);
-        if (w->used[slot / 64] >> (slot % 64) & 1)
-            fire_slot(w, slot, until, fn, arg);
+        if ((w->used[slot / 64] >> (slot % 64) & 1) && !fire_slot(w, slot, until, &max, fn, arg)) {
+            w->tick--; /* this one is looked at again */
+            return true;
+        }
     }
+    return false;
 }
 
 int64_t wheel_next_ms(const struct wheel *w, int64_t now_ms)

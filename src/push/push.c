@@ -112,7 +112,7 @@ static void on_timer(uv_timer_t *t)
     struct push *p = t->data;
 
     p->advancing = true;
-    wheel_advance(&p->wheel, clock_mono_ms(), on_due, p);
+    (void)wheel_advance(&p->wheel, clock_mono_ms(), SIZE_MAX, on_due, p);
     p->advancing = false;
     timer_arm(p);
 }

@@ -91,7 +91,7 @@ static void on_timer(void *arg, struct wheel_timer *t)
 static void on_tick(uv_timer_t *t)
 {
     struct sync *s = t->data;
-    wheel_advance(&s->wheel, clock_mono_ms(), on_timer, s);
+    (void)wheel_advance(&s->wheel, clock_mono_ms(), SIZE_MAX, on_timer, s);
     if (s->live && model_ready(s->m) && s->counts[REQ_HELD])
         each_of_state(s, REQ_HELD, req_admit);
     if (s->live) {

@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 #define SYNC "/_matrix/client/v3/sync"
-static const char poll_a[] = "GET " SYNC "?filter=0&since=sa HTTP/1.1\r\nHost: x\r\n\r\n";
-static const char poll_b[] = "GET " SYNC "?since=sb HTTP/1.1\r\nHost: x\r\n\r\n";
+static const char poll_a[] = "GET " SYNC "?filter=0&timeout=30000&since=sa HTTP/1.1\r\nHost: x\r\n\r\n";
+static const char poll_b[] = "GET " SYNC "?timeout=30000&since=sb HTTP/1.1\r\nHost: x\r\n\r\n";
 
 static int64_t waited(void)
 {
@@ -80,9 +80,13 @@ static void test_others_do_not_wait(void **state)
 {
     static const char *const requests[] = {
         "GET " SYNC " HTTP/1.1\r\n\r\n",
+        "GET " SYNC "?since=s HTTP/1.1\r\n\r\n",
+        "GET " SYNC "?since=s&timeout=0 HTTP/1.1\r\n\r\n",
+        "GET " SYNC "?timeout=30000 HTTP/1.1\r\n\r\n",
+        "GET /_matrix/echo?x=/sync?&timeout=30000&since=s HTTP/1.1\r\n\r\n",
         "GET " SYNC "?filter=0 HTTP/1.1\r\nX: since=s\r\n\r\n",
         "GET /_matrix/echo?since=s HTTP/1.1\r\n\r\n",
-        "POST " SYNC "?since=s HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
+        "POST " SYNC "?timeout=30000&since=s HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
     };
     START_BUSY(state);
     int64_t before = waited();
@@ -91,13 +95,81 @@ static void test_others_do_not_wait(void **state)
         assert_int_equal(fetch(PORT, requests[i], &r), 200);
         response_free(&r);
     }
-    struct client *c = client_dial(PORT);
-    client_send_bytes(c, poll_a, 20);
-    echo_goes_through();
-    client_send(c, poll_a + 20);
+    static const size_t parts[] = {20, sizeof poll_a - 12,
+                                   sizeof poll_a - 2}; /* in the second line; of its end */
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        struct client *c = client_dial(PORT);
+        client_send_bytes(c, poll_a, parts[i]);
+        echo_goes_through();
+        client_send(c, poll_a + parts[i]);
+        expect(c, "since sa\n");
+        client_free(&c);
+    }
+    assert_int_equal(waited(), before);
+    server_stop(&the_server);
+}
+
+/* Larger than polls are: they are not kept, whether they come in one piece or not. */
+static void test_large_ones(void **state)
+{
+    static const size_t sizes[] = {3000, 5000, 20000};
+    START_BUSY(state);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        struct buf text;
+        buf_init(&text, 65536);
+        buf_put(&text, STR("GET " SYNC "?timeout=30000&since=large HTTP/1.1\r\nX-Large: "));
+        while (text.n < sizes[i])
+            buf_putc(&text, 'x');
+        buf_put(&text, STR("\r\n\r\n"));
+        struct client *c = client_dial(PORT);
+        client_send_bytes(c, text.p, text.n);
+        if (sizes[i] < 4096)
+            the_server.answering = false;
+        expect(c, "since large\n");
+        the_server.answering = true;
+        client_free(&c);
+        buf_fini(&text);
+    }
+    server_stop(&the_server);
+}
+
+/* They count, as long as they wait, as what is under way and as what is being read. */
+static void test_counted(void **state)
+{
+    START_BUSY(state);
+    struct httpd_memory m;
+    size_t before = httpd_in_flight(the_server.httpd);
+    struct client *a = poll_waits(poll_a), *b = poll_waits(poll_b);
+    assert_int_equal(httpd_in_flight(the_server.httpd), before + 2);
+    httpd_memory(the_server.httpd, &m);
+    assert_true(m.reading >= sizeof poll_a + sizeof poll_b - 2);
+    the_server.answering = false;
+    expect(a, "since sa\n");
+    expect(b, "since sb\n");
+    WAIT_FOR(httpd_in_flight(the_server.httpd) == 0);
+    httpd_memory(the_server.httpd, &m);
+    assert_int_equal(m.reading, 0);
+    client_free(&a);
+    client_free(&b);
+    server_stop(&the_server);
+}
+
+/* A connection whose poll waits is not idle. */
+static void test_not_idle(void **state)
+{
+    CONFIG(state);
+    if (variant_of(state)->threads > 0)
+        skip();
+    the_server.answering = true;
+    the_server.cfg.behind_answers_ms = 60000;
+    the_server.cfg.idle_timeout_ms = 200;
+    server_start(&the_server);
+    struct client *c = poll_waits(poll_a), *idle = client_dial(PORT);
+    assert_true(client_ended(idle, 5000)); /* it came later */
+    the_server.answering = false;
     expect(c, "since sa\n");
     client_free(&c);
-    assert_int_equal(waited(), before);
+    client_free(&idle);
     server_stop(&the_server);
 }
 
@@ -250,18 +322,56 @@ static void test_drained_and_stopped(void **state)
     client_free(&c);
 }
 
-/* A line tells when its answer was sent, whenever it is written. */
+/* A line tells when its answer was sent, and how long that took, whenever it is written; of a poll that has
+ * waited, that it has. */
 static void test_lines_wait(void **state)
 {
+    enum { WAIT_MS = 1200 };
     START_BUSY(state);
     log_keep(LOG_INFO);
-    struct client *c = client_dial(PORT);
+    struct client *c = client_dial(PORT), *p = poll_waits(poll_a);
     client_send(c, "GET /_matrix/echo?since=line HTTP/1.1\r\n\r\n");
     expect(c, "since line\n");
+    usleep(WAIT_MS * 1000);
     assert_false(logged("since=line"));
     the_server.answering = false;
     WAIT_FOR(logged("since=line"));
-    assert_int_equal(logged_count("Processed request"), 1);
+    expect(p, "since sa\n");
+    WAIT_FOR(logged("since=sa"));
+    assert_int_equal(logged_count("Processed request"), 2);
+    assert_int_equal(logged_count("Processed request: 0."), 1);
+    assert_false(logged("sec/1."));
+    client_free(&c);
+    client_free(&p);
+    log_release();
+    server_stop(&the_server);
+}
+
+/* Past their share lines are written at once; what the front answers by itself has no share. */
+static void test_too_many_lines(void **state)
+{
+    enum { N = 20 };
+    CONFIG(state);
+    if (variant_of(state)->threads > 0)
+        skip();
+    the_server.answering = true;
+    the_server.cfg.behind_answers_ms = 60000;
+    the_server.cfg.read_bytes_max = 8192;
+    server_start(&the_server);
+    log_keep(LOG_INFO);
+    struct client *c = client_dial(PORT);
+    for (int i = 0; i < N; i++) {
+        client_send(c, "GET /_matrix/echo?since=line HTTP/1.1\r\n\r\n");
+        expect(c, "since line\n");
+    }
+    WAIT_FOR(logged_count("since=line") >= N / 2);
+    assert_true(logged_count("since=line") < N);
+    struct response r;
+    assert_int_equal(fetch(PORT, "GET /nowhere HTTP/1.1\r\n\r\n", &r), 404);
+    response_free(&r);
+    WAIT_FOR(logged("/nowhere"));
+    the_server.answering = false;
+    WAIT_FOR(logged_count("since=line") == N);
     client_free(&c);
     log_release();
     server_stop(&the_server);
@@ -302,10 +412,12 @@ int run_later_tests(void)
 #fn, fn, NULL, stop_after, &variants[i] \
     }
         const struct CMUnitTest tests[] = {
-            T(test_polls_wait),          T(test_others_do_not_wait), T(test_order_is_kept),
-            T(test_two_at_once),         T(test_much_behind),        T(test_leaving),
-            T(test_not_for_ever),        T(test_switched_off),       T(test_too_many),
-            T(test_drained_and_stopped), T(test_lines_wait),         T(test_crowd),
+            T(test_polls_wait),  T(test_others_do_not_wait),  T(test_order_is_kept),
+            T(test_two_at_once), T(test_large_ones),          T(test_counted),
+            T(test_not_idle),    T(test_too_many_lines),      T(test_much_behind),
+            T(test_leaving),     T(test_not_for_ever),        T(test_switched_off),
+            T(test_too_many),    T(test_drained_and_stopped), T(test_lines_wait),
+            T(test_crowd),
         };
 #undef T
         failed += cmocka_run_group_tests_name(name, tests, NULL, NULL);

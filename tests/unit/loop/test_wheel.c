@@ -51,7 +51,7 @@ static void test_never_early_once(void **state)
         int64_t end = now_ms + 200000 + WHEEL_TICK_MS;
         while (now_ms < end) {
             now_ms += 1 + lcg_below(50);
-            wheel_advance(w, now_ms, on_fire, &fired);
+            (void)wheel_advance(w, now_ms, SIZE_MAX, on_fire, &fired);
         }
         assert_int_equal(fired, N);
         assert_int_equal(w->count, 0);
@@ -81,13 +81,49 @@ static void test_next_leads_there(void **state)
             int64_t ms = wheel_next_ms(w, now_ms);
             assert_true(ms >= 0);
             now_ms += ms > 0 ? ms : 1;
-            wheel_advance(w, now_ms, on_fire, &fired);
+            (void)wheel_advance(w, now_ms, SIZE_MAX, on_fire, &fired);
             looks++;
         }
         assert_true(p.fired_ms >= 12345 + delays[i]);
         assert_true(p.fired_ms <= 12345 + delays[i] + WHEEL_TICK_MS);
         assert_true(looks <= 2 + delays[i] / 60000); /* sleeping, not polling */
     }
+    free(w);
+}
+
+/* More are due than are to fire at once: the next call goes on, at once; whatever happens to one meanwhile
+ * counts. */
+static void test_so_many_at_once(void **state)
+{
+    enum { N = 200, MAX = 64 };
+    (void)state;
+    struct wheel *w = calloc(1, sizeof *w);
+    struct probe *p = calloc(N + 1, sizeof *p);
+    int fired = 0;
+    now_ms = 5000;
+    wheel_init(w, now_ms);
+    for (int i = 0; i < N; i++)
+        wheel_set(w, &p[i].t, now_ms + 1000);
+    now_ms += 1000 + WHEEL_TICK_MS;
+    assert_true(wheel_advance(w, now_ms, MAX, on_fire, &fired));
+    assert_int_equal(fired, MAX);
+    assert_int_equal(w->count, N - MAX);
+    assert_int_equal(wheel_next_ms(w, now_ms), 0);
+    wheel_cancel(w, &p[N - 1].t);
+    wheel_let_go(&p[N - 2].t);
+    wheel_set(w, &p[N - 3].t, now_ms + 500);
+    wheel_set(w, &p[N].t, now_ms - 1); /* due already */
+    for (int calls = 1; wheel_advance(w, now_ms, MAX, on_fire, &fired); calls++)
+        assert_true(calls < 4);
+    assert_int_equal(fired, N - 3);
+    assert_int_equal(p[N - 3].fired, 0);
+    now_ms += 500 + WHEEL_TICK_MS;
+    assert_false(wheel_advance(w, now_ms, MAX, on_fire, &fired));
+    assert_int_equal(fired, N - 1);
+    for (int i = 0; i <= N; i++)
+        assert_int_equal(p[i].fired, i != N - 1 && i != N - 2);
+    assert_int_equal(w->count, 0);
+    free(p);
     free(w);
 }
 
@@ -106,15 +142,15 @@ static void test_cancel_and_move(void **state)
     wheel_set(w, &p[1].t, 5000);
     assert_int_equal(w->count, 2);
     now_ms = 2000;
-    wheel_advance(w, now_ms, on_fire, &fired);
+    (void)wheel_advance(w, now_ms, SIZE_MAX, on_fire, &fired);
     assert_int_equal(p[0].fired + p[1].fired, 0);
     assert_int_equal(p[2].fired, 1);
     now_ms = 6000;
-    wheel_advance(w, now_ms, on_fire, &fired);
+    (void)wheel_advance(w, now_ms, SIZE_MAX, on_fire, &fired);
     assert_int_equal(p[1].fired, 1);
     now_ms += 10000000; /* a suspended machine */
     wheel_set(w, &p[0].t, now_ms - 5);
-    wheel_advance(w, now_ms + WHEEL_TICK_MS, on_fire, &fired);
+    (void)wheel_advance(w, now_ms + WHEEL_TICK_MS, SIZE_MAX, on_fire, &fired);
     assert_int_equal(p[0].fired, 1);
     free(w);
 }
@@ -152,7 +188,7 @@ static void test_put_off_and_let_go(void **state)
             assert_true(wheel_is_set(&p->t));
         }
         now_ms += lcg_below(40);
-        wheel_advance(w, now_ms, on_fire, &fired);
+        (void)wheel_advance(w, now_ms, SIZE_MAX, on_fire, &fired);
         for (int i = 0; i < N; i++) {
             struct probe *q = &probes[i];
             assert_true(q->fired <= 1);
@@ -174,7 +210,7 @@ static void test_put_off_and_let_go(void **state)
         wheel_let_go(&probes[i].t);
         assert_false(wheel_is_set(&probes[i].t));
     }
-    wheel_advance(w, now_ms + 70000, on_fire, &fired);
+    (void)wheel_advance(w, now_ms + 70000, SIZE_MAX, on_fire, &fired);
     assert_int_equal(fired, 0);
     assert_int_equal(w->count, 0);
     assert_int_equal(wheel_next_ms(w, now_ms + 70000), -1);
@@ -222,7 +258,7 @@ static void test_callbacks_change_the_wheel(void **state)
     for (int i = 0; i < 3; i++)
         wheel_set(wheel_under_test, &chain[i].t, 100);
     for (now_ms = 0; now_ms < 1000; now_ms += WHEEL_TICK_MS)
-        wheel_advance(wheel_under_test, now_ms, on_chain, NULL);
+        (void)wheel_advance(wheel_under_test, now_ms, SIZE_MAX, on_chain, NULL);
     assert_int_equal(chain[0].fired, 3);
     assert_int_equal(chain[1].fired, 0);
     assert_int_equal(chain[2].fired, 1);
@@ -233,9 +269,13 @@ static void test_callbacks_change_the_wheel(void **state)
 int run_wheel_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_never_early_once),          cmocka_unit_test(test_next_leads_there),
-        cmocka_unit_test(test_cancel_and_move),           cmocka_unit_test(test_put_off_and_let_go),
-        cmocka_unit_test(test_putting_off_moves_nothing), cmocka_unit_test(test_callbacks_change_the_wheel),
+        cmocka_unit_test(test_never_early_once),
+        cmocka_unit_test(test_next_leads_there),
+        cmocka_unit_test(test_so_many_at_once),
+        cmocka_unit_test(test_cancel_and_move),
+        cmocka_unit_test(test_put_off_and_let_go),
+        cmocka_unit_test(test_putting_off_moves_nothing),
+        cmocka_unit_test(test_callbacks_change_the_wheel),
     };
     return cmocka_run_group_tests_name("wheel", tests, NULL, NULL);
 }
