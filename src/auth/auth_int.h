@@ -177,6 +177,7 @@ struct auth_op {
     struct user_fact user;
     int64_t mau_count;
     int64_t token_dies_ms; /* guests */
+    bool doubted;          /* a row was handed out that may have been read before its news */
     int64_t rows_until_ms; /* monotonic: the first of the rows of users and devices gets too old */
     uint64_t drops;        /* the auth's, when op began */
     bool old_device_name;  /* application services: the argument of MSC3202 counted, too */

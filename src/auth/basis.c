@@ -8,8 +8,8 @@
  * fresh. Whatever takes such a row out of its cache (news of it, its age, a lack of space, doubt while it was
  * read) voids all requesters of its user for this purpose; they lose the shortcut and nothing else. A row
  * that leaves while its op still waits for something else finds no requester yet: that is what the count of
- * drops is for. Requests that are recognised do not move the rows among the least recently used ones: all of
- * them take the long way every few minutes.
+ * drops is for; such a requester is suspect from the beginning. Requests that are recognised do not move the
+ * rows among the least recently used ones: all of them take the long way every few minutes.
  *
  * And for an introspected token: its answer is still the one that is remembered, less than two minutes old,
  * and the token's own end has not come. An answer that is older is used during an outage only, which the long
@@ -27,6 +27,7 @@ void basis_begin(struct auth_op *op)
 {
     op->rows_until_ms = INT64_MAX;
     op->drops = op->a->drops;
+    op->doubted = false;
 }
 
 void basis_note(struct auth_op *op, const struct cache *c, const struct centry *e)
@@ -35,13 +36,17 @@ void basis_note(struct auth_op *op, const struct cache *c, const struct centry *
 
     if (until < op->rows_until_ms)
         op->rows_until_ms = until;
+    op->doubted |= e->tries >= AUTH_TRIES_MAX;
 }
 
 void basis_set(struct requester *r, const struct auth_op *op)
 {
     struct basis *b = basis_of(r);
 
-    b->until_ms = op->drops == op->a->drops ? op->rows_until_ms : 0;
+    bool doubted = op->doubted || op->drops != op->a->drops;
+
+    b->until_ms = doubted ? 0 : op->rows_until_ms;
+    r->suspected += doubted; /* whoever parks on it is checked */
     if (r->kind == REQUESTER_MAS) {
         b->mas = op->mas;
         b->mas->refs++;

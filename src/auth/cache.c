@@ -13,7 +13,7 @@
  * answer that names a user (only the answer does, for tokens) is compared with the shard. An answer that
  * fails either test is asked for again, which also makes the waiting requests see the new truth; after
  * AUTH_TRIES_MAX rounds it is handed out but not kept, and whoever parks on it is checked once more by
- * watch.c.
+ * watch.c (of a user or a device: basis.c).
  *
  * "Missing" is kept too, in a list of its own with a small maximum and a life of ten seconds: however many
  * random tokens are tried, no good entry leaves for them. Found entries go least recently used first, give or

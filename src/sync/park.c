@@ -508,12 +508,13 @@ static void next_soon(const struct sync *s, const struct sync_req *r)
 
 static void on_idle(uv_idle_t *h)
 {
-    enum { AHEAD = 3, CLOCK_EACH = 8 };
+    enum { AHEAD = 3, CLOCK_EACH = 8, WAKE_EACH = 4 };
     struct sync *s = h->data;
     struct soon soon;
     int64_t start = clock_mono_us();
     uint64_t runs = s->runs;
-    if (s->counts[REQ_READY] < REQ_SLICE)
+    /* Those who are ready come first, but others who become ready must not keep the rest asleep. */
+    if (s->counts[REQ_READY] < REQ_SLICE || ++s->turns % WAKE_EACH == 0)
         model_wake_more(s->m);
     req_admit_queued(s);
     soon_begin(s, &soon);

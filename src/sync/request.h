@@ -124,7 +124,7 @@ struct sync {
     uv_idle_t *idle; /* runs while REQ_READY is not empty */
     uv_timer_t *tick;
     bool idle_running;
-    uint64_t runs; /* of the computation */
+    uint64_t runs, turns; /* of the computation; with more than enough to do */
     struct arena *scratch;
     struct smap presence_buckets;
     struct answers answers;

@@ -161,7 +161,8 @@ bool session_keep(struct sessions *x, struct session *s, uint64_t key, uint64_t 
     s->kept.body = blob_ref(body);
     s->kept.key = key;
     s->kept.next = next;
-    s->kept_until_ms = (uint32_t)(clock_mono_coarse_ms() + life_ms);
+    /* Not beyond the session, and within 32 bits. */
+    s->kept_until_ms = (uint32_t)(clock_mono_coarse_ms() + (life_ms < USE_MS ? life_ms : USE_MS));
     x->kept_bytes += body->n;
     return true;
 }

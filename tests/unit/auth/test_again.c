@@ -277,6 +277,63 @@ static void news_while_it_waits(void **state)
     fix_free(&f);
 }
 
+/* The same with nobody else of that user here; and what the row was about ends whoever parks. */
+static void user_gone_while_it_waits(void **state)
+{
+    struct fix *f = fix_new(with_mas);
+    struct outcome o;
+    struct watched w;
+
+    (void)state;
+    struct outcome before = introspected(f, "mat", "{" NOBODYS "}");
+    outcome_free(&before);
+    f->reply = (struct mas_reply){0, 200, "{" ALICE "}"};
+    f->hold = true;
+    ask_token(f, "mat2", &o);
+    fix_pump(f);
+    assert_int_equal(f->statements[SQL_auth_devices], 1);
+    fix_user(f, "@alice:hs.test")->gone = true;
+    row(f, "get_user_deactivated_status", "@alice:hs.test", NULL);
+    f->hold = false;
+    fix_pump(f);
+    assert_accepted(&o, "@alice:hs.test", "ALICE", "from what was read before");
+    assert_false(again_token(f, o.r, "mat2"));
+    watch(f, &w, o.r);
+    fix_pump(f);
+    assert_int_equal(w.ended, 1);
+    outcome_free(&o);
+    fix_free(&f);
+}
+
+/* A row of the user that comes with each look: what is handed out at last may be old. */
+static void endless_news_of_the_user(void **state)
+{
+    struct fix *f = fix_new(with_mas);
+    struct outcome o;
+    struct watched w;
+
+    (void)state;
+    f->reply = (struct mas_reply){0, 200, "{" NOBODYS "}"};
+    f->hold = true;
+    ask_token(f, "mat", &o);
+    for (int i = 0; i < AUTH_TRIES_MAX; i++) {
+        fix_pump(f);
+        assert_int_equal(o.calls, 0);
+        row(f, "get_user_by_id", "@alice:hs.test", NULL);
+        fix_deliver(f);
+    }
+    assert_int_equal(f->statements[SQL_auth_users], AUTH_TRIES_MAX);
+    assert_accepted(&o, "@alice:hs.test", NULL, "at last");
+    assert_false(again_token(f, o.r, "mat"));
+    fix_user(f, "@alice:hs.test")->gone = true;
+    watch(f, &w, o.r);
+    f->hold = false;
+    fix_pump(f);
+    assert_int_equal(w.ended, 1);
+    outcome_free(&o);
+    fix_free(&f);
+}
+
 static void odd_requests(void **state)
 {
     struct fix *f = fix_new(with_mas);
@@ -502,6 +559,8 @@ int run_again(void)
         cmocka_unit_test(the_age_of_rows),
         cmocka_unit_test(rows_that_are_not_kept),
         cmocka_unit_test(news_while_it_waits),
+        cmocka_unit_test(user_gone_while_it_waits),
+        cmocka_unit_test(endless_news_of_the_user),
         cmocka_unit_test(odd_requests),
         cmocka_unit_test(services_again),
         cmocka_unit_test(services_that_are_tracked),

@@ -87,6 +87,7 @@ static void endless_rows(void **state)
     }
     assert_accepted(&o, "@alice:hs.test", "ALICE", "at last");
     assert_int_equal(f->statements[SQL_auth_tokens], AUTH_TRIES_MAX);
+    assert_false(again_token(f, o.r, "syt_alice"));
     struct watched w;
     fix_token(f, "syt_alice")->gone = true;
     watch(f, &w, o.r);

@@ -181,6 +181,39 @@ static void test_woken_in_slices(void **state)
     front_free(&f);
 }
 
+/* Others that become ready all the time do not keep those asleep who are to be woken. */
+static void test_woken_in_a_flood(void **state)
+{
+    (void)state;
+    enum { USERS = 300, EACH = 100, TURNS = 60 };
+    struct front *f = storm_new(USERS, false);
+    struct client **c = xcalloc(USERS, sizeof(struct client *));
+    int flood = 0;
+    all_poll(f, c, USERS);
+    late_message(f, 1);
+    front_run(f);
+    all_poll(f, c, USERS);
+    late_message(f, 2);
+    for (int turn = 0; turn < TURNS; turn++) {
+        for (int i = 0; i < EACH; i++) {
+            f->user = user_name(f->w, 0);
+            f->token = 0;
+            front_get(f, world_text(f->w,
+                                    "n=%d&timeout=%d&since=s%d_100_0_100_100_100_100_100_0_100_100_100_100",
+                                    flood, 1000 + flood, OLD));
+            flood++;
+        }
+        world_turn(f->w);
+    }
+    assert_true(f->s->counts[REQ_READY] >= REQ_SLICE);
+    assert_false(model_wakes(f->w->m));
+    front_run(f);
+    for (int i = 0; i < USERS; i++)
+        assert_int_equal(c[i]->answers, 1);
+    free(c);
+    front_free(&f);
+}
+
 /* What one batch brings many is computed in slices: a turn of the loop has 64 runs at most. */
 static void test_slices(void **state)
 {
@@ -322,10 +355,15 @@ static void test_full_queue_sheds_the_greedy(void **state)
 int run_storm_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shared_rooms),     cmocka_unit_test(test_own_rooms),
-        cmocka_unit_test(test_woken_in_slices),  cmocka_unit_test(test_slices),
-        cmocka_unit_test(test_refused_together), cmocka_unit_test(test_one_by_one),
-        cmocka_unit_test(test_turns_by_user),    cmocka_unit_test(test_full_queue_sheds_the_greedy),
+        cmocka_unit_test(test_shared_rooms),
+        cmocka_unit_test(test_own_rooms),
+        cmocka_unit_test(test_woken_in_slices),
+        cmocka_unit_test(test_woken_in_a_flood),
+        cmocka_unit_test(test_slices),
+        cmocka_unit_test(test_refused_together),
+        cmocka_unit_test(test_one_by_one),
+        cmocka_unit_test(test_turns_by_user),
+        cmocka_unit_test(test_full_queue_sheds_the_greedy),
     };
     return cmocka_run_group_tests_name("storms", tests, NULL, NULL);
 }
