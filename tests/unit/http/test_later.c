@@ -359,6 +359,10 @@ static void test_too_many_lines(void **state)
     the_server.cfg.read_bytes_max = 8192;
     server_start(&the_server);
     log_keep(LOG_INFO);
+    struct response r;
+    assert_int_equal(fetch(PORT, "GET /nowhere HTTP/1.1\r\n\r\n", &r), 404);
+    response_free(&r);
+    WAIT_FOR(logged("/nowhere"));
     struct client *c = client_dial(PORT);
     for (int i = 0; i < N; i++) {
         client_send(c, "GET /_matrix/echo?since=line HTTP/1.1\r\n\r\n");
@@ -366,10 +370,6 @@ static void test_too_many_lines(void **state)
     }
     WAIT_FOR(logged_count("since=line") >= N / 2);
     assert_true(logged_count("since=line") < N);
-    struct response r;
-    assert_int_equal(fetch(PORT, "GET /nowhere HTTP/1.1\r\n\r\n", &r), 404);
-    response_free(&r);
-    WAIT_FOR(logged("/nowhere"));
     the_server.answering = false;
     WAIT_FOR(logged_count("since=line") == N);
     client_free(&c);
