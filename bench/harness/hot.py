@@ -236,7 +236,7 @@ class Hot:
             *stage.describe(with_room=False),
             f"cores     what is measured on core 0, the generator on core 1, the homeserver and the stores on {_rest()}",
             f"plan      {self.rounds} rounds, Synapse in {min(self.rounds, self.options.synapse_rounds)} of them",
-            f"load      average before the parts: {min(loads)} / {statistics.median(loads)} / {max(loads)}",
+            f"load      average before the parts: {min(loads):.1f} / {statistics.median(loads):.1f} / {max(loads):.1f}",
         ]
 
     def write(self, stage: Stage) -> None:
