@@ -4,10 +4,10 @@
 #define CHAPPE_JSON_H
 /*
  * JSON trees in an arena, read by a strict parser of our own, and a writer that emits what Synapse emits: no
- * insignificant space, ASCII only (\uXXXX, lower-case hex, surrogate pairs), numbers as they stood (integers
- * of any size verbatim, floats in Python's repr form). Object members keep their order; of duplicate keys the
- * last wins, as in Python. A lone surrogate escape (\ud800), which Python accepts, is kept as the three bytes
- * UTF-8 would give it, and written as the escape again; raw input must be proper UTF-8.
+ * insignificant space, ASCII only (escapes as \u00e9, in lower case, surrogate pairs), numbers as they stood
+ * (integers of any size verbatim, floats in Python's repr form). Object members keep their order; of
+ * duplicate keys the last wins, as in Python. A lone surrogate escape (\ud800), which Python accepts, is kept
+ * as the three bytes UTF-8 would give it, and written as the escape again; raw input must be proper UTF-8.
  */
 #include "chappe/mem.h"
 

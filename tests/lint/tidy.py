@@ -71,6 +71,8 @@ BANNED = {
 BANNED_OUTSIDE_BASE = {"malloc": "xmalloc", "calloc": "xcalloc", "realloc": "xrealloc", "strdup": "str_dup",
                        "strndup": "xstrndup", "assert": "ASSERT"}
 
+# Decided 2026-11-29: the marks of unfinished work stand in these two lines and nowhere else, since what refuses them has
+# to name them; `tests/run lint` fails on any other.
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 UNFINISHED_SOURCE = re.compile(r"\b(stub|placeholder|not implemented yet)\b", re.I)
 MACHINE_PATH = re.compile(r"(?<![\w.$}~-])/(home|root|work|Users)/\w|/tmp/\w/")

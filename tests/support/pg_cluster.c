@@ -5,6 +5,7 @@
  * nothing has to be found again by name or pid file.
  */
 #include "support/pg_cluster.h"
+#include "support/temp_dir.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -91,8 +92,7 @@ int pg_cluster_init(struct pg_cluster *c, int port_from)
         c->uid = pw->pw_uid;
         c->gid = pw->pw_gid;
     }
-    snprintf(c->dir, sizeof c->dir, "/tmp/chappe-test-pg-XXXXXX");
-    if (!mkdtemp(c->dir) || (getuid() == 0 && chown(c->dir, c->uid, c->gid) != 0))
+    if (!temp_dir(c->dir, sizeof c->dir, "test-pg") || (getuid() == 0 && chown(c->dir, c->uid, c->gid) != 0))
         return -1;
     const char *argv[] = {"initdb", "-D", "data", "-U",         "chappe", "-A",
                           "trust",  "-E", "UTF8", "--locale=C", "-N",     NULL};

@@ -5,18 +5,19 @@
  * of files as an operator would have them.
  */
 #include "test_config.h"
+#include "support/temp_dir.h"
 
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-static char dir[] = "/tmp/chappe-config-XXXXXX";
+static char dir[64];
 static VEC(char *) made;
 
 static int setup(void **state)
 {
     (void)state;
-    return mkdtemp(dir) ? 0 : -1;
+    return temp_dir(dir, sizeof dir, "config") ? 0 : -1;
 }
 
 static int teardown(void **state)

@@ -7,6 +7,7 @@
 #include "feed_test.h"
 
 #include "chappe/metrics.h"
+#include "support/temp_dir.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -697,8 +698,7 @@ int run_redis(void)
     char command[160];
     int failed;
 
-    snprintf(redis.dir, sizeof redis.dir, "/tmp/chappe-feed-XXXXXX");
-    if (!mkdtemp(redis.dir))
+    if (!temp_dir(redis.dir, sizeof redis.dir, "feed"))
         return 1;
     snprintf(redis.socket, sizeof redis.socket, "%s/s", redis.dir);
     failed = cmocka_run_group_tests_name("redis_fake", with_fake, NULL, NULL);

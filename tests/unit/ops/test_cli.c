@@ -9,11 +9,12 @@
 #include "chappe/log.h"
 #include "chappe/server.h"
 #include "chappe/version.h"
+#include "support/temp_dir.h"
 
 #include <unistd.h>
 
-static char dir[] = "/tmp/chappe-cli-XXXXXX";
-static char homeserver[64], worker[64], bad[64];
+static char dir[64];
+static char homeserver[96], worker[96], bad[96];
 static int runs;
 
 static void file(char *path, size_t size, const char *name, const char *text)
@@ -28,7 +29,7 @@ static void file(char *path, size_t size, const char *name, const char *text)
 static int setup(void **state)
 {
     (void)state;
-    if (!mkdtemp(dir))
+    if (!temp_dir(dir, sizeof dir, "cli"))
         return -1;
     file(homeserver, sizeof homeserver, "homeserver.yaml",
          "server_name: example.com\nredis: {enabled: true, password: hunter2}\ninstance_map: {main: {host: "
