@@ -19,13 +19,22 @@ struct httpd;
 
 enum http_method { HTTP_M_GET, HTTP_M_HEAD, HTTP_M_POST, HTTP_M_PUT, HTTP_M_DELETE, HTTP_M_OTHER };
 
+/* What many requests have in common. Its front's, which alone counts it. */
+struct http_text {
+    uint32_t refs;
+    uint32_t n : 31;
+    bool as_it_is : 1;   /* a request line shows it so, nothing escaped */
+    struct hash128 hash; /* str_hash128_of() the pieces that it was made of */
+    char p[];
+};
+
 /* A complete request. What it tells lives until http_reply(), but for the secret value. There are tens of
  * thousands at a time, so it is small: texts stand behind one another, what many clients' targets have in
  * common is shared, and the functions below find them. */
 struct http_req {
-    const char *text;   /* path, '?' and query, or the value of since alone; client's address; free room */
-    struct blob *form;  /* shared: what stands before the value of since, and after it; NULL: text has all */
-    struct blob *agent; /* NULL: none */
+    const char *text; /* path, '?' and query, or the value of since alone; client's address; free room */
+    struct http_text *form;  /* what stands before the value of since, and after it; NULL: text has all */
+    struct http_text *agent; /* NULL: none */
     const struct str *authorization; /* NULL: none; gone after the handler's call */
     const struct str *body;          /* NULL: none */
     struct arena *arena;             /* http_arena()'s; NULL until then */
@@ -54,7 +63,7 @@ static inline struct str http_client_ip(const struct http_req *req)
 /* Last User-Agent; empty if none; non-ASCII bytes as U+FFFD. */
 static inline struct str http_user_agent(const struct http_req *req)
 {
-    return req->agent ? blob_str(req->agent) : STR("");
+    return req->agent ? str_n(req->agent->p, req->agent->n) : STR("");
 }
 /* Value of the Authorization header, absent if none. */
 static inline struct str http_authorization(const struct http_req *req)
@@ -115,6 +124,8 @@ bool http_query_has(const struct http_req *req, struct str name);
 bool http_query_next(struct http_req *req, struct str name, size_t *it, struct str *value);
 /* The value of since, if it is there and spelt plainly, and what stands in the query before and after it. */
 bool http_query_since(const struct http_req *req, struct str *before, struct str *since, struct str *after);
+/* Keyed hash of the target without the value of since, and that value. False: as http_query_since(). */
+bool http_form_hash(const struct http_req *req, struct hash128 *hash, struct str *since);
 /* Percent-decodes into a. Malformed escapes stay as they are. */
 struct str url_decode(struct arena *a, struct str s, bool plus_is_space);
 /* Everything but unreserved characters is escaped (path arguments of the replication API). */

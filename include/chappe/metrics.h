@@ -26,6 +26,10 @@ void metric_add(enum metric m, int64_t n);
 void metric_set(enum metric m, int64_t v);
 void metric_add_l(enum metric m, const char *label_value,
                   int64_t n); /* label_value must outlive the process */
+/* The same for what no other thread ever adds to, and which is added to for every answer: nothing is locked.
+ */
+void metric_add_own(enum metric m, int64_t n);
+void metric_add_l_own(enum metric m, const char *label_value, int64_t n);
 void metric_set_l(enum metric m, const char *label_value, int64_t v);
 /* Where a counter or gauge is kept, for those who add to it all the time; label_value: NULL for one without
  * labels. */

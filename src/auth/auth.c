@@ -210,7 +210,7 @@ struct auth_op *op_park(struct auth_op *op)
 /* Ends op: calls back, then frees what is op's. r is handed over. */
 static void op_end(struct auth_op *op, struct requester *r, const struct auth_error *e, const char *label)
 {
-    metric_add_l(M_auth_results, label, 1);
+    metric_add_l_own(M_auth_results, label, 1);
     requester_unref(&op->r);
     mas_answer_unref(&op->mas);
     if (op->on_heap) {
@@ -358,7 +358,7 @@ bool auth_again(struct auth *a, struct requester *r, const struct http_req *req,
     used_mark(a, r);
     if (clock_mono_coarse_ms() >= *ip_due_ms && auth_header_token(http_authorization(req), &token) == 0)
         *ip_due_ms = send_user_ip(a, r, token, http_client_ip(req), http_user_agent(req));
-    metric_add_l(M_auth_results, "ok", 1);
+    metric_add_l_own(M_auth_results, "ok", 1);
     return true;
 }
 

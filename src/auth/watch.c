@@ -291,7 +291,7 @@ static void check_begin(struct auth_check *c)
     check_move(&c->a->checks.flying, c);
     c->flying = true;
     c->suspected = c->r->suspected;
-    metric_add(M_auth_checks, 1);
+    metric_add_own(M_auth_checks, 1);
 }
 
 void checks_flush(struct auth *a)

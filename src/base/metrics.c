@@ -66,6 +66,17 @@ void metric_add(enum metric m, int64_t n)
     atomic_fetch_add_explicit(&values[m], n, memory_order_relaxed);
 }
 
+static void add_own(_Atomic int64_t *cell, int64_t n)
+{
+    atomic_store_explicit(cell, atomic_load_explicit(cell, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+void metric_add_own(enum metric m, int64_t n)
+{
+    check(m, false);
+    add_own(&values[m], n);
+}
+
 void metric_set(enum metric m, int64_t v)
 {
     check(m, false);
@@ -103,9 +114,30 @@ static struct labelled *label_find(enum metric m, const char *name, bool create)
     }
 }
 
+/* Mostly it is the same one as last time: that is known by where it stands. */
+static _Atomic int64_t *cell_of(enum metric m, const char *label_value)
+{
+    static _Thread_local struct {
+        const char *name;
+        struct labelled *at;
+    } last[METRIC_COUNT];
+    if (last[m].name != label_value) {
+        last[m].at = label_find(m, label_value, true);
+        last[m].name = label_value;
+    }
+    return &last[m].at->value;
+}
+
 void metric_add_l(enum metric m, const char *label_value, int64_t n)
 {
-    atomic_fetch_add_explicit(&label_find(m, label_value, true)->value, n, memory_order_relaxed);
+    check(m, true);
+    atomic_fetch_add_explicit(cell_of(m, label_value), n, memory_order_relaxed);
+}
+
+void metric_add_l_own(enum metric m, const char *label_value, int64_t n)
+{
+    check(m, true);
+    add_own(cell_of(m, label_value), n);
 }
 
 void metric_set_l(enum metric m, const char *label_value, int64_t v)

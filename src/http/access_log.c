@@ -25,7 +25,18 @@ static inline void put(struct line *l, struct str s)
     l->p += n;
 }
 
-static void put_char(struct line *l, char c)
+/* Of a literal, whose length the compiler knows: usually a few moves. */
+static inline __attribute__((always_inline)) void put_literal(struct line *l, struct str s)
+{
+    if ((size_t)(l->end - l->p) < s.n) {
+        put(l, s);
+        return;
+    }
+    memcpy(l->p, s.p, s.n);
+    l->p += s.n;
+}
+
+static inline void put_char(struct line *l, char c)
 {
     if (l->p < l->end)
         *l->p++ = c;
@@ -59,18 +70,17 @@ static void put_escaped(struct line *l, struct str s)
 
 static void put_seconds(struct line *l, int64_t ms)
 {
-    char text[8] = "0.000sec";
+    char text[] = ".000sec";
     uint64_t t = ms > 0 ? (uint64_t)ms : 0;
-    if (t >= 1000) {
+    if (t >= 10000)
         put_int(l, (int64_t)(t / 1000));
-        t %= 1000;
-    } else {
-        put_char(l, '0');
-    }
-    text[2] = (char)('0' + t / 100);
-    text[3] = (char)('0' + t / 10 % 10);
-    text[4] = (char)('0' + t % 10);
-    put(l, str_n(text + 1, sizeof text - 1));
+    else
+        put_char(l, (char)('0' + t / 1000));
+    unsigned rest = (unsigned)(t % 1000);
+    text[1] = (char)('0' + rest / 100);
+    text[2] = (char)('0' + rest / 10 % 10);
+    text[3] = (char)('0' + rest % 10);
+    put_literal(l, str_n(text, sizeof text - 1));
 }
 
 static bool is_secret(struct str name)
@@ -136,7 +146,7 @@ static void put_target(struct line *l, struct str target)
         char sep = query_cut(&query, &part);
         if (str_cut(part, '=', &name, &value) && is_secret(name)) {
             put_escaped(l, name);
-            put(l, STR("=<redacted>"));
+            put_literal(l, STR("=<redacted>"));
         } else {
             put_escaped(l, part);
         }
@@ -149,21 +159,23 @@ struct str access_format(char *out, size_t room, const struct access_entry *e)
 {
     struct line l = {out, out + room};
     put(&l, e->request_id);
-    put(&l, STR(" - "));
+    put_literal(&l, STR(" - "));
     put_escaped(&l, e->ip);
-    put(&l, STR(" - "));
+    put_literal(&l, STR(" - "));
     put(&l, e->tag);
-    put(&l, STR(" - {"));
+    put_literal(&l, STR(" - {"));
     put(&l, e->requester);
-    put(&l, STR("} Processed request: "));
+    put_literal(&l, STR("} Processed request: "));
     put_seconds(&l, e->handler_ms);
     put_char(&l, '/');
     put_seconds(&l, e->send_ms);
-    put(&l, STR(" ru=(0.000sec, 0.000sec) db=(0.000sec/0.000sec/0) "));
+    put_literal(&l, STR(" ru=(0.000sec, 0.000sec) db=(0.000sec/0.000sec/0) "));
     put_int(&l, (int64_t)e->bytes);
-    put(&l, STR("B "));
+    put_literal(&l, STR("B "));
     put_int(&l, e->status);
-    put(&l, e->cut ? STR("! \"") : STR(" \""));
+    if (e->cut)
+        put_char(&l, '!');
+    put_literal(&l, STR(" \""));
     put_escaped(&l, e->method);
     put_char(&l, ' ');
     for (size_t i = 0; i < TARGET_PIECES && e->target[i].n; i++) {
@@ -172,11 +184,14 @@ struct str access_format(char *out, size_t room, const struct access_entry *e)
         else
             put_target(&l, e->target[i]);
     }
-    put(&l, STR(" HTTP/1."));
+    put_literal(&l, STR(" HTTP/1."));
     put_int(&l, e->minor);
-    put(&l, STR("\" \""));
-    put_escaped(&l, e->user_agent.n ? e->user_agent : STR("-"));
-    put(&l, STR("\" [0 dbevts]"));
+    put_literal(&l, STR("\" \""));
+    if (e->agent_as_it_is)
+        put(&l, e->user_agent);
+    else
+        put_escaped(&l, e->user_agent.n ? e->user_agent : STR("-"));
+    put_literal(&l, STR("\" [0 dbevts]"));
     return str_n(out, (size_t)(l.p - out));
 }
 
@@ -200,6 +215,7 @@ void access_log(struct front *f, const struct req *r, bool cut)
         .requester = r->pub.requester ? str_of(r->pub.requester) : STR("None"),
         .method = req_method(r),
         .as_it_is = r->pub.form != NULL,
+        .agent_as_it_is = r->pub.agent && r->pub.agent->as_it_is,
         .user_agent = http_user_agent(&r->pub),
         .request_id = req_id(r, id),
         .handler_ms = (int32_t)(replied - r->pub.received_ms),

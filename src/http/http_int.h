@@ -147,18 +147,19 @@ struct str req_id(const struct req *r, char text[REQ_ID_BYTES]);
 /* texts.c: what requests of one front share. */
 enum { AGENTS = 256, AGENT_BYTES_MAX = 512, FORMS = 256, FORM_BYTES_MAX = 512 };
 struct texts {
-    struct blob *agents[AGENTS];
+    struct http_text *agents[AGENTS];
     struct form {
-        struct blob *text;
+        struct http_text *text;
         uint64_t seen; /* hash of the last one that was not this */
         uint16_t before;
     } forms[FORMS];
 };
 void texts_fini(struct texts *t);
-struct blob *texts_agent(struct texts *t, struct str s); /* counted; NULL for none; t may be NULL */
+void text_unref(struct http_text **x);                        /* accepts an empty one, leaves NULL */
+struct http_text *texts_agent(struct texts *t, struct str s); /* counted; NULL for none; t may be NULL */
 /* Counted: a target's text up to the value of since (of which the path is so many bytes), and after it. NULL:
  * is not shared. */
-struct blob *texts_form(struct texts *t, struct str before, struct str after, size_t path);
+struct http_text *texts_form(struct texts *t, struct str before, struct str after, size_t path);
 struct reply {
     struct mail mail; /* first */
     struct req *req;
@@ -385,7 +386,8 @@ struct str response_head(struct front *f, const struct http_res *res, bool close
 struct access_entry {
     struct str ip, tag, requester, method, user_agent, request_id;
     struct str target[TARGET_PIECES];
-    bool as_it_is; /* known of the target: nothing in it has to be hidden, or escaped */
+    bool as_it_is;       /* known of the target: nothing in it has to be hidden, or escaped */
+    bool agent_as_it_is; /* known of the user agent: there is one, and nothing in it has to be escaped */
     int64_t handler_ms, send_ms;
     size_t bytes;
     int status, minor;

@@ -78,8 +78,8 @@ static bool has_room(const struct front *f, size_t kept, size_t n)
 
 static void account(struct front *f, int64_t bytes, int64_t polls)
 {
-    atomic_fetch_add_explicit(&f->h->read_bytes, bytes, memory_order_relaxed);
-    atomic_fetch_add_explicit(&f->h->polls_waiting, polls, memory_order_relaxed);
+    httpd_add(f->h, &f->h->read_bytes, bytes);
+    httpd_add(f->h, &f->h->polls_waiting, polls);
     f->later.bytes += (size_t)bytes;
 }
 

@@ -91,7 +91,7 @@ static uint8_t at_most_255(size_t n)
 
 /* What a target has in common with others, if it is worth sharing: the poll of a client that says who it is
  * by a header, since nothing secret is then in the target. */
-static struct blob *form_of(struct texts *texts, const struct http_head *h, struct str *since)
+static struct http_text *form_of(struct texts *texts, const struct http_head *h, struct str *since)
 {
     if (!texts || h->method != HTTP_M_GET || h->path.p != h->target.p || str_absent(h->authorization) ||
         !query_since(h->query, since))
@@ -108,7 +108,7 @@ struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t nu
     struct str method = str_absent(usual_method(h->method, h->options)) ? h->method_name : STR("");
     method.n = at_most_255(method.n); /* as much as a line shows of it */
     struct str own = h->target, since;
-    struct blob *form = form_of(texts, h, &since);
+    struct http_text *form = form_of(texts, h, &since);
     if (form)
         own = since;
     /* path and query end the target, but for "/" of an absolute target without path */
@@ -152,7 +152,7 @@ struct req *req_new(const struct http_head *h, struct str client_ip, uint64_t nu
 
 void req_target(const struct req *r, struct str target[TARGET_PIECES])
 {
-    const struct blob *form = r->pub.form;
+    const struct http_text *form = r->pub.form;
     struct str own = str_n(r->bytes + r->method_bytes + r->id_bytes, r->target_bytes);
     target[0] = form ? str_n(form->p, r->pub.before_bytes) : own;
     target[1] = form ? own : STR("");
@@ -189,8 +189,8 @@ void req_free(struct req **rp)
         return;
     req_forget_secret(req_take_secret(r));
     arena_free(&r->pub.arena);
-    blob_unref(&r->pub.agent);
-    blob_unref(&r->pub.form);
+    text_unref(&r->pub.agent);
+    text_unref(&r->pub.form);
     if (r->pub.body) {
         free((char *)(uintptr_t)r->pub.body->p);
         free((void *)(uintptr_t)r->pub.body);

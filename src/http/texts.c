@@ -11,11 +11,45 @@
  * that are escaped.
  */
 #include "http_int.h"
+#include <stdlib.h>
+
+static struct http_text *text_new(struct str a, struct str b)
+{
+    struct http_text *x = xmalloc(sizeof *x + a.n + b.n);
+    x->refs = 1;
+    x->n = (uint32_t)(a.n + b.n) & INT32_MAX;
+    x->as_it_is = false;
+    memcpy(x->p, a.p, a.n);
+    if (b.n)
+        memcpy(x->p + a.n, b.p, b.n);
+    return x;
+}
+
+static struct http_text *text_ref(struct http_text *x)
+{
+    x->refs++;
+    return x;
+}
+
+void text_unref(struct http_text **x)
+{
+    if (*x && --(*x)->refs == 0)
+        free(*x);
+    *x = NULL;
+}
 
 /* ---- user agents ---- */
 
+static struct http_text *agent_new(struct str s)
+{
+    struct http_text *x = text_new(s, STR(""));
+    x->as_it_is = access_as_it_is(s);
+    x->hash = str_hash128_of(&s, 1);
+    return x;
+}
+
 /* Header bytes outside ASCII become U+FFFD each. */
-static struct blob *agent_converted(struct str s)
+static struct http_text *agent_converted(struct str s)
 {
     struct buf b;
     buf_init(&b, SIZE_MAX / 2);
@@ -25,7 +59,7 @@ static struct blob *agent_converted(struct str s)
         else
             buf_put(&b, STR("\xef\xbf\xbd"));
     }
-    struct blob *made = blob_from_buf(&b);
+    struct http_text *made = agent_new(buf_str(&b));
     buf_fini(&b);
     return made;
 }
@@ -40,7 +74,7 @@ static bool is_ascii(struct str s)
 
 /* Where s would stand: three samples tell common agents apart; those that meet drive each other out, and
  * merely cost memory. */
-static struct blob **agent_place(struct texts *t, struct str s)
+static struct http_text **agent_place(struct texts *t, struct str s)
 {
     uint64_t h = s.n, x;
     for (size_t i = 0; i < 3 && s.n >= sizeof x; i++) {
@@ -51,20 +85,20 @@ static struct blob **agent_place(struct texts *t, struct str s)
     return &t->agents[h % AGENTS];
 }
 
-struct blob *texts_agent(struct texts *t, struct str s)
+struct http_text *texts_agent(struct texts *t, struct str s)
 {
     if (s.n == 0)
         return NULL;
     if (!t || s.n > AGENT_BYTES_MAX)
-        return is_ascii(s) ? blob_new(s) : agent_converted(s);
-    struct blob **at = agent_place(t, s);
-    if (*at && str_eq(blob_str(*at), s))
-        return blob_ref(*at);
+        return is_ascii(s) ? agent_new(s) : agent_converted(s);
+    struct http_text **at = agent_place(t, s);
+    if (*at && str_eq(str_n((*at)->p, (*at)->n), s))
+        return text_ref(*at);
     if (!is_ascii(s))
         return agent_converted(s);
-    blob_unref(at);
-    *at = blob_new(s);
-    return blob_ref(*at);
+    text_unref(at);
+    *at = agent_new(s);
+    return text_ref(*at);
 }
 
 /* ---- forms ---- */
@@ -91,7 +125,7 @@ static bool is_form(const struct form *f, struct str before, struct str after)
            (after.n == 0 || memcmp(f->text->p + before.n, after.p, after.n) == 0);
 }
 
-struct blob *texts_form(struct texts *t, struct str before, struct str after, size_t path)
+struct http_text *texts_form(struct texts *t, struct str before, struct str after, size_t path)
 {
     size_t n = before.n + after.n;
     if (n > FORM_BYTES_MAX)
@@ -99,7 +133,7 @@ struct blob *texts_form(struct texts *t, struct str before, struct str after, si
     uint64_t h = hash_of(hash_of(1, before), after);
     struct form *f = &t->forms[h % FORMS];
     if (is_form(f, before, after))
-        return blob_ref(f->text);
+        return text_ref(f->text);
     if (f->seen != h) {
         f->seen = h;
         return NULL;
@@ -107,21 +141,19 @@ struct blob *texts_form(struct texts *t, struct str before, struct str after, si
     struct str query = str_n(before.p + path + 1, before.n - path - 1);
     if (!access_as_it_is(before) || !access_as_it_is(after) || access_secret(query) || access_secret(after))
         return NULL;
-    struct buf b;
-    buf_init(&b, FORM_BYTES_MAX);
-    buf_put(&b, before);
-    buf_put(&b, after);
-    blob_unref(&f->text);
-    f->text = blob_from_buf(&b);
+    const struct str pieces[] = {before, after};
+    text_unref(&f->text);
+    f->text = text_new(before, after);
+    f->text->as_it_is = true;
+    f->text->hash = str_hash128_of(pieces, 2);
     f->before = (uint16_t)before.n;
-    buf_fini(&b);
-    return blob_ref(f->text);
+    return text_ref(f->text);
 }
 
 void texts_fini(struct texts *t)
 {
     for (size_t i = 0; i < AGENTS; i++)
-        blob_unref(&t->agents[i]);
+        text_unref(&t->agents[i]);
     for (size_t i = 0; i < FORMS; i++)
-        blob_unref(&t->forms[i].text);
+        text_unref(&t->forms[i].text);
 }

@@ -220,3 +220,17 @@ bool http_query_since(const struct http_req *req, struct str *before, struct str
     *after = str_n(since->p + since->n, query.n - before->n - since->n);
     return true;
 }
+
+bool http_form_hash(const struct http_req *req, struct hash128 *hash, struct str *since)
+{
+    struct str pieces[2];
+    if (!http_query_since(req, &pieces[0], since, &pieces[1]))
+        return false;
+    if (req->form) {
+        *hash = req->form->hash;
+        return true;
+    }
+    pieces[0] = str_n(req->text, (size_t)(since->p - req->text));
+    *hash = str_hash128_of(pieces, 2);
+    return true;
+}

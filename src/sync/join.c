@@ -39,8 +39,7 @@ uint64_t req_key_rest(const struct sync_req *r)
 
 uint64_t req_key(uint64_t since_hash, uint64_t rest)
 {
-    const uint64_t all[] = {since_hash, rest};
-    return str_hash(str_n((const char *)all, sizeof all));
+    return (since_hash ^ (rest << 32 | rest >> 32)) * 0x9e3779b97f4a7c15u; /* both are keyed hashes */
 }
 
 static bool same_token(const struct requester *a, const struct requester *b)
@@ -124,7 +123,7 @@ static void answer_kept(struct sync_req *r, const struct rope *body)
     struct http_res res;
     http_res_init(&res, 200);
     rope_rope(&res.body, body);
-    metric_add_l(M_sync_responses, "kept", 1);
+    metric_add_l_own(M_sync_responses, "kept", 1);
     http_reply(&r->http, &res);
     req_finish(r);
 }
@@ -145,7 +144,7 @@ void req_join(struct sync_req *r)
         join(r, leader);
         return;
     }
-    uint64_t since = r->initial ? 0 : str_hash(r->since_text);
+    uint64_t since = r->initial ? 0 : req_since_hash(r);
     bool doubted = r->session && r->session->suspected != r->session->rq->suspected;
     struct blob *kept = r->session && !doubted ? session_kept(&s->sessions, r->session, r->key, since) : NULL;
     struct answer *x = kept ? NULL : answers_find(&s->answers, req_requester(r), r->key, since);
@@ -178,7 +177,7 @@ void req_share(struct sync_req *r, const struct rope *body)
         struct http_res res;
         http_res_init(&res, 200);
         rope_rope(&res.body, body);
-        metric_add_l(M_sync_responses, "joined", 1);
+        metric_add_l_own(M_sync_responses, "joined", 1);
         http_reply(&x->http, &res);
         req_finish(x);
     }

@@ -328,7 +328,7 @@ void legacy_presence(struct sync_run *run, struct str user_id, bool *comma, stru
 enum run_result legacy_run(struct legacy *l, struct sync_run *run, struct rope *out)
 {
     enum run_result res = RUN_BROKEN;
-    metric_add(M_sync_computes, 1);
+    metric_add_own(M_sync_computes, 1);
     sync_run_init(run);
     l->status = 0;
     switch (l->kind) {

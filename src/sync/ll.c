@@ -37,7 +37,7 @@ static struct ll_sent *find(const struct device *d, uint64_t user)
     return NULL;
 }
 
-struct str ll_get(struct sync_run *run, struct str user_id)
+static struct str get(struct sync_run *run, struct str user_id, uint64_t user)
 {
     for (size_t i = run->ll.n; i-- > 0;) { /* what this run has set already */
         if (run->ll.v[i].clear)
@@ -47,11 +47,21 @@ struct str ll_get(struct sync_run *run, struct str user_id)
     }
     if (!run->d->ll || clock_mono_coarse_ms() >= run->d->ll->expires_ms)
         return STR_ABSENT;
-    struct ll_sent *e = find(run->d, user_key(user_id));
+    struct ll_sent *e = find(run->d, user);
     if (!e)
         return STR_ABSENT;
-    vec_push(&run->ll_used, ((struct ll_pair){user_id, e->rec->id}));
+    vec_push(&run->ll_used, ((struct ll_pair){user_id, e->rec->id, user}));
     return e->rec->id;
+}
+
+struct str ll_get(struct sync_run *run, struct str user_id)
+{
+    return get(run, user_id, user_key(user_id));
+}
+
+bool ll_has(struct sync_run *run, const struct ll_pair *known)
+{
+    return str_eq(get(run, known->user_id, known->user), known->event_id);
 }
 
 void ll_clear(struct sync_run *run)
@@ -119,9 +129,9 @@ static void store(struct model *m, struct device *d, struct str user_id, struct 
 }
 
 /* Goes last: the others move up. */
-static void used(struct device *d, struct str user_id)
+static void used(struct device *d, uint64_t user)
 {
-    struct ll_sent *e = find(d, user_key(user_id));
+    struct ll_sent *e = find(d, user);
     if (!e)
         return;
     struct ll_sent moved = *e, *last = &d->ll->sent.v[d->ll->sent.n - 1];
@@ -161,7 +171,7 @@ void ll_commit(struct sync_run *run)
     if (clock_mono_coarse_ms() >= ll->expires_ms)
         forget_all(run->m, run->d);
     for (size_t i = 0; i < run->ll_used.n; i++)
-        used(run->d, run->ll_used.v[i].user_id);
+        used(run->d, run->ll_used.v[i].user);
     size_t max = release_has(RELEASE_LAZY_BY_POSITION) ? 100 : (size_t)(100 * run->cfg->cache_global_factor);
     max = max ? max : 1;
     for (size_t i = last_of_each(run, max); i < run->ll.n; i++) {

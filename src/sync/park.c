@@ -31,7 +31,7 @@ void req_reply(struct sync_req *r, struct rope *body, const char *kind)
     rope_fini(&res.body);
     rope_move(&res.body, body);
     if (r->http) {
-        metric_add_l(M_sync_responses, kind, 1);
+        metric_add_l_own(M_sync_responses, kind, 1);
         if (r->initial && !req_legacy(r))
             metric_observe(M_sync_initial_seconds, (double)(clock_mono_ms() - req_started_ms(r)) / 1000.0);
         http_reply(&r->http, &res);

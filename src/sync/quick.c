@@ -179,7 +179,7 @@ static struct blob *bytes_for(struct quick_answer *x, struct room *room, struct 
         }
     }
     render(&x->run, x, room, own);
-    metric_add(M_sync_sections_shared, 1);
+    metric_add_own(M_sync_sections_shared, 1);
     struct blob *made = flat(own);
     if (!made || x->bodies_count == QUICK_BODIES) {
         blob_unref(&made);
@@ -194,8 +194,8 @@ static struct blob *bytes_for(struct quick_answer *x, struct room *room, struct 
 
 static void answer(struct sync_req *r, struct quick_answer *x, struct rope *body)
 {
-    metric_add(M_sync_computes, 1);
-    metric_add(M_sync_quick, 1);
+    metric_add_own(M_sync_computes, 1);
+    metric_add_own(M_sync_quick, 1);
     if (x->run.cfg->check_shortcuts)
         run_check(&x->run, RUN_DONE, body);
     ll_commit(&x->run);

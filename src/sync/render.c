@@ -341,7 +341,7 @@ void render_shared(struct sync_run *run, const struct room_entry *en, struct rop
 
 static void put_timeline_and_state(struct sync_run *run, const struct room_entry *en, struct rope *out)
 {
-    metric_add(M_sync_events_sent, (int64_t)en->timeline_count);
+    metric_add_own(M_sync_events_sent, (int64_t)en->timeline_count);
     put_timeline(run, en, out);
     rope_put(out, render_at(run, en->prev_batch));
     put_state(run, en, out);

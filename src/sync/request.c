@@ -275,6 +275,21 @@ const struct stream_token *req_since(const struct sync_req *r)
     return &s->since.token;
 }
 
+uint64_t req_since_hash(const struct sync_req *r)
+{
+    struct sync *s = r->s;
+    struct str text = r->since_text;
+    if (text.n && s->hashed.n == text.n && memcmp(s->hashed.text, text.p, text.n) == 0)
+        return s->hashed.hash;
+    uint64_t hash = str_hash(text);
+    if (text.n <= sizeof s->hashed.text) {
+        memcpy(s->hashed.text, text.p, text.n);
+        s->hashed.n = text.n;
+        s->hashed.hash = hash;
+    }
+    return hash;
+}
+
 static void on_blocking(void *arg, const struct auth_error *e)
 {
     struct sync_req *r = arg;
@@ -368,7 +383,7 @@ static void asked(struct sync_req *r)
 /* False: it is no token, and r has been answered. */
 static bool since_good(struct sync_req *r, uint64_t *hash)
 {
-    *hash = str_hash(r->since_text);
+    *hash = req_since_hash(r);
     r->version = model_version_of(r->s->m, *hash);
     if (r->version.number || req_since(r))
         return true;

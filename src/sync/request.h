@@ -136,6 +136,11 @@ struct sync {
         char text[TOKEN_TEXT_MAX];
         struct stream_token token;
     } since;
+    struct { /* the last one hashed, likewise */
+        size_t n;
+        char text[TOKEN_TEXT_MAX];
+        uint64_t hash;
+    } hashed;
     VEC(struct sync_req *) abandoned; /* computed for nobody who waits */
 };
 
@@ -191,4 +196,5 @@ void req_expire(struct sync_req *r);       /* its timer has run out */
 void req_answer_empty(struct sync_req *r); /* nothing new, at its own token */
 /* since_text, parsed; NULL: it is no token. Good until the next call. */
 const struct stream_token *req_since(const struct sync_req *r);
+uint64_t req_since_hash(const struct sync_req *r); /* str_hash() of since_text */
 #endif

@@ -268,7 +268,7 @@ enum run_result sync_compute(struct sync_run *run, struct rope *out, struct stre
 
 enum run_result sync_run(struct sync_run *run, struct rope *out, struct stream_token *next)
 {
-    metric_add(M_sync_computes, 1);
+    metric_add_own(M_sync_computes, 1);
     enum run_result res = sync_compute(run, out, next);
     if (res == RUN_DONE || res == RUN_EMPTY) {
         if (run->shortcut && run->cfg->check_shortcuts)

@@ -3,10 +3,11 @@
 /*
  * A client that polls sends the same bytes again and again, but for the value of since. What they mean (who
  * asks, with which device, filter, timeout, presence) is found out once and kept here, under a keyed hash of
- * 128 bits of all that was sent and counts: path, query, Authorization, user agent, the client's address. The
- * hash stands for equality; it is of secrets, under a key that nobody knows, and is nowhere shown. The table
- * belongs to the hub and not to connections, since behind a proxy each request may come on another one. The
- * user and the device as which an application service asks are in the query, so each has sessions of its own.
+ * 128 bits of all that was sent and counts: path, query, Authorization, user agent, the client's address.
+ * What many send alike comes with a hash of its own. The hash stands for equality; it is of secrets, under a
+ * key that nobody knows, and is nowhere shown. The table belongs to the hub and not to connections, since
+ * behind a proxy each request may come on another one. The user and the device as which an application
+ * service asks are in the query, so each has sessions of its own.
  *
  * What can change meanwhile is looked at for each request: whether the token is still good (auth_again),
  * whether anything has been said about it since (suspected). Filters by id never change in Synapse.
@@ -50,12 +51,15 @@ void sessions_sweep(struct sessions *x, struct model *m, int64_t now_ms)
 
 bool session_print(const struct http_req *http, struct hash128 *print, struct str *since)
 {
-    struct str before, after;
-    if (http->method != HTTP_M_GET || http->authorization_count != 1 ||
-        !http_query_since(http, &before, since, &after))
+    struct hash128 form;
+    if (http->method != HTTP_M_GET || http->authorization_count != 1 || !http_form_hash(http, &form, since))
         return false;
+    const struct hash128 *agent = http->agent ? &http->agent->hash : NULL;
     const struct str all[] = {
-        http_path(http), before, after, http_authorization(http), http_user_agent(http), http_client_ip(http),
+        str_n((const char *)&form, sizeof form),
+        agent ? str_n((const char *)agent, sizeof *agent) : STR(""),
+        http_authorization(http),
+        http_client_ip(http),
     };
     *print = str_hash128_of(all, sizeof all / sizeof *all);
     return true;

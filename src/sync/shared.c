@@ -197,7 +197,7 @@ bool shared_fits(struct sync_run *run, struct membership_row *row, const struct 
     }
     size_t used = run->ll_used.n;
     for (size_t i = 0; i < x->known_count; i++) {
-        if (!str_eq(ll_get(run, x->known[i].user_id), x->known[i].event_id)) {
+        if (!ll_has(run, &x->known[i])) {
             run->ll_used.n = used;
             return false;
         }
@@ -212,8 +212,8 @@ static struct membership_row *row_of(const struct sync_run *run, const struct ro
 
 void shared_count(const struct shared *x)
 {
-    metric_add(M_sync_sections_shared, 1);
-    metric_add(M_sync_events_sent, x->events);
+    metric_add_own(M_sync_sections_shared, 1);
+    metric_add_own(M_sync_events_sent, x->events);
 }
 
 bool shared_take(struct sync_run *run, struct room_entry *en)
@@ -232,7 +232,7 @@ bool shared_take(struct sync_run *run, struct room_entry *en)
     x->refs++;
     en->prev_batch = entry_at(&run->since); /* where it is not in the shared bytes */
     run->shortcut = true;
-    metric_add(M_sync_sections_shared, 1);
+    metric_add_own(M_sync_sections_shared, 1);
     return true;
 }
 
@@ -405,5 +405,5 @@ void shared_put(struct sync_run *run, const struct room_entry *en, struct rope *
         rope_put(out, render_at(run, en->prev_batch));
         rope_blob(out, x->tail);
     }
-    metric_add(M_sync_events_sent, x->events);
+    metric_add_own(M_sync_events_sent, x->events);
 }

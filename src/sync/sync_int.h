@@ -133,6 +133,7 @@ struct user_set { /* of user ids, in order of addition */
 
 struct ll_pair {
     struct str user_id, event_id;
+    uint64_t user; /* what ll.c knows the user by */
 };
 struct ll_update {
     struct device *d;
@@ -355,6 +356,7 @@ void run_to_device(struct sync_run *run);
 /* ll.c: the lazy-loading cache of a device (sync-v3 4.2) */
 void ll_begin(struct sync_run *run);
 struct str ll_get(struct sync_run *run, struct str user_id);
+bool ll_has(struct sync_run *run, const struct ll_pair *known); /* the same, for one that another run found */
 void ll_clear(struct sync_run *run);
 void ll_set(struct sync_run *run, struct str user_id, struct str event_id);
 void ll_commit(struct sync_run *run);

@@ -549,8 +549,8 @@ void whole_put(struct sync_run *run, const struct room_entry *en, struct rope *o
     }
     render_account(en, out);
     rope_blob_range(out, x->text, x->state, x->ephemeral - x->state);
-    metric_add(M_sync_events_sent, x->events);
-    metric_add(M_sync_sections_shared, en->offer_whole ? 0 : 1);
+    metric_add_own(M_sync_events_sent, x->events);
+    metric_add_own(M_sync_sections_shared, en->offer_whole ? 0 : 1);
 }
 
 void whole_put_summary(const struct room_entry *en, struct rope *out)

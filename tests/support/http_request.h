@@ -23,6 +23,7 @@ static inline void request_texts(struct http_req *req, struct arena *a, struct s
         req->agent = arena_alloc(a, sizeof *req->agent + user_agent.n);
         req->agent->refs = 1;
         req->agent->n = (uint32_t)user_agent.n;
+        req->agent->hash = str_hash128_of(&user_agent, 1);
         memcpy(req->agent->p, user_agent.p, user_agent.n);
     }
 }
@@ -33,12 +34,14 @@ static inline void request_share(struct http_req *req, struct arena *a)
     if (!http_query_since(req, &before, &since, &after))
         return;
     size_t n = req->path_bytes + 1 + before.n;
-    struct blob *form = arena_alloc(a, sizeof *form + n + after.n);
+    struct http_text *form = arena_alloc(a, sizeof *form + n + after.n);
     form->refs = 1;
     form->n = (uint32_t)(n + after.n);
     memcpy(form->p, req->text, n);
     if (after.n)
         memcpy(form->p + n, after.p, after.n);
+    const struct str pieces[] = {str_n(form->p, n), str_n(form->p + n, after.n)};
+    form->hash = str_hash128_of(pieces, 2);
     req->text = arena_printf(a, "%.*s%.*s%*s", STR_ARG(since), STR_ARG(ip), req->room_bytes, "").p;
     req->own_bytes = (uint32_t)since.n;
     req->before_bytes = (uint16_t)n;

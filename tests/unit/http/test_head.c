@@ -398,6 +398,11 @@ static void test_request_forms(void **state)
             assert_int_equal(http_query_since(&r[k]->pub, &y[0], &y[1], &y[2]), since);
             for (size_t j = 0; since && j < 3; j++)
                 assert_true(str_eq(x[j], y[j]));
+            struct hash128 hash_0, hash_k;
+            assert_int_equal(http_form_hash(&r[0]->pub, &hash_0, &x[0]), since);
+            assert_int_equal(http_form_hash(&r[k]->pub, &hash_k, &y[0]), since);
+            if (since && (hash_0.a != hash_k.a || hash_0.b != hash_k.b || !str_eq(x[0], y[0])))
+                fail_msg("%s: request %d is told from the others by how it is kept", forms[i].target, k);
         }
         assert_true(r[2]->pub.form == r[3]->pub.form);
         for (int k = 0; k < 4; k++)
@@ -415,11 +420,11 @@ static void test_forms_of_one(void **state)
     char one[100];
     for (int i = 0; i < 3000; i++) {
         snprintf(one, sizeof one, "/sync?filter=%d&since=", i);
-        struct blob *mine = texts_form(texts, str_of(one), STR("&b=1"), 5);
-        struct blob *common = texts_form(texts, STR("/sync?filter=x&since="), STR(""), 5);
+        struct http_text *mine = texts_form(texts, str_of(one), STR("&b=1"), 5);
+        struct http_text *common = texts_form(texts, STR("/sync?filter=x&since="), STR(""), 5);
         assert_null(mine);
         assert_int_equal(common != NULL, i > 0);
-        blob_unref(&common);
+        text_unref(&common);
     }
     texts_fini(texts);
     free(texts);
