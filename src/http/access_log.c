@@ -185,7 +185,7 @@ struct str access_format(char *out, size_t room, const struct access_entry *e)
             put_target(&l, e->target[i]);
     }
     put_literal(&l, STR(" HTTP/1."));
-    put_int(&l, e->minor);
+    put_char(&l, (char)('0' + e->minor % 10));
     put_literal(&l, STR("\" \""));
     if (e->agent_as_it_is)
         put(&l, e->user_agent);

@@ -192,14 +192,19 @@ static inline bytes16 not_plain(bytes16 x)
 
 bool query_since(struct str query, struct str *since)
 {
-    static const struct str name = {"since=", 6};
-    struct str part, rest = query;
-    while (!str_absent(rest)) {
-        str_cut(rest, '&', &part, &rest);
-        if (part.n > name.n && memcmp(part.p, name.p, name.n) == 0) {
-            *since = str_n(part.p + name.n, part.n - name.n);
+    static const char name[] = {'s', 'i', 'n', 'c', 'e', '='};
+    const char *p = query.p, *end = query.p + query.n;
+    while (end - p > (ptrdiff_t)sizeof name) {
+        bool is = memcmp(p, name, sizeof name) == 0;
+        const char *from = p + (is ? sizeof name : 0);
+        const char *stop = memchr(from, '&', (size_t)(end - from));
+        if (is && stop != from) {
+            *since = str_n(from, (size_t)((stop ? stop : end) - from));
             return bytes16_before(*since, not_plain) == since->n;
         }
+        if (!stop)
+            return false;
+        p = stop + 1;
     }
     return false;
 }

@@ -629,10 +629,10 @@ void req_begin(struct sync *s, struct http_req *http)
     struct str room_id, since;
     struct hash128 print;
     struct session *x = NULL;
-    bool legacy = legacy_path(http_path(http), &kind, &room_id);
-    bool printed = !legacy && session_print(http, &print, &since);
+    bool printed = session_print(http, &print, &since);
     if (printed && (x = session_find(&s->sessions, &print)) && begin_again(s, http, x, since))
         return;
+    bool legacy = legacy_path(http_path(http), &kind, &room_id);
     if (!legacy && http_query_has(http, STR("from"))) {
         http_reply_error(&http, 400, "M_UNKNOWN",
                          "'from' is not a valid query parameter. Did you mean 'since'?");
@@ -641,7 +641,7 @@ void req_begin(struct sync *s, struct http_req *http)
     struct sync_req *r = req_new(s, http);
     if (legacy)
         req_extra(r)->legacy = legacy_new(kind, room_id);
-    if (printed)
+    if (printed && !legacy)
         r->session = session_new(&print);
     auth_request(s->auth, http, !legacy || kind != LEGACY_ALL_ROOMS, on_auth, r);
 }
