@@ -260,6 +260,7 @@ struct room_tags {
 struct unread_thread {
     struct str thread_id; /* "main" or a root */
     int64_t receipt;      /* r(t): positions at or below are read */
+    int64_t newest;       /* of what is counted here and was not absorbed when the counts were loaded */
     int64_t notify, highlight, unread;
     bool summarised; /* scratch of the loader */
 };
@@ -268,7 +269,7 @@ struct unread {        /* of one user in one room */
     struct user *user;
     uint32_t gen;
     uint32_t redaction_gen;
-    int64_t at_event;
+    int64_t upto; /* what was absorbed when the counts were loaded is at or below this */
     VEC(int64_t)
     included; /* events above the absorbed position whose push actions the load already counted */
     int64_t base;

@@ -79,7 +79,7 @@ static void apply_member(struct model *m, const struct burst_event *be, struct r
     if (!u)
         return;
     user_rooms_drop(m, u);
-    unread_receipt(m, u, r->room_id); /* without a receipt the membership event is the baseline */
+    unread_stale(u, r->room_id); /* without a receipt the membership event is the baseline */
     if (be && !be->rejected)
         user_own_add(m, u, be->rec, r, be->stream, be->writer);
     model_wake_user(m, u);

@@ -320,7 +320,8 @@ void user_own_add(struct model *m, struct user *u, struct evrec *rec, struct roo
 void user_data_free(struct model *m, struct user *u);
 void unread_free(struct unread *un);
 void unread_apply(const struct burst *b);
-void unread_receipt(struct model *m, struct user *u, struct str room_id);
+void unread_stale(struct user *u, struct str room_id);
+void unread_receipt(struct model *m, struct user *u, const struct receipt *rc, struct str room_id);
 void device_free(struct model *m, struct device *d);
 void device_acks_flush(struct model *m);
 void device_list_past_free(struct user *u);

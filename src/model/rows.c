@@ -180,24 +180,24 @@ static void typing_row(struct model *m, int64_t token, const struct feed_row *ro
 static void receipt_row(struct model *m, writer_id w, int64_t token, const struct feed_row *row)
 {
     struct room *r = model_room_find(m, row->receipt.room_id);
+    struct receipt rc = {
+        .stream = token,
+        .writer = w,
+        .type = row->receipt.receipt_type,
+        .user_id = row->receipt.user_id,
+        .event_id = row->receipt.event_id,
+        .thread_id = row->receipt.thread_id,
+        .data = row->receipt.data,
+    };
     if (r) {
         r->serial++;
-        struct receipt rc = {
-            .stream = token,
-            .writer = w,
-            .type = row->receipt.receipt_type,
-            .user_id = row->receipt.user_id,
-            .event_id = row->receipt.event_id,
-            .thread_id = row->receipt.thread_id,
-            .data = row->receipt.data,
-        };
         room_receipt_add(m, r, &rc);
         model_wake_news(m, r);
     }
     struct user *u = model_user_find(m, row->receipt.user_id);
     if (u && (str_eq(row->receipt.receipt_type, STR("m.read")) ||
               str_eq(row->receipt.receipt_type, STR("m.read.private"))))
-        unread_receipt(m, u, row->receipt.room_id);
+        unread_receipt(m, u, &rc, row->receipt.room_id);
 }
 
 static void to_device_row(struct model *m, int64_t token, const struct feed_row *row)

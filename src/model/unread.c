@@ -4,8 +4,14 @@
  * Unread and highlight counts (sync-v3 10.5; Synapse 1.157 storage/databases/main/event_push_actions.py).
  *
  * Loaded once per (user, room), for all that are wanted in one statement; then kept true from the push
- * actions of new events, which the burst reads in one query for everybody. A receipt of the user, a redaction
- * in the room, or a change of membership makes the copy stale.
+ * actions of new events, which the burst reads in one query for everybody. A redaction in the room or a
+ * change of membership makes the copy stale.
+ *
+ * So does a receipt of the user, unless it leaves nothing: nothing counted in its thread lies beyond its
+ * event (in any thread, if it is of none), and in other threads nothing is counted. Then the counts go on
+ * from nothing, as a load would say. Synapse's sums do not matter to that: one is in force if it was made for
+ * a receipt at this very place, and then it counts what comes later; or if it was made for none and holds
+ * something that is unread, which nothing here is. What no burst has brought yet is added by its burst.
  *
  * Of a room in which the user had not read before, Synapse's sum counts what came before the first receipt
  * too, until it is summed up anew (every 30 s). Such a copy is read again with each event of the room, as
@@ -17,6 +23,11 @@
 #include "model_int.h"
 
 static const struct str main_thread = {"main", 4}; /* not copied: nearly everybody's */
+
+static int64_t max_of(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
 
 static void threads_clear(struct unread *un)
 {
@@ -69,7 +80,7 @@ enum have model_unread(struct model *m, struct user *u, struct room *r, struct u
     }
     *out = un;
     if (un->load == LOAD_DONE && !un->stale && un->redaction_gen == r->redaction_gen &&
-        (!un->old_sum || un->at_event == r->last_event))
+        (!un->old_sum || r->last_event <= un->upto))
         return HAVE;
     if (un->load == LOAD_NONE || un->load == LOAD_DONE) {
         un->load = LOAD_QUEUED;
@@ -79,14 +90,52 @@ enum have model_unread(struct model *m, struct user *u, struct room *r, struct u
     return LACK;
 }
 
-void unread_receipt(struct model *m, struct user *u, struct str room_id)
+static void stale(struct unread *un)
 {
-    (void)m;
+    un->stale = true;
+    un->gen++;
+}
+
+void unread_stale(struct user *u, struct str room_id)
+{
     struct unread *un = kmap_get(&u->unread, room_id);
-    if (un) {
-        un->stale = true;
-        un->gen++;
+    if (un)
+        stale(un);
+}
+
+static bool take_receipt(struct unread *un, int64_t at, struct str thread_id)
+{
+    bool all = str_absent(thread_id);
+    if (un->load != LOAD_DONE || at < un->upto || at < un->base)
+        return false;
+    for (size_t i = 0; i < un->threads.n; i++) {
+        const struct unread_thread *t = &un->threads.v[i];
+        bool of_it = all || str_eq(t->thread_id, thread_id);
+        if (of_it ? t->receipt > at || t->newest > at : t->notify || t->unread)
+            return false;
     }
+    if (all) {
+        unread_clear(un);
+        un->base = at;
+        return true;
+    }
+    struct unread_thread *t = thread_of(un, thread_id);
+    t->receipt = at;
+    t->notify = t->highlight = t->unread = 0;
+    return true;
+}
+
+/* Rows of two writers may come in any order, and one may be in what was loaded already: an older one is not
+ * taken. */
+void unread_receipt(struct model *m, struct user *u, const struct receipt *rc, struct str room_id)
+{
+    struct unread *un = kmap_get(&u->unread, room_id);
+    if (!un)
+        return;
+    const struct evrec *rec = model_rec_find(m, rc->event_id);
+    int64_t at = rec && rec->ev ? rec->ev->stream : INT64_MIN;
+    if (!take_receipt(un, at, rc->thread_id))
+        stale(un);
 }
 
 static bool already_counted(const struct unread *un, int64_t stream)
@@ -109,6 +158,7 @@ static void apply(struct unread *un, const struct action_row *a)
     struct unread_thread *t = thread_of(un, a->thread_id);
     if (a->stream <= t->receipt)
         return;
+    t->newest = max_of(t->newest, a->stream);
     t->notify += a->notif;
     t->highlight += a->highlight;
     t->unread += a->unread;
@@ -158,8 +208,10 @@ static void take_row(struct unread *un, const struct pg_result *r, int i)
     for (struct str list = pg_str(r, i, 9), item, rest; !str_absent(list) && list.n; list = rest) {
         int64_t s;
         str_cut(list, ',', &item, &rest);
-        if (!str_to_i64(item, &s))
-            vec_push_of(MEM_users, &un->included, s);
+        if (str_to_i64(item, &s))
+            continue;
+        vec_push_of(MEM_users, &un->included, s);
+        t->newest = max_of(t->newest, s);
     }
 }
 
@@ -188,11 +240,12 @@ void unread_flush(struct model *m, struct batch *b)
         return;
     struct load_op *op = load_op_new(m, b, on_unread);
     struct str *users = xmalloc(sizeof *users * n), *rooms = xmalloc(sizeof *rooms * n);
+    int64_t persisted = positions_persisted_upto(m->pos[STREAM_EVENTS]);
     for (size_t i = 0; i < n; i++) {
         struct unread *un = m->want_unread.v[i];
         un->load = LOAD_BUSY;
         un->redaction_gen = un->room->redaction_gen;
-        un->at_event = un->room->last_event;
+        un->upto = max_of(persisted, un->room->last_event);
         users[i] = un->user->user_id;
         rooms[i] = un->room->room_id;
         vec_push(&op->targets, un);
@@ -201,7 +254,7 @@ void unread_flush(struct model *m, struct batch *b)
     struct pg_args *args = pg_args_new();
     pg_args_text_array(args, users, n);
     pg_args_text_array(args, rooms, n);
-    pg_args_i64(args, positions_persisted_upto(m->pos[STREAM_EVENTS]));
+    pg_args_i64(args, persisted);
     free(users);
     free(rooms);
     m->want_unread.n = 0;

@@ -26,5 +26,5 @@ int main(void)
 {
     clock_fake_set(1000000);
     return run_timeline_tests() + run_burst_tests() + run_state_tests() + run_delta_tests() +
-           run_user_tests() + run_budget_tests();
+           run_user_tests() + run_budget_tests() + run_unread_tests();
 }

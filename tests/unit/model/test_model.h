@@ -24,4 +24,5 @@ int run_state_tests(void);
 int run_delta_tests(void);
 int run_user_tests(void);
 int run_budget_tests(void);
+int run_unread_tests(void);
 #endif

@@ -238,7 +238,7 @@ static void test_unread(void **state)
          (struct feed_row){.receipt = {.room_id = STR("!r:x"),
                                        .receipt_type = STR("m.read"),
                                        .user_id = STR("@a:x"),
-                                       .event_id = STR("$103"),
+                                       .event_id = STR("$102"),
                                        .data = STR("{}")}});
     w->unread.n = 0;
     assert_int_equal(notify(w, u, r, "main", &hl), 0);
