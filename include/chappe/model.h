@@ -393,7 +393,8 @@ struct user {
     int64_t rooms_newest;           /* greatest stream among rooms */
     struct mpos_kept *since_events; /* own membership events absorbed from here on */
     struct user_more *more;         /* never NULL: user_more_none, which is constant, or its own */
-    int64_t used_ms;
+    uint32_t used_ms;               /* low bits of the monotonic clock */
+    uint32_t presence_ms; /* likewise: when what rc_presence.per_user counts is nought (sync/request.c) */
 };
 extern const struct user_more user_more_none;
 static inline size_t user_own_count(const struct user *u)

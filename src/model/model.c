@@ -151,7 +151,7 @@ struct user *model_user(struct model *m, struct str user_id)
     list_init(&u->waiters);
     list_init(&u->running);
     kmap_put(MEM_users, &m->users, u);
-    u->used_ms = clock_mono_coarse_ms();
+    u->used_ms = u->presence_ms = (uint32_t)clock_mono_coarse_ms();
     return u;
 }
 
@@ -171,7 +171,7 @@ void model_user_pin(struct model *m, struct user *u)
 {
     (void)m;
     u->pins++;
-    u->used_ms = clock_mono_coarse_ms();
+    u->used_ms = (uint32_t)clock_mono_coarse_ms();
 }
 
 void model_user_unpin(struct model *m, struct user *u)
@@ -179,7 +179,7 @@ void model_user_unpin(struct model *m, struct user *u)
     (void)m;
     ASSERT(u->pins > 0);
     u->pins--;
-    u->used_ms = clock_mono_coarse_ms();
+    u->used_ms = (uint32_t)clock_mono_coarse_ms();
     if (list_empty(&u->running)) /* parked polls do not need it */
         account_shrink(u);
 }
@@ -418,9 +418,9 @@ static bool loading(uint8_t load)
 
 static bool user_idle(const struct user *u, int64_t now, int64_t idle_ms)
 {
-    if (u->pins || u->woken || now - u->used_ms < idle_ms || loading(u->own_load) || loading(u->dl_load) ||
-        loading(u->parts.rooms.load) || loading(u->parts.account_data.load) || loading(u->parts.tags.load) ||
-        loading(u->parts.push_rules.load) || loading(u->parts.ignored.load) ||
+    if (u->pins || u->woken || (uint32_t)now - u->used_ms < idle_ms || loading(u->own_load) ||
+        loading(u->dl_load) || loading(u->parts.rooms.load) || loading(u->parts.account_data.load) ||
+        loading(u->parts.tags.load) || loading(u->parts.push_rules.load) || loading(u->parts.ignored.load) ||
         loading(u->parts.full_presence.load) || loading(u->parts.features.load))
         return false;
     size_t it = 0;

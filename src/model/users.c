@@ -17,9 +17,10 @@ static void membership_free(struct model *m, struct membership_row *row)
 static void rooms_clear(struct model *m, struct user *u)
 {
     size_t it = 0;
+    int64_t now = clock_mono_coarse_ms(), used = now - (uint32_t)((uint32_t)now - u->used_ms);
     for (struct membership_row *row; (row = kmap_next(&u->rooms, &it));) {
-        if (row->room->used_ms < u->used_ms)
-            row->room->used_ms = u->used_ms;
+        if (row->room->used_ms < used)
+            row->room->used_ms = used;
         membership_free(m, row);
     }
     kmap_fini(MEM_users, &u->rooms);

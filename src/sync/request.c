@@ -301,49 +301,25 @@ static void on_blocking(void *arg, const struct auth_error *e)
         req_join(r);
 }
 
-/* rc_presence.per_user, as Synapse's Ratelimiter counts: one number per user that leaks away at the rate. */
-struct bucket {
-    struct str user_id;
-    double level;
-    int64_t at_ms;
-};
-enum { BUCKETS_MAX = 100000, BUCKETS_KEEP = 50000 };
-
-static bool presence_allowed(struct sync *s, struct str user_id)
+/* rc_presence.per_user, as Synapse's Ratelimiter counts: a number that leaks away at the rate, and that one
+ * more must not raise above the burst. It is kept as the time when it will have leaked away, in 32 bits, so a
+ * whole burst takes twelve days at most. It goes with its user, who has then not been here for minutes. */
+static bool presence_allowed(const struct config *cfg, struct user *u)
 {
-    struct bucket *b = smap_get(&s->presence_buckets, user_id);
-    int64_t now = clock_mono_ms();
-    if (!b) {
-        if (smap_count(&s->presence_buckets) >= BUCKETS_MAX)
-            return false;
-        b = xcalloc(1, sizeof *b + user_id.n);
-        memcpy(b + 1, user_id.p, user_id.n);
-        b->user_id = str_n((char *)(b + 1), user_id.n);
-        b->at_ms = now;
-        smap_put(&s->presence_buckets, b->user_id, b);
-    }
-    b->level -= (double)(now - b->at_ms) / 1000.0 * s->cfg->rc_presence_per_second;
-    b->level = b->level < 0 ? 0 : b->level;
-    b->at_ms = now;
-    if (b->level > s->cfg->rc_presence_burst - 1)
+    enum { ALL_MS = 1 << 30 };
+    double burst = cfg->rc_presence_burst, one_ms = 1000.0 / cfg->rc_presence_per_second;
+    if (burst < 1)
         return false;
-    b->level += 1;
+    if (!(one_ms * burst <= ALL_MS)) /* or no rate at all */
+        one_ms = ALL_MS / burst;
+    uint32_t now = (uint32_t)clock_mono_coarse_ms();
+    int32_t left = (int32_t)(u->presence_ms - now);
+    if (left < 0 || left > one_ms * burst + 1) /* long ago: the clock has gone round since */
+        left = 0;
+    if (left > one_ms * (burst - 1))
+        return false;
+    u->presence_ms = now + (uint32_t)(left + one_ms + 0.5);
     return true;
-}
-
-/* Buckets that have leaked empty say nothing: forgotten when there are many. */
-void presence_buckets_sweep(struct sync *s)
-{
-    if (smap_count(&s->presence_buckets) < BUCKETS_KEEP)
-        return;
-    size_t it = 0;
-    int64_t now = clock_mono_ms();
-    for (struct bucket *b; (b = smap_next(&s->presence_buckets, &it));) {
-        if (b->level - (double)(now - b->at_ms) / 1000.0 * s->cfg->rc_presence_per_second <= 0) {
-            smap_del(&s->presence_buckets, b->user_id);
-            free(b);
-        }
-    }
 }
 
 void req_affect_presence(struct sync_req *r, struct str state)
@@ -372,8 +348,7 @@ static void asked(struct sync_req *r)
     if (r->initial || r->full_state)
         r->timeout_ms = 0;
     r->deadline_ms = clock_mono_coarse_ms() + r->timeout_ms;
-    if (r->s->cfg->presence.tracked && r->set_presence != SET_OFFLINE &&
-        presence_allowed(r->s, r->u->user_id))
+    if (r->s->cfg->presence.tracked && r->set_presence != SET_OFFLINE && presence_allowed(r->s->cfg, r->u))
         req_affect_presence(r, presence_states[r->set_presence]);
     req_watch(r);
     req_set_state(r, REQ_BLOCKING);

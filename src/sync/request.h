@@ -126,7 +126,6 @@ struct sync {
     bool idle_running;
     uint64_t runs, turns; /* of the computation; with more than enough to do */
     struct arena *scratch;
-    struct smap presence_buckets;
     struct answers answers;
     struct shared_sections shared;
     struct sessions sessions;
@@ -152,7 +151,6 @@ void req_finish(
 /* A callback of something asynchronous has come back (r->loading): false when the request has ended meanwhile
  * and is now released. */
 bool req_returned(struct sync_req *r);
-void presence_buckets_sweep(struct sync *s);
 void req_begin(struct sync *s, struct http_req *http);
 void req_gone(struct http_req *http);
 struct req_extra *req_extra(struct sync_req *r); /* made when there is none */

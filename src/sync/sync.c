@@ -104,7 +104,6 @@ static void on_tick(uv_timer_t *t)
     shared_expire(&s->shared, clock_wall_ms());
     quick_expire(&s->quick, clock_wall_ms());
     sessions_sweep(&s->sessions, s->m, clock_mono_ms());
-    presence_buckets_sweep(s);
 }
 
 void sync_feed_state(void *arg, enum feed_state st)
@@ -141,7 +140,6 @@ int sync_start(struct sync **out, struct uv_loop_s *loop, const struct config *c
     s->auth = a;
     for (int i = 0; i < REQ_STATE_COUNT; i++)
         list_init(&s->states[i]);
-    smap_init(&s->presence_buckets);
     sessions_init(&s->sessions);
     answers_init(&s->answers, cfg->sync_response_cache_duration_ms, (size_t)cfg->response_cache_mb << 20);
     shared_init(&s->shared);
@@ -194,10 +192,6 @@ void sync_stop(struct sync **sp)
     }
     uv_close((uv_handle_t *)s->idle, free_handle);
     uv_close((uv_handle_t *)s->tick, free_handle);
-    size_t it = 0;
-    for (void *v; (v = smap_next(&s->presence_buckets, &it));)
-        free(v);
-    smap_fini(&s->presence_buckets);
     auth_on_suspect(s->auth, NULL, NULL);
     answers_fini(&s->answers);
     quick_fini(&s->quick);

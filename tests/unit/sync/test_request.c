@@ -362,6 +362,38 @@ static void test_presence_rate(void **state)
     presence_rate("rc_presence: {per_user: {per_second: 0.25, burst_count: 3}}\n", 3, 4000);
 }
 
+/* A rate of nought: a burst, and no more. */
+static void test_presence_no_rate(void **state)
+{
+    (void)state;
+    struct front *f = front_new_with("rc_presence: {per_user: {per_second: 0, burst_count: 2}}\n");
+    char query[32];
+    for (int i = 0; i < 5; i++) {
+        snprintf(query, sizeof query, "timeout=%d", i);
+        front_get(f, query);
+        front_run(f);
+        front_later(f, 40000);
+    }
+    assert_int_equal(f->presence_begun, 2);
+    front_free(&f);
+}
+
+/* What stands there since the clock's low bits went round is no debt. */
+static void test_presence_after_weeks(void **state)
+{
+    (void)state;
+    struct front *f = front_new_with("");
+    front_get(f, "set_presence=offline");
+    front_run(f);
+    struct user *u = model_user_find(f->w->m, STR("@a:x"));
+    assert_non_null(u);
+    u->presence_ms += INT32_MAX - 5000;
+    front_get(f, "timeout=1");
+    front_run(f);
+    assert_int_equal(f->presence_begun, 1);
+    front_free(&f);
+}
+
 /* Synapse was put back to a release with shorter tokens while the request was under way: its own is none any
  * more, wherever it is looked at next. Somebody else asks, so that it is not remembered as it was parsed. */
 static void test_token_became_none(void **state)
@@ -406,6 +438,8 @@ int run_request_tests(void)
         T(test_wake_while_loading),
         T(test_typing_after_a_restart),
         cmocka_unit_test(test_presence_rate),
+        cmocka_unit_test(test_presence_no_rate),
+        cmocka_unit_test(test_presence_after_weeks),
         cmocka_unit_test(test_token_became_none),
     };
     return cmocka_run_group_tests_name("requests", tests, NULL, NULL);
