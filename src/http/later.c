@@ -55,17 +55,23 @@ static bool answers_wait(const struct front *f)
 
 static bool is_poll(struct str bytes)
 {
-    static const char timeout[] = "timeout=";
-    struct str line, rest;
-    if (bytes.n > POLL_BYTES_MAX || !str_starts(bytes, STR("GET /_matrix/client/")) ||
-        !str_eq(str_n(bytes.p + bytes.n - 4, 4), STR("\r\n\r\n")))
+    static const struct str begin = {"GET /_matrix/client/", 20}, sync = {"/sync", 5}, since = {"since=", 6},
+                            timeout = {"timeout=", 8};
+    if (bytes.n > POLL_BYTES_MAX || !str_starts(bytes, begin) || !str_ends(bytes, STR("\r\n\r\n")))
         return false;
-    str_cut(bytes, '\r', &line, &rest);
-    if (!memmem(line.p, line.n, "/sync?", 6) || !memmem(line.p, line.n, "since=", 6))
+    const char *end = memchr(bytes.p, '\r', bytes.n); /* of the line; it is there */
+    const char *query = memchr(bytes.p, '?', (size_t)(end - bytes.p));
+    if (!query || !str_ends(str_n(bytes.p, (size_t)(query - bytes.p)), sync))
         return false;
-    const char *t = memmem(line.p, line.n, timeout, sizeof timeout - 1);
-    return t && t[sizeof timeout - 1] >= '1' &&
-           t[sizeof timeout - 1] <= '9'; /* the line has an end behind it */
+    bool has_since = false, waits = false;
+    for (const char *p = query; p; p = memchr(p, '&', (size_t)(end - p))) {
+        struct str rest = str_n(p + 1, (size_t)(end - p - 1)); /* behind the '?' or the '&' */
+        has_since |= str_starts(rest, since);
+        waits |= rest.n > timeout.n && str_starts(rest, timeout) && rest.p[timeout.n] >= '1' &&
+                 rest.p[timeout.n] <= '9';
+        p++;
+    }
+    return has_since && waits;
 }
 
 /* Has it n bytes more? */

@@ -31,6 +31,15 @@ size_t ring_memory(const struct ring *r)
     return sizeof *r; /* its buffers are counted as they are used */
 }
 
+/* Another processor that brings work first lists it and then sets the flag. If we enter in between, the work
+ * is done and the flag comes after it, to stay until there is more: the loop would turn for ever. So it is
+ * taken back here. What has been listed by now is done in this enter, or flagged again at its end. */
+void ring_enter(struct ring *r)
+{
+    __atomic_fetch_and(r->uring.sq.kflags, ~(unsigned)IORING_SQ_TASKRUN, __ATOMIC_SEQ_CST);
+    io_uring_submit_and_get_events(&r->uring);
+}
+
 void ring_buf_give(struct ring *r, unsigned id, int offset)
 {
     io_uring_buf_ring_add(r->bufs, r->buf_mem + (size_t)id * BUF_BYTES, BUF_BYTES, (unsigned short)id,

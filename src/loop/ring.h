@@ -35,6 +35,14 @@ struct ring {
 int ring_open(struct ring *r, int event_fd, bool direct, struct err *e) __attribute__((warn_unused_result));
 void ring_close(struct ring *r);
 size_t ring_memory(const struct ring *r);
+/* Has the kernel put off work that needs us to enter it? */
+static inline bool ring_has_work(const struct ring *r)
+{
+    return __atomic_load_n(r->uring.sq.kflags, __ATOMIC_RELAXED) &
+           (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+/* Submits, and has some of that work done. */
+void ring_enter(struct ring *r);
 /* The kernel may use this buffer again, once the transport has advanced the buffer ring past offset. */
 void ring_buf_give(struct ring *r, unsigned id, int offset);
 static inline struct str ring_buf(struct ring *r, uint32_t cqe_flags, int n)

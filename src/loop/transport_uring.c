@@ -451,12 +451,6 @@ static unsigned reap(struct transport_uring *t, struct ring *r)
     return n;
 }
 
-static bool kernel_has_work(const struct ring *r)
-{
-    return __atomic_load_n(r->uring.sq.kflags, __ATOMIC_RELAXED) &
-           (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
-}
-
 /* No wake-ups for what we reap ourselves. */
 static void wakeups(struct transport_uring *t, bool on)
 {
@@ -480,18 +474,18 @@ static void turn(struct transport_uring *t)
         unsigned n = 0;
         for (size_t i = 0; i < t->rings_count; i++) {
             struct ring *r = t->rings[i];
-            if (io_uring_sq_ready(&r->uring) > 0 || kernel_has_work(r))
-                io_uring_submit_and_get_events(&r->uring);
+            if (io_uring_sq_ready(&r->uring) > 0 || ring_has_work(r))
+                ring_enter(r);
             n += reap(t, r);
         }
         more = n > 0 || !list_empty(&t->t.ready);
         for (size_t i = 0; i < t->rings_count && !more; i++)
-            more = io_uring_sq_ready(&t->rings[i]->uring) > 0 || kernel_has_work(t->rings[i]);
+            more = io_uring_sq_ready(&t->rings[i]->uring) > 0 || ring_has_work(t->rings[i]);
     }
     wakeups(t, true);
     atomic_thread_fence(memory_order_seq_cst); /* the flag is seen before we look for the last time */
     for (size_t i = 0; i < t->rings_count && !more; i++)
-        more = kernel_has_work(t->rings[i]) || io_uring_cq_ready(&t->rings[i]->uring) > 0;
+        more = ring_has_work(t->rings[i]) || io_uring_cq_ready(&t->rings[i]->uring) > 0;
     t->in_turn = false;
     transport_idle_set(&t->t, more);
 }

@@ -5,5 +5,9 @@
 
 int main(void)
 {
-    return run_wheel_tests() + run_mailbox_tests() + run_transport_tests() ? 1 : 0;
+    int failed = run_wheel_tests() + run_mailbox_tests() + run_transport_tests();
+#ifdef CHAPPE_HAVE_URING
+    failed += run_ring_tests();
+#endif
+    return failed ? 1 : 0;
 }

@@ -11,4 +11,5 @@
 int run_wheel_tests(void);
 int run_mailbox_tests(void);
 int run_transport_tests(void);
+int run_ring_tests(void);
 #endif
