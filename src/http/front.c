@@ -146,20 +146,10 @@ void front_gone_acked(struct front *f, struct gone *gone)
         front_release(f, r);
 }
 
-/* Answers to thousands go out in one turn of the loop: then each eighth asks the clock. */
-static void reply_time(struct front *f)
-{
-    enum { CLOCK_EACH = 8 };
-    uint64_t turn = uv_now(f->loop);
-    if (turn != f->reply_turn || ++f->replies % CLOCK_EACH == 0)
-        f->now_ms = clock_mono_ms();
-    f->reply_turn = turn;
-}
-
 void front_reply(struct front *f, struct req *r, struct http_res *res, bool drop)
 {
     struct conn *c = r->conn;
-    reply_time(f);
+    f->now_ms = clock_mono_ms();
     if (!c) { /* closed meanwhile */
         r->status = drop ? 0 : (uint16_t)res->status;
         req_replied(r, f->now_ms, 0);

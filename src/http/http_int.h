@@ -279,8 +279,6 @@ struct front {
     int64_t now_ms;       /* monotonic: when what is being handled began, some microseconds ago */
     int64_t received_ms;  /* when the bytes that are being read came */
     int64_t ahead_ms;     /* of it, the wall clock */
-    uint64_t reply_turn;  /* the loop's time at the last answer */
-    unsigned replies;
     int64_t date_s; /* second for which date and prefix hold */
     char date[48];
     struct buf head;      /* of the response being built */

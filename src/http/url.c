@@ -193,6 +193,8 @@ static inline bytes16 not_plain(bytes16 x)
 bool query_since(struct str query, struct str *since)
 {
     static const char name[] = {'s', 'i', 'n', 'c', 'e', '='};
+    if (!query.n)
+        return false;
     const char *p = query.p, *end = query.p + query.n;
     while (end - p > (ptrdiff_t)sizeof name) {
         bool is = memcmp(p, name, sizeof name) == 0;

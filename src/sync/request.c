@@ -303,7 +303,8 @@ static void on_blocking(void *arg, const struct auth_error *e)
 
 /* rc_presence.per_user, as Synapse's Ratelimiter counts: a number that leaks away at the rate, and that one
  * more must not raise above the burst. It is kept as the time when it will have leaked away, in 32 bits, so a
- * whole burst takes twelve days at most. It goes with its user, who has then not been here for minutes. */
+ * whole burst takes twelve days at most, and one step of it whole milliseconds. It goes with its user, who
+ * has then not been here for a minute at least. */
 static bool presence_allowed(const struct config *cfg, struct user *u)
 {
     enum { ALL_MS = 1 << 30 };
@@ -312,13 +313,13 @@ static bool presence_allowed(const struct config *cfg, struct user *u)
         return false;
     if (!(one_ms * burst <= ALL_MS)) /* or no rate at all */
         one_ms = ALL_MS / burst;
-    uint32_t now = (uint32_t)clock_mono_coarse_ms();
+    uint32_t step = (uint32_t)(one_ms + 0.5), now = (uint32_t)clock_mono_coarse_ms();
     int32_t left = (int32_t)(u->presence_ms - now);
-    if (left < 0 || left > one_ms * burst + 1) /* long ago: the clock has gone round since */
+    if (left < 0 || left > step * burst) /* long ago: the clock has gone round since */
         left = 0;
-    if (left > one_ms * (burst - 1))
+    if (left > step * (burst - 1))
         return false;
-    u->presence_ms = now + (uint32_t)(left + one_ms + 0.5);
+    u->presence_ms = now + (uint32_t)left + step;
     return true;
 }
 

@@ -15,6 +15,8 @@ static void test_plain(void **state)
     metric_add(M_http_requests, 3);
     metric_add(M_http_requests, -1);
     assert_int_equal(metric_get(M_http_requests), before + 2);
+    metric_add_own(M_http_requests, 5);
+    assert_int_equal(metric_get(M_http_requests), before + 7);
     metric_set(M_pg_connections, 7);
     assert_int_equal(metric_get(M_pg_connections), 7);
     atomic_fetch_add(metric_cell(M_pg_connections, NULL), 2);
@@ -23,6 +25,11 @@ static void test_plain(void **state)
     metric_add_l(M_http_closed, "a cell", 4);
     atomic_fetch_add(metric_cell(M_http_closed, "a cell"), 1);
     assert_int_equal(metric_get_l(M_http_closed, "a cell"), 5);
+    metric_add_l_own(M_http_closed, "another cell", 2);
+    metric_add_l_own(M_http_closed, "a cell", 2);
+    metric_add_l(M_http_closed, "another cell", 1);
+    assert_int_equal(metric_get_l(M_http_closed, "a cell"), 7);
+    assert_int_equal(metric_get_l(M_http_closed, "another cell"), 3);
 }
 
 static void *add_from_thread(void *names)

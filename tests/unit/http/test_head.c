@@ -398,6 +398,7 @@ static void test_request_forms(void **state)
             assert_int_equal(http_query_since(&r[k]->pub, &y[0], &y[1], &y[2]), since);
             for (size_t j = 0; since && j < 3; j++)
                 assert_true(str_eq(x[j], y[j]));
+            assert_true(!since || x[1].n > 0);
             struct hash128 hash_0, hash_k;
             assert_int_equal(http_form_hash(&r[0]->pub, &hash_0, &x[0]), since);
             assert_int_equal(http_form_hash(&r[k]->pub, &hash_k, &y[0]), since);
@@ -407,6 +408,36 @@ static void test_request_forms(void **state)
         assert_true(r[2]->pub.form == r[3]->pub.form);
         for (int k = 0; k < 4; k++)
             req_free(&r[k]);
+    }
+    texts_fini(texts);
+    free(texts);
+}
+
+/* Agents that are told apart have other hashes, whether they are shared or not. */
+static void test_agents(void **state)
+{
+    (void)state;
+    static char tall[700];
+    memset(tall, 'x', sizeof tall - 1); /* too long to be shared */
+    const char *const agents[] = {"Element/1", "Element/2", "\xc3\xa9", "?", "a\"b", tall};
+    enum { N = sizeof agents / sizeof *agents };
+    struct texts *texts = calloc(1, sizeof *texts);
+    struct http_text *x[N][3];
+    for (size_t i = 0; i < N; i++) {
+        for (int k = 0; k < 3; k++) {
+            x[i][k] = texts_agent(k ? texts : NULL, str_of(agents[i]));
+            struct str text = str_n(x[i][k]->p, x[i][k]->n);
+            struct hash128 h = str_hash128_of(&text, 1);
+            assert_true(h.a == x[i][k]->hash.a && h.b == x[i][k]->hash.b);
+            assert_int_equal(x[i][k]->as_it_is, i != 4);
+        }
+        assert_int_equal(x[i][1] == x[i][2], i != 2 && i != 5);
+        for (size_t j = 0; j < i; j++)
+            assert_true(x[i][0]->hash.a != x[j][0]->hash.a);
+    }
+    for (size_t i = 0; i < N; i++) {
+        for (int k = 0; k < 3; k++)
+            text_unref(&x[i][k]);
     }
     texts_fini(texts);
     free(texts);
@@ -598,6 +629,7 @@ int run_head_tests(void)
         cmocka_unit_test(test_request_names),
         cmocka_unit_test(test_request_room),
         cmocka_unit_test(test_request_forms),
+        cmocka_unit_test(test_agents),
         cmocka_unit_test(test_forms_of_one),
         cmocka_unit_test(test_quick_takes_the_ordinary),
         cmocka_unit_test(test_quick_agrees_on_mutations),

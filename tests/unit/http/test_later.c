@@ -86,6 +86,12 @@ static void test_others_do_not_wait(void **state)
         "GET /_matrix/echo?x=/sync?&timeout=30000&since=s HTTP/1.1\r\n\r\n",
         "GET " SYNC "?filter=0 HTTP/1.1\r\nX: since=s\r\n\r\n",
         "GET /_matrix/echo?since=s HTTP/1.1\r\n\r\n",
+        "GET /_matrix/client/v3/echo?since=s&timeout=30000 HTTP/1.1\r\n\r\n",
+        "GET /_matrix/other/v3/sync?since=s&timeout=30000 HTTP/1.1\r\n\r\n",
+        "GET " SYNC "?since=s&timeout=x HTTP/1.1\r\n\r\n",
+        "GET " SYNC "?since=s&timeout= HTTP/1.1\r\n\r\n",
+        "GET " SYNC "?since=s&xtimeout=30000 HTTP/1.1\r\n\r\n",
+        "GET " SYNC "?xsince=s&timeout=30000 HTTP/1.1\r\n\r\n",
         "POST " SYNC "?timeout=30000&since=s HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
     };
     START_BUSY(state);

@@ -116,6 +116,11 @@ static void test_access_line(void **state)
             "db=(0.000sec/0.000sec/0) 1234B 200 \"GET /_matrix/client/v3/sync?since=s1&timeout=0 HTTP/1.1\" "
             "\"Element/1\" [0 dbevts]")));
 
+    e.handler_ms = 12345, e.send_ms = 9999;
+    assert_true(
+        str_starts(access_format(out, sizeof out, &e),
+                   STR("GET-3 - 10.0.0.1 - 8083 - {@u:hs} Processed request: 12.345sec/9.999sec ru=")));
+
     /* what there is no room for is left off, wherever it ends */
     char all[2048];
     e.user_agent = STR("a\"b\\c");

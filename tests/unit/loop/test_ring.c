@@ -47,6 +47,11 @@ static void test_late_flag(void **state)
     ring_enter(r);
     assert_int_equal(reap(r), 0);
     assert_false(ring_has_work(r));
+    /* the other one is the kernel's to take back */
+    __atomic_fetch_or(r->uring.sq.kflags, IORING_SQ_CQ_OVERFLOW, __ATOMIC_SEQ_CST);
+    assert_true(ring_has_work(r));
+    ring_enter(r);
+    assert_true(ring_has_work(r));
 }
 
 /* Work that has come is done though its flag is taken back, and all of it, however much. */

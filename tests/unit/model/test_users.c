@@ -756,6 +756,14 @@ static void test_eviction(void **state)
         assert_null(model_room_find(w->m, S("!r:x")));
         assert_int_equal(smap_count(&w->m->recs), 0);
     }
+    /* the clock's low bits have gone round */
+    clock_fake_set(((int64_t)1 << 32) + 1000000);
+    (void)model_user(w->m, S("@a:x"));
+    model_trim(w->m);
+    assert_non_null(model_user_find(w->m, S("@a:x")));
+    clock_fake_set(((int64_t)1 << 32) + 1000000 + 1900 * 1000);
+    model_trim(w->m);
+    assert_null(model_user_find(w->m, S("@a:x")));
     clock_fake_set(1000000);
 }
 

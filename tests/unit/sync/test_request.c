@@ -360,6 +360,30 @@ static void test_presence_rate(void **state)
     (void)state;
     presence_rate("", 1, 10000);
     presence_rate("rc_presence: {per_user: {per_second: 0.25, burst_count: 3}}\n", 3, 4000);
+    presence_rate("rc_presence: {per_user: {per_second: 0.6, burst_count: 3}}\n", 3, 1667);
+}
+
+/* The last token's hash is remembered: for that token alone, and only if there is room for it. */
+static void test_since_hash(void **state)
+{
+    (void)state;
+    struct front *f = front_new_with("");
+    static char tall[TOKEN_TEXT_MAX + 100];
+    memset(tall, 's', sizeof tall);
+    const struct str texts[] = {STR("s1_2_3"),
+                                STR("s1_2_3"),
+                                STR("s1_2"),
+                                STR("s1_2_3_4"),
+                                STR("s1_2_4_4"),
+                                str_n(tall, TOKEN_TEXT_MAX),
+                                str_n(tall, sizeof tall),
+                                STR("")};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        struct sync_req r = {.s = f->s, .since_text = texts[i]};
+        assert_true(req_since_hash(&r) == str_hash(texts[i]));
+        assert_true(f->s->hashed.n <= sizeof f->s->hashed.text);
+    }
+    front_free(&f);
 }
 
 /* A rate of nought: a burst, and no more. */
@@ -387,6 +411,8 @@ static void test_presence_after_weeks(void **state)
     front_run(f);
     struct user *u = model_user_find(f->w->m, STR("@a:x"));
     assert_non_null(u);
+    assert_true((int32_t)(u->presence_ms - (uint32_t)clock_mono_coarse_ms()) <=
+                0); /* offline is not counted */
     u->presence_ms += INT32_MAX - 5000;
     front_get(f, "timeout=1");
     front_run(f);
@@ -439,6 +465,7 @@ int run_request_tests(void)
         T(test_typing_after_a_restart),
         cmocka_unit_test(test_presence_rate),
         cmocka_unit_test(test_presence_no_rate),
+        cmocka_unit_test(test_since_hash),
         cmocka_unit_test(test_presence_after_weeks),
         cmocka_unit_test(test_token_became_none),
     };
