@@ -279,7 +279,7 @@ struct front {
     int64_t now_ms;       /* monotonic: when what is being handled began, some microseconds ago */
     int64_t received_ms;  /* when the bytes that are being read came */
     int64_t ahead_ms;     /* of it, the wall clock */
-    int64_t date_s; /* second for which date and prefix hold */
+    int64_t date_s;       /* second for which date and prefix hold */
     char date[48];
     struct buf head;      /* of the response being built */
     size_t usual_bytes;   /* its first bytes are those of a 200 JSON keep-alive response, up to the length; 0:
