@@ -71,10 +71,9 @@ BANNED = {
 BANNED_OUTSIDE_BASE = {"malloc": "xmalloc", "calloc": "xcalloc", "realloc": "xrealloc", "strdup": "str_dup",
                        "strndup": "xstrndup", "assert": "ASSERT"}
 
-# Decided 2026-11-29: the marks of unfinished work stand in these two lines and nowhere else, since what refuses them has
-# to name them; `tests/run lint` fails on any other.
-UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
-UNFINISHED_SOURCE = re.compile(r"\b(stub|placeholder|not implemented yet)\b", re.I)
+# Each has a letter in brackets, so that the rule holds for this file too: nothing in it is a mark.
+UNFINISHED = re.compile(r"\b([T]ODO|[F]IXME|[X]XX|[H]ACK)\b")
+UNFINISHED_SOURCE = re.compile(r"\b([s]tub|[p]laceholder|[n]ot implemented yet)\b", re.I)
 MACHINE_PATH = re.compile(r"(?<![\w.$}~-])/(home|root|work|Users)/\w|/tmp/\w/")
 
 TEXT = (".c", ".h", ".def", ".py", ".sh", ".js", ".md", ".cmake", ".txt", ".yaml", ".yml", ".conf", ".in")
@@ -271,7 +270,7 @@ def main():
     os.chdir(sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
     sources = {}
     for path in sorted(tracked()):
-        if "/corpus/" in path or not path.endswith(TEXT) or path.endswith("lint/tidy.py"):
+        if "/corpus/" in path or not path.endswith(TEXT):
             continue
         source = open(path, encoding="utf-8").read()
         sources[path] = source
