@@ -259,35 +259,35 @@ static bool parse_parameters(struct sync_req *r)
 
 /* ---- after the filter ---- */
 
-const struct stream_token *req_since(const struct sync_req *r)
+/* The memo is of r's token from here on. */
+static void since_look(const struct sync_req *r)
 {
     struct sync *s = r->s;
     struct str text = r->since_text;
     if (text.n && s->since.n == text.n && memcmp(s->since.text, text.p, text.n) == 0)
-        return &s->since.token;
-    s->since.n = 0;
-    if (token_parse(text, feed_writer_known, &s->since.token) || s->since.token.historical)
-        return NULL;
-    if (text.n <= sizeof s->since.text) {
+        return;
+    s->since.hash = str_hash(text);
+    s->since.parsed = false;
+    s->since.n = text.n <= sizeof s->since.text ? text.n : 0;
+    if (s->since.n)
         memcpy(s->since.text, text.p, text.n);
-        s->since.n = text.n;
-    }
+}
+
+const struct stream_token *req_since(const struct sync_req *r)
+{
+    struct sync *s = r->s;
+    since_look(r);
+    if (!s->since.parsed &&
+        (token_parse(r->since_text, feed_writer_known, &s->since.token) || s->since.token.historical))
+        return NULL;
+    s->since.parsed = true;
     return &s->since.token;
 }
 
 uint64_t req_since_hash(const struct sync_req *r)
 {
-    struct sync *s = r->s;
-    struct str text = r->since_text;
-    if (text.n && s->hashed.n == text.n && memcmp(s->hashed.text, text.p, text.n) == 0)
-        return s->hashed.hash;
-    uint64_t hash = str_hash(text);
-    if (text.n <= sizeof s->hashed.text) {
-        memcpy(s->hashed.text, text.p, text.n);
-        s->hashed.n = text.n;
-        s->hashed.hash = hash;
-    }
-    return hash;
+    since_look(r);
+    return r->s->since.hash;
 }
 
 static void on_blocking(void *arg, const struct auth_error *e)

@@ -130,16 +130,13 @@ struct sync {
     struct shared_sections shared;
     struct sessions sessions;
     struct quick quick;
-    struct { /* the last token parsed: a request asks several times, and many come with the same one */
-        size_t n;
-        char text[TOKEN_TEXT_MAX];
-        struct stream_token token;
-    } since;
-    struct { /* the last one hashed, likewise */
+    struct { /* the last token: a request asks several times, and many come with the same one */
         size_t n;
         char text[TOKEN_TEXT_MAX];
         uint64_t hash;
-    } hashed;
+        bool parsed; /* and good */
+        struct stream_token token;
+    } since;
     VEC(struct sync_req *) abandoned; /* computed for nobody who waits */
 };
 

@@ -381,7 +381,7 @@ static void test_since_hash(void **state)
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         struct sync_req r = {.s = f->s, .since_text = texts[i]};
         assert_true(req_since_hash(&r) == str_hash(texts[i]));
-        assert_true(f->s->hashed.n <= sizeof f->s->hashed.text);
+        assert_true(f->s->since.n <= sizeof f->s->since.text);
     }
     front_free(&f);
 }
